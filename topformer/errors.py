@@ -1,0 +1,19 @@
+"""Errors a person can fix: the command line prints their text and exits with 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """One sentence: what is wrong, which value, what is legal, what to do."""
+
+
+class CheckpointError(UserError):
+    """A weights file that cannot be read safely or does not fit the architecture."""
+
+
+def unknown_name(what: str, name: object, legal: Iterable[str], *, advice: str = "") -> UserError:
+    """The sentence for a name outside a closed set."""
+    known = ", ".join(sorted(legal)) or "none"
+    return UserError(f"unknown {what} {name!r}; available: {known}.{' ' + advice if advice else ''}")

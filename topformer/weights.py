@@ -1,0 +1,282 @@
+"""Weights on disk: our safetensors files, and import of released checkpoints. Nothing pickled is ever executed.
+
+A safetensors file of ours carries its architecture, class count and kind in the metadata, so that it cannot be
+loaded into another network by accident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy import dtypes as numpy_dtypes
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from topformer.config import STAGE_STRIDES, OutputKind, TaskKind, TopFormerConfig, named_arch
+from topformer.errors import CheckpointError
+from topformer.model import TopFormer, TopFormerClassifier
+
+FORMAT = "topformer-nas 1"
+
+Model = TypeVar("Model", TopFormer, TopFormerClassifier)
+Arch = TopFormerConfig | str
+
+
+def load_model(
+    arch: Arch, *, num_classes: int = 150, weights: str | os.PathLike[str] | None = None, output: OutputKind = "logits"
+) -> TopFormer:
+    """A segmentation network in eval mode.
+
+    `arch` is a config or "tiny", "small", "base"; `weights` our safetensors file or a released segmentation
+    checkpoint. Without weights the network is randomly initialised. Raises `CheckpointError` naming the first
+    missing, extra or misshaped tensor.
+    """
+    model = TopFormer(_resolve(arch), num_classes=num_classes, output=output)
+    return _filled(model, weights, "segmentation")
+
+
+def load_classifier(
+    arch: Arch, *, num_classes: int = 1000, weights: str | os.PathLike[str] | None = None
+) -> TopFormerClassifier:
+    """The ImageNet variant in eval mode; `weights` as for `load_model`, from a classification checkpoint."""
+    return _filled(TopFormerClassifier(_resolve(arch), num_classes=num_classes), weights, "classification")
+
+
+def load_backbone(model: TopFormer | TopFormerClassifier, checkpoint: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Fill token pyramid and semantics extractor from a checkpoint of either kind.
+
+    Returns the names of the parameters and buffers that stay as they were initialised.
+    """
+    path = Path(checkpoint)
+    kind, given = _read(path, model.arch)
+    own = model.state_dict()
+    shared = {name for name in own if _in_backbone(name)}
+    _fill(model, {name: tensor for name, tensor in given.items() if _in_backbone(name)}, shared, path, kind)
+    return tuple(name for name in own if name not in shared)
+
+
+def save_model(model: TopFormer | TopFormerClassifier, path: str | os.PathLike[str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    kind: TaskKind = "segmentation" if isinstance(model, TopFormer) else "classification"
+    metadata = {
+        "format": FORMAT,
+        "kind": kind,
+        "architecture": model.arch.to_json(),
+        "num_classes": str(model.num_classes),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
+        try:
+            file.write(save(tensors, metadata))
+            file.close()
+            Path(file.name).replace(target)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+
+
+def saved_model(path: str | os.PathLike[str]) -> TopFormer:
+    """The segmentation network of one of our safetensors files, architecture and classes as saved."""
+    source = Path(path)
+    metadata, _ = _read_safetensors(source)
+    if metadata.get("kind") != "segmentation":
+        raise CheckpointError(f"{source} holds a {metadata.get('kind')} network; a segmentation network is needed.")
+    arch = TopFormerConfig.from_json(metadata["architecture"], where=str(source))
+    return load_model(arch, num_classes=int(metadata["num_classes"]), weights=source)
+
+
+def _resolve(arch: Arch) -> TopFormerConfig:
+    return arch if isinstance(arch, TopFormerConfig) else named_arch(arch)
+
+
+def _filled(model: Model, weights: str | os.PathLike[str] | None, kind: TaskKind) -> Model:
+    if weights is not None:
+        path = Path(weights)
+        given_kind, given = _read(path, model.arch)
+        if given_kind != kind:
+            raise CheckpointError(
+                f"{path} holds a {given_kind} network, not a {kind} one; "
+                "use load_classifier, or load_backbone to transfer the backbone."
+            )
+        _fill(model, given, set(model.state_dict()), path, kind)
+    return model.eval()
+
+
+def _fill(model: nn.Module, given: Mapping[str, Tensor], wanted: set[str], path: Path, kind: str) -> None:
+    """Copy exactly the wanted tensors, or raise before anything is changed."""
+    own = model.state_dict()
+    advice = "is it a checkpoint of another architecture or class count?"
+    for name in own:
+        if name in wanted and name not in given:
+            raise CheckpointError(f"{path}: missing tensor {name!r} of the {kind} network; {advice}")
+    for name in given:
+        if name not in wanted:
+            raise CheckpointError(f"{path}: unexpected tensor {name!r}; {advice}")
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, the network needs "
+                f"{tuple(own[name].shape)}; {advice}"
+            )
+    model.load_state_dict({**own, **given})
+
+
+def _in_backbone(name: str) -> bool:
+    return name.startswith(("token_pyramid.", "transformer."))
+
+
+def _read(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor]]:
+    """Kind and tensors, under our names."""
+    if not path.is_file():
+        raise CheckpointError(f"no weights file {str(path)!r}.")
+    if _is_safetensors(path):
+        metadata, tensors = _read_safetensors(path)
+        saved = TopFormerConfig.from_json(metadata["architecture"], where=str(path))
+        if saved != arch:
+            raise CheckpointError(
+                f"{path} was saved from architecture {saved.key}, not {arch.key}; "
+                "load it with the architecture it was trained with."
+            )
+        return ("segmentation" if metadata["kind"] == "segmentation" else "classification"), tensors
+    return _read_released(path, arch)
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}).") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was not written by this tool (format {metadata.get('format')!r}, expected {FORMAT!r})."
+        )
+    if missing := {"kind", "architecture", "num_classes"} - metadata.keys():
+        raise CheckpointError(f"{path} lacks the metadata {', '.join(sorted(missing))}; was it edited?")
+    return metadata, tensors
+
+
+def _read_released(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor]]:
+    """A checkpoint of the reference code: segmentation {'meta', 'state_dict'}, or classification in three spellings."""
+    if arch.head != "topformer" or arch.injection != "full" or arch.extractor != "attention":
+        raise CheckpointError(
+            f"{path}: released checkpoints exist for the paper's own head, full injection and attention only."
+        )
+    content = _load_pickled_tensors(path)
+    state: object = content
+    if isinstance(content, Mapping):
+        state = next((content[key] for key in ("state_dict_ema", "state_dict", "model") if key in content), content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path} holds no weights: expected a mapping of tensors under 'state_dict', 'state_dict_ema' or 'model'."
+        )
+    tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
+    segmentation = any(name.startswith(("backbone.", "decode_head.")) for name in tensors)
+    rename = _released_renamer(arch, segmentation=segmentation)
+    return ("segmentation" if segmentation else "classification"), {rename(n): t for n, t in tensors.items()}
+
+
+_HARMLESS = [  # data only: constructing them runs nothing of the checkpoint's
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    codecs.encode,
+    *(getattr(numpy_dtypes, name) for name in numpy_dtypes.__all__ if name.endswith("DType")),
+]
+
+
+def _load_pickled_tensors(path: Path) -> object:
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]  # what NumPy scalars are pickled as
+    rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    harmless: list[Any] = [*_HARMLESS]
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and 1 spell it differently
+        harmless += [(scalar, f"{module}.scalar"), (rebuild, f"{module}._reconstruct")]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if match := re.search(r"GLOBAL (\S+) was not", str(error)):
+            raise CheckpointError(
+                f"{path} contains {match[1]}, which is code, not data; it was not loaded. "
+                "Save the state_dict alone with the tool that made it."
+            ) from None
+        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({_first_line(error)}).") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint ({_first_line(error)}).") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _released_renamer(arch: TopFormerConfig, *, segmentation: bool) -> Callable[[str], str]:
+    """From the reference code's tensor names to ours; names it does not know are kept, and then refused by name."""
+    prefixes = _released_prefixes(arch, segmentation=segmentation)
+
+    def rename(name: str) -> str:
+        prefix, _, tensor = name.rpartition(".")
+        return f"{prefixes[prefix]}.{tensor}" if prefix in prefixes else name
+
+    return rename
+
+
+def _released_prefixes(arch: TopFormerConfig, *, segmentation: bool) -> dict[str, str]:
+    """Module path in the reference code -> module path in ours, for every module that holds tensors."""
+    backbone = "backbone." if segmentation else ""
+    pairs: dict[str, str] = {}
+
+    def conv_norm(theirs: str, ours: str, conv: str = "c") -> None:
+        pairs[f"{theirs}.{conv}"] = f"{ours}.conv"
+        pairs[f"{theirs}.bn"] = f"{ours}.norm"
+
+    conv_norm(f"{backbone}tpm.stem.0", "token_pyramid.stem.conv")
+    layer = 0
+    stages = (
+        ("stride2", arch.stride2),
+        *((f"stage{s}", rows) for s, rows in zip(STAGE_STRIDES, arch.stages, strict=True)),
+    )
+    for stage, rows in stages:
+        for index, row in enumerate(rows):
+            layer += 1
+            parts = ("expansion", "depthwise", "projection") if row.expand != 1 else ("depthwise", "projection")
+            for position, part in enumerate(parts):  # an activation sits between them, so every second index
+                conv_norm(f"{backbone}tpm.layer{layer}.conv.{2 * position}", f"token_pyramid.{stage}.{index}.{part}")
+    for index in range(arch.num_blocks):
+        theirs, ours = f"{backbone}trans.transformer_blocks.{index}", f"transformer.{index}"
+        conv_norm(f"{theirs}.attn.to_q", f"{ours}.attention.query")
+        conv_norm(f"{theirs}.attn.to_k", f"{ours}.attention.key")
+        conv_norm(f"{theirs}.attn.to_v", f"{ours}.attention.value")
+        conv_norm(f"{theirs}.attn.proj.1", f"{ours}.attention.projection")
+        conv_norm(f"{theirs}.mlp.fc1", f"{ours}.ffn.expansion")
+        pairs[f"{theirs}.mlp.dwconv"] = f"{ours}.ffn.depthwise.conv"
+        conv_norm(f"{theirs}.mlp.fc2", f"{ours}.ffn.projection")
+    if not segmentation:
+        return pairs | {"head.bn": "head.norm", "head.l": "head.linear"}
+    for stride in arch.injected_strides:
+        theirs, ours = f"{backbone}SIM.{STAGE_STRIDES.index(stride)}", f"semantic_injection.{stride}"
+        conv_norm(f"{theirs}.local_embedding", f"{ours}.local", "conv")
+        conv_norm(f"{theirs}.global_embedding", f"{ours}.information", "conv")
+        conv_norm(f"{theirs}.global_act", f"{ours}.gate", "conv")
+    conv_norm("decode_head.linear_fuse", "head.fuse", "conv")
+    pairs["decode_head.conv_seg"] = "head.classifier.conv"
+    return pairs
