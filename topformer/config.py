@@ -90,9 +90,10 @@ class TopFormerConfig:
         _require_int("injection_channels", self.injection_channels, 1, MAX_CHANNELS)
         _require_choice("token_stride", self.token_stride, TOKEN_STRIDES)
         strides = self.injected_strides
-        if not strides or tuple(sorted(set(strides) & set(STAGE_STRIDES))) != strides:
+        legal = isinstance(strides, tuple) and tuple(s for s in STAGE_STRIDES if s in strides) == strides
+        if not legal or not strides:
             raise UserError(
-                f"injected_strides must be a non-empty ascending subset of {STAGE_STRIDES}, not {strides}; "
+                f"injected_strides must be a non-empty ascending subset of {STAGE_STRIDES}, not {strides!r}; "
                 "the published networks use (8, 16, 32)."
             )
         if not isinstance(self.depthwise_head, bool):
@@ -193,12 +194,15 @@ class TopFormerConfig:
                 f"{where}: missing {', '.join(missing)}; `topformer-nas describe tiny --json` shows a whole one."
             )
         try:
-            given["stride2"] = tuple(_row(row) for row in given["stride2"])
-            given["stages"] = tuple(tuple(_row(row) for row in stage) for stage in given["stages"])
-            if "injected_strides" in given:
-                given["injected_strides"] = tuple(given["injected_strides"])
+            given["stride2"] = tuple(MBConv(*row) for row in given["stride2"])
+            given["stages"] = tuple(tuple(MBConv(*row) for row in stage) for stage in given["stages"])
         except TypeError as error:
             raise UserError(f"{where}: rows must be lists of [kernel, expand, channels, stride] ({error}).") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        strides = given.get("injected_strides")
+        if strides is not None:
+            given["injected_strides"] = tuple(strides) if isinstance(strides, list) else strides
         try:
             return cls(**given)
         except UserError as error:
@@ -226,7 +230,7 @@ class Task:
     image_size: tuple[int, int] = (512, 512)
     num_classes: int = 150
     output: OutputKind = "logits"
-    """"logits" at the finest injected stride, as published latencies time it; "resized" to the image; "labels" (argmax)."""
+    """"logits" at the finest injected stride, as published latencies time it; "resized" to the image; or "labels"."""
 
     def __post_init__(self) -> None:
         _require_choice("task kind", self.kind, get_args(TaskKind))
@@ -305,10 +309,6 @@ def content_key(values: object) -> str:
 
 def _row_list(row: MBConv) -> list[float]:
     return [row.kernel, row.expand, row.channels, row.stride]
-
-
-def _row(values: Iterable[Any]) -> MBConv:
-    return MBConv(*values)
 
 
 def _pair(value: object) -> object:

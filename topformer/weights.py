@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -212,7 +213,10 @@ def _load_pickled_tensors(path: Path) -> object:
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and 1 spell it differently
         harmless += [(scalar, f"{module}.scalar"), (rebuild, f"{module}._reconstruct")]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of an unusual pickle protocol; what it cannot read is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if match := re.search(r"GLOBAL (\S+) was not", str(error)):

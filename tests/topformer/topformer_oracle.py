@@ -332,15 +332,17 @@ def classification_oracle(name: Name, *, num_classes: int = 1000) -> nn.Module:
 
 
 _BEFORE_RELU6 = ("to_v.bn.bias", "dwconv.bias", "global_act.bn.bias")
+_BRANCH_ENDS = ("attn.proj.1.bn.weight", "mlp.fc2.bn.weight")
 
 
 @torch.no_grad()
 def randomise(module: nn.Module, *, seed: int) -> None:
     """Fill every parameter and buffer with tame random values, which depend on names, shapes and seed alone.
 
-    Kernels are scaled by fan-in, and running statistics and affine terms differ from their defaults everywhere,
-    so that a tensor loaded into the wrong place shows, while outputs stay O(1) for O(1) inputs. The biases just
-    before a ReLU6 are wide enough for both of its bounds to act.
+    Kernels are scaled by fan-in, and running statistics and affine terms differ from their defaults everywhere. The
+    scales are chosen so that, for O(1) inputs, logits have a standard deviation of a few units and vary with image
+    and place (an error anywhere must show), and so that float32 rounding is not amplified: the blocks' branches are
+    damped, as undamped they saturate the unscaled softmax. Biases just before a ReLU6 make both its bounds act.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
@@ -352,14 +354,12 @@ def randomise(module: nn.Module, *, seed: int) -> None:
             value = 1 + (uniform * 100_000).floor()
         elif leaf == "running_var":
             value = 0.5 + uniform
-        elif leaf == "weight" and tensor.ndim == 1:  # batch norm's scale; below 1, as residual branches add up
-            value = 0.4 + 0.5 * uniform
+        elif leaf == "weight" and tensor.ndim == 1:  # batch norm's scale
+            value = (0.5 + 0.5 * uniform) * (0.2 if name.endswith(_BRANCH_ENDS) else 1)
         elif leaf == "weight":
-            value = normal / math.sqrt(tensor[0].numel())
-        elif name.endswith(_BEFORE_RELU6):
-            value = 3 * normal
+            value = normal * math.sqrt(2 / tensor[0].numel())
         else:  # biases and running means
-            value = 0.3 * normal
+            value = normal * (3 if name.endswith(_BEFORE_RELU6) else 0.1)
         tensor.copy_(value)
 
 

@@ -1,0 +1,157 @@
+"""Files of weights: what fits is loaded exactly, what does not is refused by name, and nothing pickled is executed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
+
+import topformer
+from topformer import TINY, CheckpointError, UserError
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    released_segmentation_checkpoint("tiny", tmp_path / "released.pth", seed=1)
+    return tmp_path / "released.pth"
+
+
+def rewritten(path: Path, change: Any) -> Path:
+    content = torch.load(path, weights_only=False)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+def test_our_own_file_round_trips(tmp_path: Path) -> None:
+    model = topformer.load_model(TINY, num_classes=7)
+    topformer.save_model(model, tmp_path / "mine.safetensors")
+    again = topformer.load_model("tiny", num_classes=7, weights=tmp_path / "mine.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert topformer.saved_model(tmp_path / "mine.safetensors").num_classes == 7
+
+
+def test_our_own_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    topformer.save_model(topformer.load_model("tiny"), tmp_path / "tiny.safetensors")
+    with pytest.raises(CheckpointError, match="was saved from architecture"):
+        topformer.load_model("small", weights=tmp_path / "tiny.safetensors")
+
+
+def test_a_missing_tensor_is_named(released: Path) -> None:
+    rewritten(released, lambda c: c["state_dict"].pop("decode_head.conv_seg.bias"))
+    with pytest.raises(CheckpointError, match=r"missing tensor 'head\.classifier\.conv\.bias'"):
+        topformer.load_model("tiny", weights=released)
+
+
+def test_an_extra_tensor_is_named(released: Path) -> None:
+    rewritten(released, lambda c: c["state_dict"].update({"auxiliary_head.weight": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=r"unexpected tensor 'auxiliary_head\.weight'"):
+        topformer.load_model("tiny", weights=released)
+
+
+def test_a_misshaped_tensor_is_named_with_both_shapes(released: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'head\.classifier\.conv\.weight' has shape \(150, .*needs \(19, "):
+        topformer.load_model("tiny", num_classes=19, weights=released)
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_a_checkpoint_of_another_architecture_is_refused(name: str, released: Path) -> None:
+    with pytest.raises(CheckpointError, match="another architecture"):
+        topformer.load_model(name, weights=released)
+
+
+def test_dense_tiny_does_not_take_depthwise_weights(released: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"head\.fuse\.conv\.weight"):
+        topformer.load_model(TINY.replace(depthwise_head=False), weights=released)
+
+
+def test_a_refused_checkpoint_changes_nothing(released: Path) -> None:
+    model = topformer.load_model("small")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        topformer.load_backbone(model, released)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_classification_backbone_is_transferred_and_the_rest_is_listed(tmp_path: Path) -> None:
+    oracle = released_classification_checkpoint("tiny", tmp_path / "cls.pth", seed=2)
+    model = topformer.load_model("tiny")
+    fresh = topformer.load_backbone(model, tmp_path / "cls.pth")
+    assert {name.split(".")[0] for name in fresh} == {"semantic_injection", "head"}
+    assert set(fresh) == {n for n in model.state_dict() if n.startswith(("semantic_injection.", "head."))}
+    stem = oracle.state_dict()["tpm.stem.0.c.weight"]
+    assert torch.equal(model.state_dict()["token_pyramid.stem.conv.conv.weight"], stem)
+
+
+def test_a_segmentation_checkpoint_is_no_classifier(released: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a segmentation network"):
+        topformer.load_classifier("tiny", weights=released)
+
+
+class Bomb:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
+
+
+def test_pickled_code_is_refused_and_not_executed(tmp_path: Path) -> None:
+    trap, proof = tmp_path / "trap.pth", tmp_path / "executed"
+    torch.save({"state_dict": {}, "meta": Bomb(str(proof))}, trap)
+    with pytest.raises(CheckpointError, match="code, not data"):
+        topformer.load_model("tiny", weights=trap)
+    trap.write_bytes(pickle.dumps(Bomb(str(proof))))
+    with pytest.raises(CheckpointError):
+        topformer.load_model("tiny", weights=trap)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02", b"PK\x03\x04", b"\x08\0\0\0\0\0\0\0{broken}"])
+def test_files_of_something_else_are_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        topformer.load_model("tiny", weights=tmp_path / "weights")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"epoch": 3}, [1, 2], {"model": {"a": 1}}, {"state_dict": 3}])
+def test_a_checkpoint_without_weights_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        topformer.load_model("tiny", weights=tmp_path / "weights")
+
+
+def test_harmless_metadata_is_accepted(released: Path) -> None:
+    def add(content: dict[str, Any]) -> None:
+        content["meta"].update(lr=np.float32(0.1), top1=np.int64(3), when=np.bool_(True), losses=np.zeros(3))
+
+    rewritten(released, add)
+    topformer.load_model("tiny", weights=released)
+
+
+def test_a_missing_file_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="no weights file"):
+        topformer.load_model("tiny", weights="/nowhere/tiny.pth")
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "mine.safetensors"
+    topformer.save_model(topformer.load_model("tiny", num_classes=3), target)
+    before = target.read_bytes()
+
+    def refuse(self: Path, other: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        topformer.save_model(topformer.load_model("tiny", num_classes=3), target)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
