@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine with Python 3.11 and make:
+#   make demo   installs, measures this machine, runs the quickstart study, exports its winner
+#   make test   installs, checks and tests
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 0
+BIN := $(VENV)/bin
+NAS := $(BIN)/topformer-nas
+STAMP := $(VENV)/.installed
+BUDGET ?= small
+
+.PHONY: demo test install lint types pytest format screenshots clean
+.DEFAULT_GOAL := test
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(NAS) latency measure --device host --study quickstart --out host
+	$(NAS) search quickstart --workers $(WORKERS)
+	$(NAS) front quickstart --plot runs/front.png
+	@echo "The best architecture that is no slower than $(BUDGET):"
+	$(NAS) front quickstart --latency-max $(BUDGET)
+	$(NAS) export quickstart@$(BUDGET) --out runs/exported
+	@echo "The front is drawn in runs/front.png. Browse it: $(NAS) dashboard"
+
+test: lint types pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+pytest: $(STAMP)
+	$(BIN)/python -m pytest
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,559 @@
+"""The `topformer-nas` command: parse, make one call, print. Heavy imports wait until a command needs them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from topformer.config import Task, parse_image_size
+from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from experiments.lookup import Chosen
+    from experiments.store import Study, Trial
+    from latency_lut.table import LatencyEstimate, LatencyTable
+
+DEFAULT_STORAGE = "sqlite:///topformer-nas.db"
+
+app = typer.Typer(
+    name="topformer-nas",
+    help="Given a phone core and a latency budget: find, prove and export the TopFormer with the best mIoU.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+latency = typer.Typer(help="Query, measure and list latency tables.", no_args_is_help=True)
+study_commands = typer.Typer(help="List what the store holds.", no_args_is_help=True)
+app.add_typer(latency, name="latency")
+app.add_typer(study_commands, name="study")
+
+Arch = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms (the best under a budget)."
+    ),
+]
+Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512, or 512x1024 (height x width).")]
+Classes = Annotated[int | None, typer.Option("--classes", help="Number of classes.")]
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one sentence on standard error and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str) -> None:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.command()
+def search(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's TOML file, or the name of one that comes with the tool.")
+    ],
+    storage: Storage = DEFAULT_STORAGE,
+    workers: Annotated[int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores]")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a search study, or go on where it was interrupted."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from experiments.pareto import UNTESTED
+    from experiments.store import Store
+    from experiments.study import Event, StudyConfig, run_study
+
+    config = StudyConfig.load(study)
+    evaluator = config.build_evaluator()
+    if workers < 0:
+        raise UserError(f"workers must be at least 1, not {workers}.")
+    console = _console(stderr=True)
+    console.print(
+        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset} "
+        f"(ranking {UNTESTED}: no trust report), latency by table {config.latency.table}"
+    )
+    with (
+        Store.open(storage, create=True) as store,
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        ) as progress,
+    ):
+        bar = progress.add_task("evaluating", total=config.search.trials)
+
+        def report(event: Event) -> None:
+            progress.update(bar, completed=event.done, total=event.total)
+            if event.trial is not None:
+                progress.console.print(_settled(event.trial), highlight=False)
+            if event.note:
+                progress.console.print(event.note)
+
+        result = run_study(config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report)
+        statistics = store.batches(config.name)
+    asked, dropped = sum(s.asked for s in statistics), sum(s.over_budget for s in statistics)
+    summary = {
+        "study": result.name,
+        "trials": len(result.trials),
+        "trained": result.trained,
+        "cached": result.cached,
+        "failed": sum(trial.state == "failed" for trial in result.trials),
+        "proposals_asked": asked,
+        "over_budget_dropped": dropped,
+        "duplicates_dropped": sum(s.duplicates for s in statistics),
+        "front": [trial.number for trial in result.front],
+    }
+    if as_json:
+        _print_json(summary)
+        return
+    if not result.trained and not result.cached:
+        console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
+    else:
+        console.print(
+            f"{result.trained} trained, {result.cached} from the store, {summary['failed']} failed; before training "
+            f"{dropped} of {asked} proposals were over the budget and {summary['duplicates_dropped']} known."
+        )
+    print(f"see the front with: topformer-nas front {result.name}{_storage_flag(storage)}")
+
+
+@app.command()
+def front(
+    study: Annotated[str, typer.Argument(metavar="STUDY")],
+    storage: Storage = DEFAULT_STORAGE,
+    every: Annotated[bool, typer.Option("--all", help="List every evaluation, not only the front.")] = False,
+    latency_max: Annotated[
+        float | None, typer.Option(metavar="MS", help="Only the best point within this budget.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the front to a .png, .svg or .pdf file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The Pareto front of a study, or the best architecture under a latency budget."""
+    from experiments import pareto
+    from experiments.store import Store
+
+    if every and latency_max is not None:
+        raise UserError("--all lists every evaluation and --latency-max picks one: give only one of them.")
+    with Store.open(storage, read_only=True) as store:
+        found = store.study(study)
+        trials = store.trials(study)
+    if plot is not None:
+        from experiments.figures import draw_front
+
+        draw_front(found, trials, plot, latency_max_ms=latency_max)
+    members = pareto.front(trials, fidelity=found.fidelity)
+    if latency_max is not None:
+        shown: tuple[Trial, ...] = (pareto.best_under(trials, latency_max, fidelity=found.fidelity),)
+    else:
+        shown = tuple(t for t in trials if t.state != "proposed") if every else members
+    rows = [_row(found, trial) for trial in shown]
+    if latency_max is not None:
+        rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
+    if as_json:
+        _print_json(rows)
+        return
+    console = _console()
+    console.print(_front_table(found, rows, [t.number for t in members]))
+    console.print(
+        f"mIoU by {found.fidelity}; ranking {pareto.UNTESTED}: no trust report says how far its order can be believed. "
+        f"Latency {found.table.kind}; {found.table.interval_note}."
+    )
+    if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
+        console.print(
+            f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f} % mIoU, "
+            f"{anchor['latency_difference_ms']:+.2f} ms for the chosen architecture."
+        )
+    if plot is not None:
+        console.print(f"drawn: {plot}")
+
+
+@app.command()
+def describe(
+    arch: Arch,
+    size: Size = None,
+    classes: Classes = None,
+    classification: Annotated[bool, typer.Option(help="The ImageNet variant.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters and multiply-adds of an architecture, whole and per block."""
+    from evaluators.cost import costs
+    from experiments.lookup import chosen
+    from topformer.blocks import decompose
+    from topformer.config import anchor_name
+
+    found = chosen(arch, storage=storage)
+    task = _task(found, size, classes, classification=classification)
+    counted = costs(found.arch, task)
+    blocks = decompose(found.arch, task)
+    content = {
+        "key": found.arch.key,
+        "anchor": anchor_name(found.arch),
+        "params": counted.params,
+        "params_by_module": dict(counted.params_by_module),
+        "macs_g": counted.macs_g,
+        "fvcore_g": counted.fvcore_g,
+        "fvcore_unsupported_operators": dict(counted.unsupported_operators),
+        "image_size": list(task.image_size),
+        "num_classes": task.num_classes,
+        "task": task.as_dict(),
+        "architecture": found.arch.as_dict(),
+        "blocks": [
+            {"name": b.name, "kind": b.kind, "output": list(b.output), "params": b.parameters, "macs": b.macs}
+            for b in blocks
+        ],
+    }
+    if as_json:
+        _print_json(content)
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{found.label} ({found.arch.key}), {_pixels(task)} px, {task.num_classes} classes")
+    for column in ("block", "kind", "output C x H x W", "parameters", "MMACs"):
+        table.add_column(column, justify="left" if column in ("block", "kind") else "right")
+    for block in blocks:
+        shape = " x ".join(map(str, block.output))
+        table.add_row(block.name, block.kind, shape, f"{block.parameters:,}", f"{block.macs / 1e6:,.2f}")
+    console = _console()
+    console.print(table)
+    for module, count in counted.params_by_module.items():
+        console.print(f"{module:20s} {count:>12,} parameters", highlight=False)
+    console.print(
+        f"{counted.params:,} parameters; {counted.macs_g:.4f} G multiply-adds of convolutions and matrix products; "
+        f"{counted.fvcore_g:.4f} G by fvcore (the paper's FLOPs), which leaves out: "
+        f"{', '.join(f'{n} x {op}' for op, n in counted.unsupported_operators.items()) or 'nothing'}."
+    )
+
+
+@app.command()
+def export(
+    arch: Arch,
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX file and its card.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Our safetensors file or a released segmentation checkpoint.")
+    ] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Export an untrained network.")] = False,
+    retrain: Annotated[bool, typer.Option(help="Train a trial again whose weights were not kept.")] = False,
+    size: Size = None,
+    classes: Classes = None,
+    output: Annotated[str, typer.Option(help="What the graph returns: logits, resized or labels.")] = "logits",
+    table: Annotated[str | None, typer.Option(help="Latency table for the card. [default: the study's]")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Export an architecture as one ONNX file, proven equal to the network, with a JSON card beside it."""
+    from experiments.export import export as write
+    from experiments.lookup import chosen
+    from experiments.trained import network_of
+    from latency_lut.table import find_table
+
+    found = chosen(arch, storage=storage)
+    task = _task(found, size, classes, output=output)
+    prices = find_table(table) if table else None
+    model, provenance = network_of(
+        found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=prices
+    )
+    result = write(model, task, out, name=found.label, provenance=provenance)
+    content = {
+        "onnx_path": str(result.onnx_path),
+        "card_path": str(result.card_path),
+        "max_abs_error": result.max_abs_error,
+        "opset": result.opset,
+    }
+    if as_json:
+        _print_json(content)
+        return
+    print(f"{result.onnx_path}: opset {result.opset}, onnxruntime equals torch within {result.max_abs_error:.2g}")
+    print(f"{result.card_path}: architecture, weights ({provenance.weights}), latency and checksums")
+
+
+@app.command()
+def dashboard(
+    storage: Storage = DEFAULT_STORAGE,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
+    headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
+) -> None:
+    """Browse the Pareto front of every study in the browser."""
+    import subprocess
+
+    import dashboard.app
+
+    command = [sys.executable, "-m", "streamlit", "run", str(Path(dashboard.app.__file__))]
+    command += [f"--server.port={port}", f"--server.headless={str(headless).lower()}", "--server.address=127.0.0.1"]
+    command += ["--browser.gatherUsageStats=false"]
+    raise typer.Exit(
+        subprocess.run(command, env={**os.environ, "TOPFORMER_NAS_STORAGE": storage}, check=False).returncode
+    )
+
+
+@app.command()
+def doctor(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """What this installation has: versions, machine, store, tables."""
+    from experiments.doctor import diagnose
+
+    findings = diagnose(storage)
+    if as_json:
+        _print_json(findings)
+        return
+    for topic, facts in findings.items():
+        print(topic)
+        for name, value in facts.items():
+            print(f"  {name:22s} {value}")
+
+
+@study_commands.command("list")
+def study_list(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """The studies of a store."""
+    from experiments.store import Store
+
+    with Store.open(storage, read_only=True) as store:
+        rows = [
+            {
+                "study": study.name,
+                "trials": len(trials := store.trials(study.name)),
+                "complete": sum(trial.state == "complete" for trial in trials),
+                "failed": sum(trial.state == "failed" for trial in trials),
+                "wanted": study.config["search"]["trials"],
+                "fidelity": study.fidelity,
+                "table": study.table.header.name,
+                "created": study.created,
+                "finished": study.finished,
+            }
+            for study in store.studies()
+        ]
+    if as_json:
+        _print_json(rows)
+        return
+    _print_rows(rows, "studies")
+
+
+@latency.command("query")
+def latency_query(
+    arch: Arch,
+    table: Annotated[
+        str | None, typer.Option(help="Name or path of a table. [default: host, or the trial's own]")
+    ] = None,
+    size: Size = None,
+    classes: Classes = None,
+    output: Annotated[str, typer.Option(help="logits, resized or labels: what the timed graph returns.")] = "logits",
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
+    from experiments.lookup import chosen
+    from latency_lut.table import find_table
+    from topformer.blocks import decompose
+
+    found = chosen(arch, storage=storage)
+    task = _task(found, size, classes, output=output)
+    prices = found.study.table if found.study and not table else find_table(table or "host")
+    blocks = decompose(found.arch, task)
+    estimate = prices.estimate(blocks)
+    if as_json:
+        _print_json(
+            {
+                "arch_key": found.arch.key,
+                "task": task.as_dict(),
+                "total_ms": estimate.total_ms,
+                "low_ms": estimate.low_ms,
+                "high_ms": estimate.high_ms,
+                "kind": estimate.kind,
+                "by_block": [{"block": name, "ms": ms} for name, ms in estimate.by_block],
+                "interval": estimate.interval_note,
+                "coverage": prices.coverage(blocks),
+                "validated": prices.validated,
+                "table": prices.header.name,
+                "table_checksum": prices.checksum,
+            }
+        )
+        return
+    _print_estimate(found, task, prices, estimate)
+
+
+def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:
+    longest = max(ms for _, ms in estimate.by_block)
+    for name, ms in estimate.by_block:
+        print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
+    print(
+        f"{found.label} at {_pixels(task)} px, {task.num_classes} classes, output {task.output}: "
+        f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
+        f"{estimate.interval_note}"
+    )
+    header = prices.header
+    print(
+        f"table {header.name}: {header.soc}, core {header.core}, {header.threads} thread, {header.precision}, "
+        f"{header.runtime} {header.runtime_version}, {header.date}; coverage 100 %"
+    )
+
+
+@latency.command("tables")
+def latency_tables(as_json: AsJson = False) -> None:
+    """The latency tables at hand."""
+    from latency_lut.table import available_tables, find_table
+
+    rows = [
+        {
+            "table": path.stem,
+            "kind": table.kind,
+            "device": table.header.device,
+            "soc": table.header.soc,
+            "runtime": table.header.runtime,
+            "rows": len(table.rows),
+            "validated": table.validated,
+            "date": table.header.date,
+            "path": str(path),
+        }
+        for path, table in ((path, find_table(path)) for path in available_tables())
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    _print_rows(rows, "latency tables")
+
+
+def _task(
+    found: "Chosen", size: str | None, classes: int | None, *, output: str = "logits", classification: bool = False
+) -> Task:
+    """The task asked for; what is not given is the trial's, or the published one's."""
+    base = found.task or (
+        Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task()
+    )
+    return Task(
+        kind="classification" if classification else "segmentation",
+        image_size=parse_image_size(size) if size is not None else base.image_size,
+        num_classes=classes if classes is not None else base.num_classes,
+        output=output,  # type: ignore[arg-type]  # checked by Task
+    )
+
+
+def _row(study: "Study", trial: "Trial") -> dict[str, Any]:
+    from experiments.pareto import UNTESTED
+
+    record = trial.record
+    assert record is not None, "only settled trials are listed"
+    return {
+        "trial": trial.number,
+        "arch_key": trial.candidate.arch.key,
+        "miou_pct": trial.miou_pct,
+        "fidelity": record.fidelity,
+        "replicate": record.replicate,
+        "latency_ms": trial.latency.total_ms,
+        "latency_low_ms": trial.latency.low_ms,
+        "latency_high_ms": trial.latency.high_ms,
+        "latency_kind": trial.latency.kind,
+        "table": study.table.header.name,
+        "ranking_trust": UNTESTED,
+        "anchor": trial.anchor,
+        "status": trial.state,
+        "reason": record.reason,
+        "origin": trial.origin,
+        "seconds": record.seconds,
+        "architecture": trial.candidate.arch.as_dict(),
+        "task": trial.candidate.task.as_dict(),
+    }
+
+
+def _against_anchor(trial: "Trial", trials: "tuple[Trial, ...]", study: "Study") -> dict[str, Any] | None:
+    from experiments.pareto import nearest_anchor
+
+    anchor = nearest_anchor(trial, trials, fidelity=study.fidelity)
+    if anchor is None:
+        return None
+    assert trial.miou_pct is not None
+    assert anchor.miou_pct is not None
+    return {
+        "anchor": anchor.anchor,
+        "miou_difference_pct": trial.miou_pct - anchor.miou_pct,
+        "latency_difference_ms": trial.latency.total_ms - anchor.latency.total_ms,
+    }
+
+
+def _front_table(study: "Study", rows: list[dict[str, Any]], front_numbers: list[int]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"study {study.name}")
+    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "front", "architecture"):
+        table.add_column(column, justify="right" if column in ("trial", "mIoU %", "latency ms") else "left")
+    for row in rows:
+        table.add_row(
+            str(row["trial"]),
+            "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}",
+            f"{row['latency_ms']:.2f}",
+            f"{row['latency_low_ms']:.2f} to {row['latency_high_ms']:.2f}",
+            row["anchor"] or "",
+            "*" if row["trial"] in front_numbers else "",
+            row["arch_key"],
+        )
+    return table
+
+
+def _settled(trial: "Trial") -> str:
+    name = f"trial {trial.number}{f' ({trial.anchor})' if trial.anchor else ''}"
+    priced = f"{trial.latency.total_ms:.2f} ms"
+    if trial.miou_pct is None:
+        return f"{name}: failed, {trial.record.reason if trial.record else 'no record'}; {priced}"
+    source = "from the store" if trial.from_cache else f"{trial.record.seconds:.0f} s" if trial.record else ""
+    return f"{name}: mIoU {trial.miou_pct:.2f} %, {priced}, {source}"
+
+
+def _print_rows(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in rows[0] if rows else ("nothing yet",):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    _console().print(table)
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def _pixels(task: Task) -> str:
+    return "x".join(map(str, task.image_size))
+
+
+def _storage_flag(storage: str) -> str:
+    return "" if storage == DEFAULT_STORAGE else f" --storage {storage}"

@@ -1,0 +1,72 @@
+"""Pictures in files, drawn without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from experiments.pareto import UNTESTED, evaluated, front
+from experiments.store import Study, Trial
+from topformer.errors import UserError
+
+
+def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max_ms: float | None = None) -> None:
+    """All evaluations, the front and the anchors of a study: mIoU in per cent against latency in ms."""
+    done = evaluated(trials, fidelity=study.fidelity)
+    if not done:
+        raise UserError(f"study {study.name!r} has no completed evaluation to draw yet.")
+    members = front(trials, fidelity=study.fidelity)
+    anchors = [trial for trial in done if trial.anchor]
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.scatter(_latencies(done), _mious(done), s=28, color="0.75", label="dominated", zorder=2)
+        axes.errorbar(
+            _latencies(members),
+            _mious(members),
+            xerr=[
+                [t.latency.total_ms - t.latency.low_ms for t in members],
+                [t.latency.high_ms - t.latency.total_ms for t in members],
+            ],
+            fmt="o-",
+            color="tab:blue",
+            ecolor="tab:blue",
+            elinewidth=0.8,
+            capsize=2,
+            label="Pareto front, latency interval",
+            zorder=3,
+        )
+        axes.scatter(
+            _latencies(anchors), _mious(anchors), s=90, marker="*", color="tab:red", label="anchors T, S, B", zorder=4
+        )
+        for trial in anchors:
+            axes.annotate(
+                str(trial.anchor),
+                (trial.latency.total_ms, trial.miou_pct or 0),
+                xytext=(6, -12),
+                textcoords="offset points",
+            )
+        if latency_max_ms is not None:
+            axes.axvline(latency_max_ms, color="tab:green", linestyle="--", label=f"budget {latency_max_ms:g} ms")
+        table = study.table
+        axes.set_xlabel(f"latency, ms ({table.header.name}, {table.kind})")
+        axes.set_ylabel(f"mIoU, % ({study.fidelity}; ranking {UNTESTED})")
+        axes.set_title(f"study {study.name}: {len(done)} architectures")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=130)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot write the figure {str(path)!r} ({error}); name a .png, .svg or .pdf.") from None
+
+
+def _latencies(trials: Sequence[Trial]) -> list[float]:
+    return [trial.latency.total_ms for trial in trials]
+
+
+def _mious(trials: Sequence[Trial]) -> list[float]:
+    return [trial.miou_pct or 0.0 for trial in trials]

@@ -1,0 +1,56 @@
+"""Which trials are worth choosing? Non-domination in mIoU (more is better) and latency (less is better)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from experiments.store import Trial
+from topformer.errors import UserError
+
+UNTESTED = "untested"
+"""Ranking trust of a proxy without a trust report."""
+
+
+def non_dominated(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+    """Indices of the front among (latency, mIoU) points, by latency; of equal points the first stays."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    front = []
+    best = float("-inf")
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            front.append(index)
+    return tuple(front)
+
+
+def evaluated(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
+    """Completed trials of one fidelity; a front never mixes two."""
+    return tuple(
+        trial
+        for trial in trials
+        if trial.state == "complete" and trial.record is not None and trial.record.fidelity == fidelity
+    )
+
+
+def front(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
+    """The Pareto front, by latency."""
+    done = evaluated(trials, fidelity=fidelity)
+    return tuple(done[index] for index in non_dominated([(t.latency.total_ms, t.miou_pct or 0.0) for t in done]))
+
+
+def best_under(trials: Iterable[Trial], latency_max_ms: float, *, fidelity: str) -> Trial:
+    """The trial of highest mIoU whose predicted latency is at most the budget."""
+    if not latency_max_ms > 0:
+        raise UserError(f"a latency budget must be a positive number of ms, not {latency_max_ms:g}.")
+    members = front(trials, fidelity=fidelity)
+    within = [trial for trial in members if trial.latency.total_ms <= latency_max_ms]
+    if not within:
+        fastest = f"the fastest needs {members[0].latency.total_ms:.2f} ms" if members else "none is evaluated yet"
+        raise UserError(f"no evaluated architecture runs within {latency_max_ms:g} ms; {fastest}.")
+    return within[-1]
+
+
+def nearest_anchor(trial: Trial, trials: Iterable[Trial], *, fidelity: str) -> Trial | None:
+    """The evaluated anchor closest in latency."""
+    anchors = [other for other in evaluated(trials, fidelity=fidelity) if other.anchor]
+    return min(anchors, key=lambda a: abs(a.latency.total_ms - trial.latency.total_ms), default=None)

@@ -1,0 +1,188 @@
+"""Which candidates come next? Optuna's samplers, asked in memory, with a gate before the ask becomes a trial.
+
+The store is the persistent truth; every batch rebuilds an in-memory Optuna study from it and gets a fresh sampler
+seeded by (study seed, batch), so that an interrupted study goes on exactly as it would have. Candidates that are over
+the latency budget or already in the study are dropped here: no trial exists that would need an invented mIoU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from experiments.pareto import evaluated, front
+from experiments.store import BatchStatistics, Origin, Proposal, Trial
+from latency_lut.table import LatencyEstimate
+from search_space.space import SearchSpace
+from topformer.config import ANCHORS, Candidate
+from topformer.errors import unknown_name
+
+ASKS_PER_TRIAL = 100
+"""Proposals asked of a sampler per trial of a batch before the space's own neighbourhood takes over."""
+
+LEAST_PARENTS = 2
+_GENERATION = "NSGAIISampler:generation"
+"""Optuna's own mark: NSGA-II ignores an added trial that lacks it (optuna#3388); other samplers ignore the mark."""
+
+SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
+    "nsga2": lambda seed, batch_size: NSGAIISampler(seed=seed, population_size=max(batch_size, LEAST_PARENTS)),
+    "tpe": lambda seed, _: TPESampler(seed=seed, n_startup_trials=10),
+    "random": lambda seed, _: RandomSampler(seed=seed),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a candidate must pass before it may be evaluated."""
+
+    latency: Callable[[Candidate], LatencyEstimate]
+    max_ms: float | None
+
+    def over_budget(self, estimate: LatencyEstimate) -> bool:
+        return self.max_ms is not None and estimate.total_ms > self.max_ms
+
+
+def next_batch(
+    space: SearchSpace,
+    trials: Sequence[Trial],
+    *,
+    sampler: str,
+    seed: int,
+    batch: int,
+    size: int,
+    population: int,
+    anchors: Sequence[str],
+    gate: Gate,
+    fidelity: str,
+) -> tuple[tuple[Proposal, ...], BatchStatistics]:
+    """Up to `size` new candidates of the space within the budget; fewer only when the space is exhausted.
+
+    `population` is the study's batch size, which a last, shorter batch falls short of.
+    The anchors lead the first batch, whatever the budget: they are what a front is compared with.
+    """
+    selection = _Selection(space, gate, known={trial.candidate.key for trial in trials})
+    if batch == 0:
+        for name in anchors:
+            selection.add_anchor(name)
+    started = time.perf_counter()
+    chosen = _sampler(sampler, _derived_seed(seed, batch, "sampler"), population)
+    study = _rebuilt(space, trials, chosen, fidelity=fidelity)
+    for candidate in _asked(space, study, most=ASKS_PER_TRIAL * size):
+        if len(selection.proposals) >= size:
+            break
+        selection.consider(candidate, "sampler")
+    sampler_seconds = time.perf_counter() - started
+    fill = random.Random(_derived_seed(seed, batch, "fill"))
+    for candidate, origin in _fallback(space, front(trials, fidelity=fidelity), fill):
+        if len(selection.proposals) >= size:
+            break
+        selection.consider(candidate, origin)
+    statistics = BatchStatistics(
+        asked=selection.asked,
+        over_budget=selection.over_budget,
+        duplicates=selection.duplicates,
+        sampler_seconds=sampler_seconds,
+    )
+    return tuple(selection.proposals), statistics
+
+
+class _Selection:
+    """Collects what passes the gate, and counts what does not."""
+
+    def __init__(self, space: SearchSpace, gate: Gate, *, known: set[str]) -> None:
+        self.space = space
+        self.gate = gate
+        self.known = known
+        self.proposals: list[Proposal] = []
+        self.asked = self.over_budget = self.duplicates = 0
+
+    def add_anchor(self, name: str) -> None:
+        candidate = Candidate(arch=ANCHORS[name], task=self.space.task)
+        self._accept(candidate, "anchor", name, self.gate.latency(candidate))
+
+    def consider(self, candidate: Candidate, origin: Origin) -> None:
+        self.asked += 1
+        if candidate.key in self.known:
+            self.duplicates += 1
+            return
+        estimate = self.gate.latency(candidate)
+        if self.gate.over_budget(estimate):
+            self.over_budget += 1
+            return
+        self._accept(candidate, origin, None, estimate)
+
+    def _accept(self, candidate: Candidate, origin: Origin, anchor: str | None, estimate: LatencyEstimate) -> None:
+        self.known.add(candidate.key)
+        self.proposals.append(
+            Proposal(
+                candidate=candidate,
+                point=self.space.encode(candidate),
+                origin=origin,
+                anchor=anchor,
+                latency=estimate,
+            )
+        )
+
+
+def _sampler(name: str, seed: int, population: int) -> BaseSampler:
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, SAMPLERS)
+    return SAMPLERS[name](seed, population)
+
+
+def _asked(space: SearchSpace, study: optuna.study.Study, *, most: int) -> Iterator[Candidate]:
+    """What the sampler proposes, in its order."""
+    for _ in range(most):
+        yield space.suggest(study.ask())
+
+
+def _rebuilt(space: SearchSpace, trials: Sequence[Trial], sampler: BaseSampler, *, fidelity: str) -> optuna.study.Study:
+    """The study so far as Optuna knows it: every completed trial, anchors included, in the sampler's population."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    done = evaluated(trials, fidelity=fidelity)
+    if len(done) < LEAST_PARENTS:
+        return study
+    distributions = {name: CategoricalDistribution(choices) for name, choices in space.distributions().items()}
+    for trial in done:
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[trial.miou_pct or 0.0, trial.latency.total_ms],
+                params=dict(trial.point),
+                distributions=dict(distributions),
+                system_attrs={_GENERATION: trial.batch},
+            )
+        )
+    if isinstance(sampler, NSGAIISampler):
+        last = max(trial.batch for trial in done)
+        sampler.population_size = sum(trial.batch == last for trial in done)  # failures do not hold a generation open
+    return study
+
+
+def _fallback(space: SearchSpace, members: Sequence[Trial], rng: random.Random) -> Iterator[tuple[Candidate, Origin]]:
+    """When the sampler repeats itself: neighbours of the front, then the space at random, then all of it."""
+    near = [neighbour for member in members for neighbour in space.neighbours(member.candidate)]
+    rng.shuffle(near)
+    for candidate in near:
+        yield candidate, "neighbour"
+    for _ in range(ASKS_PER_TRIAL * 10):
+        yield space.sample(rng), "random"
+    if space.size <= 100_000:
+        for candidate in space.candidates():
+            yield candidate, "random"
+
+
+def _derived_seed(seed: int, batch: int, purpose: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{batch}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,630 @@
+"""What has been proposed, evaluated and kept? The one persistent truth of all studies, and its only reader-writer.
+
+A SQLite file by default (write-ahead log, so that the dashboard reads while a study writes), any SQLAlchemy URL
+otherwise. Weights lie beside the database, in `<database>.artefacts/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from sqlalchemy import (
+    Engine,
+    ForeignKey,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.pool import NullPool
+
+from latency_lut.table import LatencyEstimate, LatencyTable
+from topformer.config import Candidate, Task, TopFormerConfig
+from topformer.errors import UserError, unknown_name
+
+SCHEMA_VERSION = 1
+DEFAULT_URL = "sqlite:///topformer-nas.db"
+LEASE = timedelta(seconds=60)
+BUSY_TIMEOUT_S = 30
+
+Origin = Literal["anchor", "sampler", "neighbour", "random"]
+State = Literal["proposed", "complete", "failed"]
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Schema(_Base):
+    __tablename__ = "topformer_nas_schema"
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class _Study(_Base):
+    __tablename__ = "studies"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    config_json: Mapped[str] = mapped_column(Text)
+    evaluator: Mapped[str] = mapped_column(String(64))
+    fidelity: Mapped[str] = mapped_column(String(64))
+    table_text: Mapped[str] = mapped_column(Text)
+    created: Mapped[str] = mapped_column(String(40))
+    finished: Mapped[str | None] = mapped_column(String(40))
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[str | None] = mapped_column(String(40))
+
+
+class _Candidate(_Base):
+    __tablename__ = "candidates"
+    key: Mapped[str] = mapped_column(String(16), primary_key=True)
+    arch_key: Mapped[str] = mapped_column(String(16), index=True)
+    arch_json: Mapped[str] = mapped_column(Text)
+    task_json: Mapped[str] = mapped_column(Text)
+
+
+class _Record(_Base):
+    __tablename__ = "records"
+    __table_args__ = (UniqueConstraint("candidate_key", "evaluator", "replicate"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    candidate_key: Mapped[str] = mapped_column(ForeignKey("candidates.key"))
+    evaluator: Mapped[str] = mapped_column(String(64))
+    fidelity: Mapped[str] = mapped_column(String(64))
+    replicate: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16))
+    metrics_json: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    seconds: Mapped[float]
+    created: Mapped[str] = mapped_column(String(40))
+    weights_path: Mapped[str | None] = mapped_column(String(300))
+    weights_sha256: Mapped[str | None] = mapped_column(String(64))
+
+
+class _Proposal(_Base):
+    __tablename__ = "proposals"
+    __table_args__ = (UniqueConstraint("study_id", "number"), UniqueConstraint("study_id", "candidate_key"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    number: Mapped[int]
+    batch: Mapped[int]
+    candidate_key: Mapped[str] = mapped_column(ForeignKey("candidates.key"))
+    point_json: Mapped[str] = mapped_column(Text)
+    origin: Mapped[str] = mapped_column(String(16))
+    anchor: Mapped[str | None] = mapped_column(String(16))
+    latency_json: Mapped[str] = mapped_column(Text)
+    record_id: Mapped[int | None] = mapped_column(ForeignKey("records.id"))
+    from_cache: Mapped[bool] = mapped_column(default=False)
+    candidate: Mapped[_Candidate] = relationship(lazy="joined")
+    record: Mapped[_Record | None] = relationship(lazy="joined")
+
+
+class _Batch(_Base):
+    __tablename__ = "batches"
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    batch: Mapped[int] = mapped_column(primary_key=True)
+    asked: Mapped[int]
+    over_budget: Mapped[int]
+    duplicates: Mapped[int]
+    sampler_seconds: Mapped[float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One evaluation of one candidate."""
+
+    candidate_key: str
+    evaluator: str
+    """Fingerprint: evaluator version, data and recipe."""
+    fidelity: str
+    replicate: int
+    status: Literal["complete", "failed"]
+    metrics: Mapping[str, Any] | None
+    """`evaluators.base.Metrics` as a mapping; None for a failure."""
+    reason: str | None
+    """Why it failed."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A candidate on its way into a study."""
+
+    candidate: Candidate
+    point: Mapping[str, int | str]
+    origin: Origin
+    anchor: str | None
+    latency: LatencyEstimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchStatistics:
+    """What the gate before a batch did."""
+
+    asked: int
+    over_budget: int
+    duplicates: int
+    sampler_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A proposal and what became of it."""
+
+    number: int
+    batch: int
+    candidate: Candidate
+    point: Mapping[str, int | str]
+    origin: Origin
+    anchor: str | None
+    latency: LatencyEstimate
+    state: State
+    record: Record | None
+    from_cache: bool
+    weights: Path | None
+    weights_sha256: str | None
+
+    @property
+    def miou_pct(self) -> float | None:
+        return None if self.record is None or self.record.metrics is None else float(self.record.metrics["miou_pct"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study as stored; `config` is the validated TOML content."""
+
+    name: str
+    config: Mapping[str, Any]
+    evaluator: str
+    fidelity: str
+    table_text: str
+    created: str
+    finished: str | None
+
+    @property
+    def table(self) -> LatencyTable:
+        """The latency table as it was when the study began."""
+        return LatencyTable.from_text(self.table_text, where=f"table snapshot of study {self.name!r}")
+
+
+class Store:
+    """Open with `Store.open`; usable as a context manager."""
+
+    def __init__(self, engine: Engine, url: str, artefacts: Path) -> None:
+        self.engine = engine
+        self.url = url
+        self.artefacts = artefacts
+
+    @classmethod
+    def open(cls, url: str = DEFAULT_URL, *, create: bool = False, read_only: bool = False) -> Self:
+        """Open a store, creating it only when asked to.
+
+        Raises `UserError` for a missing, foreign, corrupt or unreachable database.
+        """
+        engine, artefacts = _engine(url, create=create, read_only=read_only)
+        store = cls(engine, url, artefacts)
+        try:
+            with _one_sentence(url):
+                store._require_schema(create=create)
+        except BaseException:
+            engine.dispose()
+            raise
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.dispose()
+
+    def _require_schema(self, *, create: bool) -> None:
+        tables = set(inspect(self.engine).get_table_names())
+        if _Schema.__tablename__ not in tables:
+            if tables:
+                raise UserError(
+                    f"{self.url} is a database of another program (tables {', '.join(sorted(tables)[:4])}); "
+                    "name a new file with --storage."
+                )
+            if not create:
+                raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")
+            _Base.metadata.create_all(self.engine)
+            if self.engine.dialect.name == "sqlite":
+                with self.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
+            with Session(self.engine) as session, session.begin():
+                session.add(_Schema(version=SCHEMA_VERSION))
+            return
+        with Session(self.engine) as session:
+            version = session.scalar(select(func.max(_Schema.version)))
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{self.url} has schema version {version}, this tool reads {SCHEMA_VERSION}; "
+                "open it with the version of topformer-nas that wrote it."
+            )
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with _one_sentence(self.url), Session(self.engine) as session, session.begin():
+            yield session
+
+    # ---- studies
+
+    def create_study(
+        self, name: str, *, config: Mapping[str, Any], evaluator: str, fidelity: str, table_text: str
+    ) -> Study:
+        with self._session() as session:
+            row = _Study(
+                name=name,
+                config_json=json.dumps(config),
+                evaluator=evaluator,
+                fidelity=fidelity,
+                table_text=table_text,
+                created=_now(),
+            )
+            session.add(row)
+            session.flush()
+            return _study(row)
+
+    def find_study(self, name: str) -> Study | None:
+        with self._session() as session:
+            row = session.scalar(select(_Study).where(_Study.name == name))
+            return _study(row) if row else None
+
+    def study(self, name: str) -> Study:
+        found = self.find_study(name)
+        if found is None:
+            raise unknown_name(
+                "study", name, [study.name for study in self.studies()], advice=f"They are those of {self.url}."
+            )
+        return found
+
+    def studies(self) -> tuple[Study, ...]:
+        with self._session() as session:
+            return tuple(_study(row) for row in session.scalars(select(_Study).order_by(_Study.id)))
+
+    def update_config(self, name: str, config: Mapping[str, Any]) -> None:
+        with self._session() as session:
+            row = _study_row(session, name)
+            row.config_json = json.dumps(config)
+            row.finished = None
+
+    def finish_study(self, name: str) -> None:
+        with self._session() as session:
+            _study_row(session, name).finished = _now()
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[Lease]:
+        """Be the one driver of a study; a second is refused until the lease is given back or expires."""
+        lease = Lease(self, name, f"{socket.gethostname()} process {os.getpid()} {uuid.uuid4().hex[:8]}")
+        lease.take()
+        try:
+            yield lease
+        finally:
+            lease.give_back()
+
+    # ---- proposals and records
+
+    def add_batch(
+        self, name: str, *, batch: int, proposals: Sequence[Proposal], statistics: BatchStatistics
+    ) -> tuple[Trial, ...]:
+        """Write a whole batch, or nothing; gives its trials, numbered on from the study's last."""
+        with self._session() as session:
+            study_id = _study_row(session, name).id
+            start = session.scalar(select(func.count()).where(_Proposal.study_id == study_id)) or 0
+            rows = []
+            for offset, proposal in enumerate(proposals):
+                _add_candidate(session, proposal.candidate)
+                row = _Proposal(
+                    study_id=study_id,
+                    number=start + offset,
+                    batch=batch,
+                    candidate_key=proposal.candidate.key,
+                    point_json=json.dumps(dict(proposal.point)),
+                    origin=proposal.origin,
+                    anchor=proposal.anchor,
+                    latency_json=_estimate_json(proposal.latency),
+                )
+                session.add(row)
+                rows.append(row)
+            session.add(_Batch(study_id=study_id, batch=batch, **asdict(statistics)))
+            session.flush()
+            return tuple(self._trial(row) for row in rows)
+
+    def find_record(self, candidate_key: str, evaluator: str, replicate: int) -> Record | None:
+        with self._session() as session:
+            row = _record_row(session, candidate_key, evaluator, replicate)
+            return _record(row) if row else None
+
+    def add_record(self, record: Record, *, weights: Path | None = None) -> None:
+        """Write an evaluation; one that is already there stays (nothing is completed twice)."""
+        with self._session() as session:
+            if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
+                return
+            session.add(
+                _Record(
+                    candidate_key=record.candidate_key,
+                    evaluator=record.evaluator,
+                    fidelity=record.fidelity,
+                    replicate=record.replicate,
+                    status=record.status,
+                    metrics_json=None if record.metrics is None else json.dumps(dict(record.metrics)),
+                    reason=record.reason,
+                    seconds=record.seconds,
+                    created=_now(),
+                    weights_path=None if weights is None else weights.name,
+                    weights_sha256=None if weights is None else file_sha256(weights),
+                )
+            )
+
+    def settle(self, name: str, number: int, record: Record, *, from_cache: bool) -> Trial:
+        """Tie a trial to its record."""
+        with self._session() as session:
+            study_id = _study_row(session, name).id
+            row = session.scalars(
+                select(_Proposal).where(_Proposal.study_id == study_id, _Proposal.number == number)
+            ).one()
+            found = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
+            assert found is not None, "a record is written before its trial is settled"
+            row.record = found
+            row.from_cache = from_cache
+            session.flush()
+            return self._trial(row)
+
+    def trials(self, name: str) -> tuple[Trial, ...]:
+        """All trials of a study, by number."""
+        with self._session() as session:
+            study_id = _study_row(session, name).id
+            rows = session.scalars(
+                select(_Proposal).where(_Proposal.study_id == study_id).order_by(_Proposal.number)
+            ).unique()
+            return tuple(self._trial(row) for row in rows)
+
+    def batches(self, name: str) -> tuple[BatchStatistics, ...]:
+        with self._session() as session:
+            study_id = _study_row(session, name).id
+            rows = session.scalars(select(_Batch).where(_Batch.study_id == study_id).order_by(_Batch.batch))
+            return tuple(
+                BatchStatistics(
+                    asked=row.asked,
+                    over_budget=row.over_budget,
+                    duplicates=row.duplicates,
+                    sampler_seconds=row.sampler_seconds,
+                )
+                for row in rows
+            )
+
+    # ---- weights
+
+    def weights_path(self, candidate_key: str, evaluator: str, replicate: int) -> Path:
+        """Where an evaluation's weights belong."""
+        return self.artefacts / f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
+
+    def keep_weights(self, kept: Iterable[tuple[str, str, int]], *, among: Iterable[tuple[str, str, int]]) -> None:
+        """Delete the weights of the records (candidate key, evaluator, replicate) in `among` that are not in `kept`."""
+        doomed = set(among) - set(kept)
+        with self._session() as session:
+            for key in doomed:
+                row = _record_row(session, *key)
+                if row is not None and row.weights_path is not None:
+                    (self.artefacts / row.weights_path).unlink(missing_ok=True)
+                    row.weights_path = row.weights_sha256 = None
+
+    def restore_weights(self, candidate_key: str, evaluator: str, replicate: int, weights: Path) -> None:
+        """Note weights that were trained again for a record."""
+        with self._session() as session:
+            row = _record_row(session, candidate_key, evaluator, replicate)
+            assert row is not None, "weights belong to a record"
+            row.weights_path, row.weights_sha256 = weights.name, file_sha256(weights)
+
+    def _trial(self, row: _Proposal) -> Trial:
+        record = row.record
+        candidate = row.candidate
+        return Trial(
+            number=row.number,
+            batch=row.batch,
+            candidate=Candidate(
+                arch=TopFormerConfig.from_dict(json.loads(candidate.arch_json)),
+                task=Task.from_dict(json.loads(candidate.task_json)),
+            ),
+            point=json.loads(row.point_json),
+            origin=row.origin,  # type: ignore[arg-type]
+            anchor=row.anchor,
+            latency=_estimate(row.latency_json),
+            state="proposed" if record is None else record.status,  # type: ignore[arg-type]
+            record=None if record is None else _record(record),
+            from_cache=row.from_cache,
+            weights=self.artefacts / record.weights_path if record and record.weights_path else None,
+            weights_sha256=record.weights_sha256 if record else None,
+        )
+
+
+class Lease:
+    """The right to drive a study, renewed by `beat`."""
+
+    def __init__(self, store: Store, name: str, owner: str) -> None:
+        self._store = store
+        self._name = name
+        self._owner = owner
+
+    def take(self) -> None:
+        with self._store._session() as session:
+            row = _study_row(session, self._name, lock=True)
+            if row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner):
+                raise UserError(
+                    f"study {self._name!r} is being driven by {row.lease_owner} (lease until {row.lease_until}); "
+                    "wait for it, or stop it first."
+                )
+            self._write(row)
+
+    def beat(self) -> None:
+        """Prolong; raises `UserError` if another driver took over meanwhile."""
+        with self._store._session() as session:
+            row = _study_row(session, self._name, lock=True)
+            if row.lease_owner != self._owner:
+                raise UserError(f"study {self._name!r} was taken over by {row.lease_owner}; this driver stops.")
+            self._write(row)
+
+    def give_back(self) -> None:
+        with self._store._session() as session:
+            row = _study_row(session, self._name)
+            if row.lease_owner == self._owner:
+                row.lease_owner = row.lease_until = None
+
+    def _write(self, row: _Study) -> None:
+        row.lease_owner = self._owner
+        row.lease_until = (datetime.now(UTC) + LEASE).isoformat()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this machine that is gone."""
+    host, _, rest = owner.partition(" process ")
+    return (
+        host == socket.gethostname() and not Path(f"/proc/{rest.split()[0]}").exists() and Path("/proc/self").exists()
+    )
+
+
+def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UserError(
+            f"storage {url!r} is not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME."
+        ) from None
+    if parsed.get_backend_name() != "sqlite":
+        try:
+            return create_engine(parsed, pool_pre_ping=True), Path("topformer-nas.artefacts")
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise UserError(f"storage {url!r} needs a database driver that is not installed ({error}).") from None
+    if not parsed.database or parsed.database == ":memory:":
+        raise UserError(
+            "storage must be a file, sqlite:///FILE: workers and the dashboard cannot see a database in memory."
+        )
+    path = Path(parsed.database)
+    if not path.is_file() and not create:
+        raise UserError(
+            f"no database {str(path)!r}; launch a study first: topformer-nas search quickstart --storage {url}"
+        )
+    if path.is_dir():
+        raise UserError(f"storage {str(path)!r} is a folder; name a file.")
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    target = f"sqlite:///file:{path.absolute()}?mode=ro&uri=true" if read_only else f"sqlite:///{path}"
+    engine = create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S}, poolclass=NullPool)
+    if not read_only:
+        event.listen(engine, "connect", _tune_sqlite)
+    return engine, path.with_name(path.name + ".artefacts")
+
+
+def _tune_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+@contextmanager
+def _one_sentence(url: str) -> Iterator[None]:
+    """Turn what a person can mend about a database into one sentence."""
+    try:
+        yield
+    except OperationalError as error:
+        raise UserError(
+            f"database {url} cannot be used: {_cause(error)}. "
+            "Check that it exists, is not read-only, locked or full, and try again; nothing written so far is lost."
+        ) from error
+    except DatabaseError as error:
+        if "not a database" in str(error) or "malformed" in str(error):
+            raise UserError(f"{url} is not a database of this tool, or is damaged: {_cause(error)}.") from error
+        raise
+
+
+def _cause(error: DatabaseError) -> str:
+    return str(error.orig).strip().splitlines()[0]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _study_row(session: Session, name: str, *, lock: bool = False) -> _Study:
+    query = select(_Study).where(_Study.name == name)
+    row = session.scalar(query.with_for_update() if lock else query)
+    if row is None:
+        raise unknown_name("study", name, session.scalars(select(_Study.name)))
+    return row
+
+
+def _record_row(session: Session, candidate_key: str, evaluator: str, replicate: int) -> _Record | None:
+    return session.scalar(
+        select(_Record).where(
+            _Record.candidate_key == candidate_key, _Record.evaluator == evaluator, _Record.replicate == replicate
+        )
+    )
+
+
+def _add_candidate(session: Session, candidate: Candidate) -> None:
+    if session.get(_Candidate, candidate.key) is None:
+        session.add(
+            _Candidate(
+                key=candidate.key,
+                arch_key=candidate.arch.key,
+                arch_json=candidate.arch.to_json(),
+                task_json=json.dumps(candidate.task.as_dict()),
+            )
+        )
+        session.flush()
+
+
+def _estimate_json(estimate: LatencyEstimate) -> str:
+    return json.dumps(asdict(estimate) | {"kinds": sorted(estimate.kinds)})
+
+
+def _estimate(text: str) -> LatencyEstimate:
+    values = json.loads(text)
+    by_block = tuple((name, ms) for name, ms in values["by_block"])
+    return LatencyEstimate(**(values | {"by_block": by_block, "kinds": frozenset(values["kinds"])}))
+
+
+def _study(row: _Study) -> Study:
+    return Study(
+        name=row.name,
+        config=json.loads(row.config_json),
+        evaluator=row.evaluator,
+        fidelity=row.fidelity,
+        table_text=row.table_text,
+        created=row.created,
+        finished=row.finished,
+    )
+
+
+def _record(row: _Record) -> Record:
+    return Record(
+        candidate_key=row.candidate_key,
+        evaluator=row.evaluator,
+        fidelity=row.fidelity,
+        replicate=row.replicate,
+        status=row.status,  # type: ignore[arg-type]
+        metrics=None if row.metrics_json is None else json.loads(row.metrics_json),
+        reason=row.reason,
+        seconds=row.seconds,
+    )

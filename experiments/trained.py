@@ -1,0 +1,121 @@
+"""Which weights does an export get? A trial's own, a file's, or, only when asked for, random ones."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from latency_lut.table import LatencyTable
+
+from experiments.export import Provenance, settle_random_weights
+from experiments.lookup import Chosen
+from experiments.pareto import UNTESTED
+from experiments.store import Store, file_sha256
+from experiments.study import StudyConfig
+from topformer.blocks import decompose
+from topformer.config import Task
+from topformer.errors import UserError
+from topformer.model import TopFormer
+from topformer.weights import load_model
+
+
+def network_of(
+    found: Chosen,
+    task: Task,
+    *,
+    weights: Path | None,
+    random_weights: bool,
+    retrain: bool,
+    storage: str,
+    table: LatencyTable | None,
+) -> tuple[TopFormer, Provenance]:
+    """The network to export, in eval mode, and what its card may claim.
+
+    Raises `UserError` where nothing trained is at hand and random weights were not asked for.
+    """
+    if sum((weights is not None, random_weights, retrain)) > 1:
+        raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
+    prices = table or (found.study.table if found.study else None)
+    latency = prices.estimate(decompose(found.arch, task)) if prices else None
+    priced = {
+        "latency": latency,
+        "table": prices.header.name if prices else None,
+        "table_checksum": prices.checksum if prices else None,
+    }
+    if random_weights:
+        model = settle_random_weights(_network(found, task, None))
+        return model, Provenance(weights="random", **priced)  # type: ignore[arg-type]
+    if weights is not None:
+        model = _network(found, task, weights)
+        return model, Provenance(weights=str(weights), weights_sha256=file_sha256(weights), **priced)  # type: ignore[arg-type]
+    path, checksum = _trial_weights(found, task, retrain=retrain, storage=storage)
+    model = _network(found, task, path)
+    assert found.study is not None
+    return model, Provenance(
+        weights=f"study {found.study.name} trial {found.trial.number if found.trial else ''}".strip(),
+        weights_sha256=checksum,
+        study=found.study,
+        trial=found.trial,
+        ranking_trust=UNTESTED,
+        **priced,  # type: ignore[arg-type]
+    )
+
+
+def _network(found: Chosen, task: Task, weights: Path | None) -> TopFormer:
+    return load_model(found.arch, num_classes=task.num_classes, weights=weights, output=task.output)
+
+
+def _trial_weights(found: Chosen, task: Task, *, retrain: bool, storage: str) -> tuple[Path, str]:
+    """The kept weights of a trial and their checksum, verified."""
+    study, trial = found.study, found.trial
+    if study is None or trial is None:
+        raise UserError(
+            f"{found.label} has no trained weights: name a file with --weights, or export an untrained network "
+            "with --random-weights."
+        )
+    if trial.state != "complete" or trial.record is None:
+        raise UserError(f"trial {trial.number} of study {study.name!r} is {trial.state}, so it has no weights.")
+    if task.num_classes != trial.candidate.task.num_classes:
+        raise UserError(
+            f"trial {trial.number} was trained for {trial.candidate.task.num_classes} classes, not {task.num_classes}; "
+            "leave --classes out."
+        )
+    if retrain:
+        return _trained_again(found, storage)
+    if trial.weights is None or not trial.weights.is_file():
+        raise UserError(
+            f"the weights of trial {trial.number} were not kept (only those of the front and the anchors are); "
+            "train it again with --retrain."
+        )
+    if file_sha256(trial.weights) != trial.weights_sha256:
+        raise UserError(f"{trial.weights} has changed since it was trained; train it again with --retrain.")
+    assert trial.weights_sha256 is not None
+    return trial.weights, trial.weights_sha256
+
+
+def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:
+    """Repeat a trial's training, which must find its recorded mIoU again, and keep the weights."""
+    study, trial = found.study, found.trial
+    assert study is not None
+    assert trial is not None
+    assert trial.record is not None
+    evaluator = StudyConfig.model_validate(dict(study.config)).build_evaluator()
+    if evaluator.fingerprint != trial.record.evaluator:
+        raise UserError(
+            f"trial {trial.number} was trained by evaluator {trial.record.evaluator}; this version has "
+            f"{evaluator.fingerprint} and cannot repeat it."
+        )
+    with Store.open(storage) as store:
+        target = store.weights_path(trial.candidate.key, evaluator.fingerprint, trial.record.replicate)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            fresh = Path(folder) / target.name
+            metrics = evaluator.evaluate(trial.candidate, replicate=trial.record.replicate, weights_out=fresh)
+            if abs(metrics.miou_pct - (trial.miou_pct or 0.0)) > 0.5:
+                raise UserError(
+                    f"training trial {trial.number} again gave mIoU {metrics.miou_pct:.2f} %, recorded is "
+                    f"{trial.miou_pct:.2f} %: another machine or library version; nothing was exported."
+                )
+            fresh.replace(target)
+        store.restore_weights(trial.candidate.key, evaluator.fingerprint, trial.record.replicate, target)
+    return target, file_sha256(target)

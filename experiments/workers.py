@@ -1,0 +1,117 @@
+"""Who evaluates? Local processes that get a candidate and give back a result; they never open the database."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.base import Evaluator, Metrics
+from topformer.config import Candidate
+from topformer.errors import UserError
+
+RETRIES = 2
+"""A candidate that kills its worker process is tried again so many times, alone."""
+BEAT_S = 15
+
+Job = tuple[Evaluator, Candidate, Path]
+"""Evaluator, candidate, and where its weights go."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came back from a worker."""
+
+    metrics: Metrics | None
+    reason: str | None = None
+    """Why there are no metrics."""
+
+
+class WorkerPool:
+    """Processes are started with the first job, from a server that has the heavy imports done."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
+        """Outcomes as they come; `beat` is called at least every 15 s."""
+        waiting = deque(jobs)
+        running: dict[Future[Outcome], int] = {}
+        while waiting or running:
+            while waiting and len(running) < self._workers:
+                number = waiting.popleft()
+                running[self._submit(jobs[number])] = number
+            done, _ = wait(running, timeout=BEAT_S, return_when=FIRST_COMPLETED)
+            beat()
+            suspects = []
+            for future in done:
+                number = running.pop(future)
+                try:
+                    yield number, future.result()
+                except BrokenProcessPool:
+                    suspects.append(number)
+            if suspects:  # any of those that were running may have killed its process: each shows itself alone
+                suspects += running.values()
+                running.clear()
+                self.stop()
+                for number in sorted(suspects):
+                    yield number, self._alone(jobs[number], beat)
+
+    def _alone(self, job: Job, beat: Callable[[], None]) -> Outcome:
+        for _ in range(RETRIES + 1):
+            future = self._submit(job)
+            try:
+                while not wait((future,), timeout=BEAT_S).done:
+                    beat()
+                return future.result()
+            except BrokenProcessPool:
+                self.stop()
+        return Outcome(metrics=None, reason=f"it killed its worker process {RETRIES + 1} times (out of memory?)")
+
+    def _submit(self, job: Job) -> Future[Outcome]:
+        if self._pool is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["experiments.workers", "evaluators.proxy"])
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+        return self._pool.submit(_evaluate, *job)
+
+    def stop(self) -> None:
+        """End all processes at once; what they were evaluating is lost."""
+        if self._pool is None:
+            return
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        self._pool = None
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[WorkerPool]:
+    if workers < 1:
+        raise UserError(f"workers must be at least 1, not {workers}.")
+    pool = WorkerPool(workers)
+    try:
+        yield pool
+    finally:
+        pool.stop()
+
+
+def _evaluate(evaluator: Evaluator, candidate: Candidate, weights: Path) -> Outcome:
+    """In a worker process."""
+    try:
+        metrics = evaluator.evaluate(candidate, replicate=0, weights_out=weights)
+    except MemoryError:
+        return Outcome(metrics=None, reason="out of memory")
+    except (UserError, RuntimeError, ArithmeticError) as error:
+        return Outcome(metrics=None, reason=f"{type(error).__name__}: {error}")
+    if not math.isfinite(metrics.miou_pct):
+        return Outcome(metrics=None, reason=f"the mIoU is {metrics.miou_pct}")
+    return Outcome(metrics=metrics)

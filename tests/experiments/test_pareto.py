@@ -1,0 +1,64 @@
+"""The front: what is on it, what is not, and the best under a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import run_toy, toy_config
+
+from experiments.pareto import best_under, front, nearest_anchor, non_dominated
+from topformer.errors import UserError
+
+POINTS = st.lists(st.tuples(st.integers(1, 20).map(float), st.integers(1, 20).map(float)), max_size=40)
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+@given(POINTS)
+def test_members_do_not_dominate_one_another_and_the_rest_is_dominated_or_equal(
+    points: list[tuple[float, float]],
+) -> None:
+    members = [points[index] for index in non_dominated(points)]
+    assert not any(dominates(a, b) for a in members for b in members)
+    assert all(point in members or any(dominates(m, point) for m in members) for point in points)
+    assert len(members) == len(set(members))
+
+
+def test_a_hand_made_front() -> None:
+    points = [(10, 30), (12, 29), (8, 20), (20, 40), (20, 41), (8, 20)]
+    assert non_dominated([(float(a), float(b)) for a, b in points]) == (2, 0, 4)
+
+
+def test_the_best_under_a_budget_is_the_most_accurate_that_fits(tmp_path: Path) -> None:
+    trials = run_toy(tmp_path).trials
+    budget = sorted(trial.latency.total_ms for trial in trials)[6]
+    best = best_under(trials, budget, fidelity="toy")
+    within = [trial for trial in trials if trial.latency.total_ms <= budget]
+    assert best.miou_pct == max(trial.miou_pct or 0 for trial in within)
+    assert best in front(trials, fidelity="toy")
+
+
+def test_a_budget_below_everything_names_the_fastest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no evaluated architecture runs within 1e-06 ms; the fastest needs"):
+        best_under(run_toy(tmp_path).trials, 1e-6, fidelity="toy")
+
+
+@pytest.mark.parametrize("budget", [0.0, -3.0, float("nan")])
+def test_a_budget_must_be_positive(budget: float) -> None:
+    with pytest.raises(UserError, match="positive number of ms"):
+        best_under((), budget, fidelity="toy")
+
+
+def test_points_of_another_fidelity_are_not_on_the_front(tmp_path: Path) -> None:
+    assert front(run_toy(tmp_path, toy_config(trials=6)).trials, fidelity="full") == ()
+
+
+def test_the_nearest_anchor_is_the_closest_in_latency(tmp_path: Path) -> None:
+    trials = run_toy(tmp_path).trials
+    small = next(trial for trial in trials if trial.anchor == "small")
+    assert nearest_anchor(small, trials, fidelity="toy") == small

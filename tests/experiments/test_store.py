@@ -1,0 +1,115 @@
+"""The store: what goes in comes out, and databases of every wrong kind are one sentence."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from toys import outline, run_toy, toy_config, toy_url
+
+from experiments.store import Store
+from topformer.errors import UserError
+
+
+def test_a_study_reads_back_as_it_ran(tmp_path: Path) -> None:
+    result = run_toy(tmp_path)
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        study, trials = store.study("toy"), store.trials("toy")
+    assert trials == result.trials
+    assert (study.fidelity, study.table.header.name, study.finished is not None) == ("toy", "toy", True)
+
+
+def test_opening_without_creating_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="launch a study first"):
+        Store.open(toy_url(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_store_refuses_to_write(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with (
+        Store.open(toy_url(tmp_path), read_only=True) as store,
+        pytest.raises(UserError, match="attempt to write a readonly database"),
+    ):
+        store.finish_study("toy")
+
+
+def test_a_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "toy.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"database of another program \(tables alembic_version\)"):
+        Store.open(toy_url(tmp_path), create=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"no database, but text of some length" * 40, b"SQLite format 3\0" + b"x" * 4000])
+def test_a_damaged_database_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "toy.db").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        Store.open(toy_url(tmp_path), create=True)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "toy.db").read_bytes() == content
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        connection.execute("UPDATE topformer_nas_schema SET version = 99")
+    with pytest.raises(UserError, match="schema version 99"):
+        Store.open(toy_url(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("url", "fragment"),
+    [
+        ("nonsense", "not a database URL"),
+        ("sqlite://", "must be a file"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("foo://host/name", "driver that is not installed"),
+        ("sqlite:////", "is a folder"),
+    ],
+)
+def test_an_unusable_url_is_refused(url: str, fragment: str) -> None:
+    with pytest.raises(UserError, match=fragment):
+        Store.open(url, create=True)
+
+
+def test_an_unknown_study_lists_the_known_ones(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with (
+        Store.open(toy_url(tmp_path)) as store,
+        pytest.raises(UserError, match="unknown study 'other'; available: toy"),
+    ):
+        store.study("other")
+
+
+def test_a_dashboard_reads_while_a_study_writes(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def look(event: object) -> None:
+        with Store.open(toy_url(tmp_path), read_only=True) as store:
+            seen.append(sum(trial.state == "complete" for trial in store.trials("toy")))
+
+    result = run_toy(tmp_path, report=look)
+    assert seen == list(range(1, len(result.trials) + 1))
+
+
+def test_a_record_is_never_completed_twice(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=6))
+    record = result.trials[0].record
+    assert record is not None
+    with Store.open(toy_url(tmp_path)) as store:
+        store.add_record(record)
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        assert connection.execute("SELECT count(*) FROM records").fetchone() == (6,)
+
+
+def test_a_store_without_write_permission_still_reads(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=6))
+    (tmp_path / "toy.db").chmod(stat.S_IRUSR)
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        assert outline(result)[0][2] == store.trials("toy")[0].candidate.key

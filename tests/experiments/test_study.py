@@ -1,0 +1,258 @@
+"""Studies: the same at any number of workers and after any interruption, and nothing trained twice."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from toys import STUDY, TASK, ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config, toy_table, toy_url
+
+from experiments.samplers import SAMPLERS, Gate, _rebuilt, next_batch
+from experiments.store import Lease, Store
+from experiments.study import Event, StudyConfig, run_study
+from search_space import require_anchors
+from topformer.blocks import Block, candidate_blocks, decompose
+from topformer.config import ANCHORS
+from topformer.errors import UserError
+
+
+class BreakOffError(Exception):
+    pass
+
+
+def interrupt_after(count: int) -> object:
+    """A report that breaks the study off once so many trials are settled."""
+
+    def report(event: Event) -> None:
+        if event.done >= count:
+            raise BreakOffError
+
+    return report
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_seed_gives_one_study_at_one_or_two_workers(sampler: str, tmp_path: Path) -> None:
+    config = toy_config(sampler=sampler)
+    for workers in (1, 2):
+        (tmp_path / str(workers)).mkdir()
+    one, two = (run_toy(tmp_path / str(workers), config, workers=workers) for workers in (1, 2))
+    assert outline(one) == outline(two)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_interrupted_study_goes_on_as_it_would_have(sampler: str, tmp_path: Path) -> None:
+    config = toy_config(sampler=sampler)
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    whole = run_toy(tmp_path / "whole", config)
+    for count in (1, 5, 6, 13):
+        with pytest.raises(BreakOffError):
+            run_toy(tmp_path / "broken", config, report=interrupt_after(count))
+    assert outline(run_toy(tmp_path / "broken", config)) == outline(whole)
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    one, two = run_toy(tmp_path), run_toy(tmp_path / "other", toy_config(seed=1))
+    assert outline(one) != outline(two)
+
+
+def test_a_finished_study_run_again_does_nothing(tmp_path: Path) -> None:
+    first, again = run_toy(tmp_path), run_toy(tmp_path)
+    assert (again.trained, again.cached) == (0, 0)
+    assert outline(again) == outline(first)
+
+
+def test_a_study_may_grow(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=8))
+    grown = run_toy(tmp_path, toy_config(trials=10))
+    assert (len(grown.trials), grown.trained) == (10, 2)
+
+
+def test_a_changed_study_of_the_same_name_is_refused_and_unchanged(tmp_path: Path) -> None:
+    before = run_toy(tmp_path)
+    with pytest.raises(UserError, match=r"another search\.seed \(0, now 1\)"):
+        run_toy(tmp_path, toy_config(seed=1))
+    assert outline(run_toy(tmp_path)) == outline(before)
+
+
+def test_another_evaluator_is_refused(tmp_path: Path) -> None:
+    run_toy(tmp_path)
+    with pytest.raises(UserError, match="was evaluated by toy-1, now it would be toy-2"):
+        run_toy(tmp_path, evaluator=ToyEvaluator(fingerprint="toy-2"))
+
+
+def test_a_candidate_known_from_another_study_is_not_trained_again(tmp_path: Path) -> None:
+    first = run_toy(tmp_path)
+    text = STUDY.format(trials=14, seed=0, sampler="nsga2").replace('name = "toy"', 'name = "copy"')
+    renamed = StudyConfig.from_toml(text, where="copy.toml")
+    copy = run_toy(tmp_path, renamed)
+    assert (copy.trained, copy.cached) == (0, 14)
+    assert outline(copy) == outline(first)
+
+
+def test_nothing_is_proposed_twice(tmp_path: Path) -> None:
+    keys = [trial.candidate.key for trial in run_toy(tmp_path, toy_config(trials=40)).trials]
+    assert len(keys) == len(set(keys)) == 40
+
+
+def test_anchors_lead_and_are_evaluated_whatever_the_budget(tmp_path: Path) -> None:
+    budget = 1.1 * toy_table().estimate(anchor_blocks("tiny")).total_ms
+    result = run_toy(tmp_path, toy_config(max_ms=budget))
+    assert [trial.anchor for trial in result.trials[:3]] == list(ANCHORS)
+    assert all(trial.latency.total_ms <= budget for trial in result.trials[3:])
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        assert sum(batch.over_budget for batch in store.batches("toy")) > 0
+
+
+def anchor_blocks(name: str) -> tuple[Block, ...]:
+    return decompose(ANCHORS[name], TASK)
+
+
+def test_anchors_enter_the_sampler_s_population(tmp_path: Path) -> None:
+    """NSGA-II ignores enqueued and added trials (optuna#3388) unless they carry its generation."""
+    config = toy_config(trials=6)
+    result = run_toy(tmp_path, config)
+    space = config.search_space()
+    sampler = SAMPLERS["nsga2"](0, 6)
+    study = _rebuilt(space, result.trials, sampler, fidelity="toy")
+    parents = [trial.params for trial in sampler.get_parent_population(study, 1)]  # type: ignore[attr-defined]
+    assert all(dict(trial.point) in parents for trial in result.trials)
+
+
+def test_a_space_without_room_under_the_budget_ends_the_study(tmp_path: Path) -> None:
+    notes: list[str] = []
+    result = run_toy(tmp_path, toy_config(max_ms=0.001), report=lambda event: notes.append(event.note))
+    assert [trial.anchor for trial in result.trials] == list(ANCHORS)
+    assert "the space holds no further candidate" in notes[-1]
+
+
+def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
+    config = toy_config()
+    space, table = config.search_space(), toy_table()
+    for sampler in SAMPLERS:
+        for seed in range(5):
+            gate = Gate(latency=lambda candidate: table.estimate(candidate_blocks(candidate)), max_ms=0.05)
+            proposals, statistics = next_batch(
+                space,
+                (),
+                sampler=sampler,
+                seed=seed,
+                batch=0,
+                size=8,
+                population=8,
+                anchors=(),
+                gate=gate,
+                fidelity="toy",
+            )
+            assert len(proposals) == 8
+            assert all(proposal.candidate in space and proposal.latency.total_ms <= 0.05 for proposal in proposals)
+            assert statistics.asked >= 8 + statistics.over_budget + statistics.duplicates
+
+
+def test_a_failing_architecture_is_recorded_with_its_reason_and_does_not_stop_the_study(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=30), ToyEvaluator(fails=is_unlucky))
+    failed = [trial for trial in result.trials if trial.state == "failed"]
+    assert failed
+    assert all(is_unlucky(trial.candidate) for trial in failed)
+    assert {trial.record.reason for trial in failed if trial.record} == {"RuntimeError: this architecture never works"}
+    assert not any(trial in result.front for trial in failed)
+
+
+def test_too_many_failures_stop_the_study_with_the_last_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 of 3 evaluations failed, the last with: RuntimeError: this architecture"):
+        run_toy(tmp_path, evaluator=ToyEvaluator(fails=always))
+
+
+def test_a_worker_that_dies_is_replaced_and_its_candidate_tried_again(tmp_path: Path) -> None:
+    for name in ("marks", "calm", "wild"):
+        (tmp_path / name).mkdir()
+    calm = run_toy(tmp_path / "calm")
+    wild = run_toy(tmp_path / "wild", evaluator=ToyEvaluator(dies_once_in=tmp_path / "marks"), workers=2)
+    assert outline(wild) == outline(calm)
+    assert len(list((tmp_path / "marks").iterdir())) == 3
+
+
+def test_weights_are_kept_for_the_front_and_the_anchors_only(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=12), ToyEvaluator(keeps_weights=True))
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        kept = {trial.number for trial in store.trials("toy") if trial.weights and trial.weights.is_file()}
+        files = len(list(store.artefacts.iterdir()))
+    assert kept == {t.number for t in result.front} | {t.number for t in result.trials if t.anchor}
+    assert files == len(kept) < 12
+
+
+def test_a_table_without_a_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with Store.open(toy_url(tmp_path), create=True) as store:
+        with pytest.raises(UserError, match="has no row for"):
+            run_study(toy_config(), store, evaluator=ToyEvaluator(), table=toy_table(drop=60))
+        assert store.studies() == ()
+
+
+def test_a_second_driver_is_refused_while_the_first_runs(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with (
+        Store.open(toy_url(tmp_path)) as store,
+        store.lease("toy"),
+        pytest.raises(UserError, match="is being driven by"),
+    ):
+        run_toy(tmp_path)
+
+
+def test_the_lease_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with Store.open(toy_url(tmp_path)) as store:
+        Lease(store, "toy", f"{socket.gethostname()} process 999999999 abc").take()
+    assert len(run_toy(tmp_path, toy_config(trials=7)).trials) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        (("trials = 14", "trails = 14"), r"unknown key 'search\.trails'; legal keys here: trials, batch_size"),
+        (("[latency]", "[latencies]"), r"unknown key 'latencies'; legal keys here: name, space"),
+        (("trials = 14", "trials = 0"), r"search\.trials = 0 is not legal"),
+        (("trials = 14", 'trials = "many"'), r"search\.trials = 'many' is not legal"),
+        (("trials = 14\n", ""), r"missing key 'search\.trials'"),
+        (('name = "toy"', 'name = "a/b"'), r"name = 'a/b' is not legal"),
+        (('sampler = "nsga2"', 'sampler = "cma"'), r"unknown sampler 'cma'; available: nsga2, random, tpe"),
+        (('preset = "quickstart"', 'preset = "tiny"'), r"unknown .*'tiny'; available: pyramid, quickstart"),
+        (('image_size = "64x64"', 'image_size = "0"'), "image size"),
+        (("[space]", "[space"), "not TOML"),
+        (("seed = 0", 'seed = 0\nanchors = ["huge"]'), "unknown anchor 'huge'; available: base, small, tiny"),
+    ],
+)
+def test_a_wrong_study_file_is_refused_with_file_key_and_legal_values(change: tuple[str, str], fragment: str) -> None:
+    text = STUDY.format(trials=14, seed=0, sampler="nsga2")
+    assert change[0] in text
+    with pytest.raises(UserError, match=fragment) as error:
+        StudyConfig.from_toml(text.replace(*change), where="my.toml").search_space()
+    assert "\n" not in str(error.value)
+
+
+def test_anchors_outside_the_space_are_refused(tmp_path: Path) -> None:
+    text = STUDY.format(trials=4, seed=0, sampler="random").replace(
+        'preset = "quickstart"', 'name = "mine"\nbase = "tiny"\n[space.knobs]\nnum_heads = [2, 4]'
+    )
+    config = StudyConfig.from_toml(text, where="mine.toml")
+    with pytest.raises(UserError, match="small"):
+        run_toy(tmp_path, config)
+
+
+def test_a_task_with_other_classes_than_the_data_set_is_refused() -> None:
+    text = STUDY.format(trials=4, seed=0, sampler="random").replace("num_classes = 59", "num_classes = 19")
+    with pytest.raises(UserError, match="scenes has 59 classes; set num_classes = 59"):
+        StudyConfig.from_toml(text, where="my.toml").build_evaluator()
+
+
+def test_shipped_studies_are_valid_and_hold_their_anchors() -> None:
+    config = StudyConfig.load("quickstart")
+    space = config.search_space()
+    require_anchors(space, config.search.anchors)
+    assert config.build_evaluator().fidelity == config.evaluator.recipe
+
+
+def test_a_missing_study_file_lists_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match=r"comes with the tool: .*quickstart"):
+        StudyConfig.load("nothing.toml")

@@ -1,0 +1,151 @@
+"""Small real things for the tests of studies: an evaluator that needs no training, and a table that needs no device."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.base import Metrics
+from experiments.store import Store
+from experiments.study import StudyConfig, StudyResult, run_study
+from latency_lut.table import LatencyRow, LatencyTable, TableHeader
+from search_space import SearchSpace, blocks, preset
+from topformer.blocks import candidate_blocks
+from topformer.config import Candidate, Task
+from topformer.model import TopFormer
+from topformer.weights import save_model
+
+TASK = Task(image_size=(64, 64), num_classes=59)
+STUDY = """
+name = "toy"
+[space]
+preset = "quickstart"
+[task]
+image_size = "64x64"
+num_classes = 59
+[latency]
+table = "toy"
+[evaluator]
+recipe = "proxy-short"
+[search]
+trials = {trials}
+batch_size = 6
+sampler = "{sampler}"
+seed = {seed}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyEvaluator:
+    """mIoU grows with the parameters and has a candidate's own luck; it trains nothing, but obeys `Evaluator`."""
+
+    fingerprint: str = "toy-1"
+    fidelity: str = "toy"
+    fails: Callable[[Candidate], bool] | None = None
+    keeps_weights: bool = False
+    dies_once_in: Path | None = None
+    """A folder; the first evaluation of each of three candidates kills its own process and leaves a mark there."""
+    seconds: float = 0.0
+
+    def evaluate(
+        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None
+    ) -> Metrics:
+        time.sleep(self.seconds)
+        if self.dies_once_in is not None:
+            mark = self.dies_once_in / candidate.key
+            if not mark.exists() and len(list(self.dies_once_in.iterdir())) < 3:
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails and self.fails(candidate):
+            raise RuntimeError("this architecture never works")
+        luck = int.from_bytes(hashlib.sha256(f"{candidate.key}/{replicate}".encode()).digest()[:2]) / 65536
+        size_m = sum(block.parameters for block in candidate_blocks(candidate)) / 1e6
+        if self.keeps_weights and weights_out is not None:
+            weights_out.parent.mkdir(parents=True, exist_ok=True)
+            save_model(TopFormer(candidate.arch, num_classes=candidate.task.num_classes), weights_out)
+        return Metrics(
+            miou_pct=20 + 5 * size_m + 4 * luck,
+            per_class_iou_pct=(50.0, None),
+            pixel_accuracy_pct=60.0,
+            train_loss=1.0,
+            seconds=self.seconds,
+        )
+
+
+def always(candidate: Candidate) -> bool:
+    return True
+
+
+def is_unlucky(candidate: Candidate) -> bool:
+    """True for one candidate in eight."""
+    return candidate.key[0] in "01"
+
+
+def toy_space(task: Task = TASK) -> SearchSpace:
+    return preset("quickstart", task=task)
+
+
+def toy_table(space: SearchSpace | None = None, *, drop: int = 0) -> LatencyTable:
+    """Estimated rows of 1 microsecond plus 1 ms a GMAC, for every block of a space but the last `drop`."""
+    rows = [
+        LatencyRow(
+            key=block.key,
+            median_ms=0.001 + block.macs / 1e9,
+            p5_ms=0.0009 + block.macs / 1e9,
+            p95_ms=0.0011 + block.macs / 1e9,
+            n=0,
+            kind="estimated",
+        )
+        for block in blocks(space or toy_space())
+    ]
+    header = TableHeader(
+        name="toy",
+        device="toy",
+        soc="none",
+        core="none",
+        frequency_mhz=None,
+        governor=None,
+        threads=1,
+        precision="fp32",
+        runtime="none",
+        runtime_version="0",
+        runtime_checksum="0",
+        protocol={},
+        tool_version="0",
+        date="2026-11-21",
+    )
+    return LatencyTable.of(header, rows[: len(rows) - drop])
+
+
+def toy_config(*, trials: int = 14, seed: int = 0, sampler: str = "nsga2", max_ms: float | None = None) -> StudyConfig:
+    text = STUDY.format(trials=trials, seed=seed, sampler=sampler)
+    if max_ms is not None:
+        text = text.replace('table = "toy"', f'table = "toy"\nmax_ms = {max_ms}')
+    return StudyConfig.from_toml(text, where="toy.toml")
+
+
+def toy_url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'toy.db'}"
+
+
+def run_toy(
+    folder: Path, config: StudyConfig | None = None, evaluator: ToyEvaluator | None = None, **options: object
+) -> StudyResult:
+    with Store.open(toy_url(folder), create=True) as store:
+        return run_study(
+            config or toy_config(),
+            store,
+            evaluator=evaluator or ToyEvaluator(),
+            table=toy_table(),
+            **options,  # type: ignore[arg-type]
+        )
+
+
+def outline(result: StudyResult) -> list[tuple[object, ...]]:
+    """What must not depend on workers or interruptions."""
+    return [(t.number, t.batch, t.candidate.key, t.origin, t.anchor, t.miou_pct) for t in result.trials]
