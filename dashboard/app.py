@@ -19,7 +19,7 @@ REFRESH_S = 5
 def selected_trial(event: Mapping[str, Any]) -> int | None:
     """The trial number of a clicked point."""
     points = event.get("selection", {}).get("points", [])
-    return int(points[0]["customdata"][0]) if points else None
+    return int(points[0]["customdata"]) if points else None
 
 
 def page() -> None:
@@ -54,7 +54,7 @@ def study_section(url: str, name: str) -> None:
     with left:
         number = front_section(view)
     with right:
-        architecture_section(view, number)
+        architecture_section(view, number, url=url)
 
 
 def health(view: StudyView) -> None:
@@ -122,10 +122,11 @@ def front_section(view: StudyView) -> int:
     )
 
 
-def architecture_section(view: StudyView, number: int) -> None:
+def architecture_section(view: StudyView, number: int, *, url: str) -> None:
     trial = next(trial for trial in view.trials if trial.number == number)
     st.subheader(f"Trial {number}{f' ({trial.anchor})' if trial.anchor else ''}")
-    st.code(f"topformer-nas export {view.study.name}#{number} --out exported", language="bash")
+    storage = "" if url == DEFAULT_URL else f" --storage {url}"
+    st.code(f"topformer-nas export {view.study.name}#{number} --out exported{storage}", language="bash")
     st.plotly_chart(block_figure(block_frame(trial)), width="stretch", key="blocks")
     arch = trial.candidate.arch
     st.json(

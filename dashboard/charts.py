@@ -71,9 +71,9 @@ def _points(frame: pd.DataFrame, name: str, marker: dict[str, object]) -> go.Sca
     return go.Scatter(
         x=frame["latency_ms"],
         y=frame["miou_pct"],
-        customdata=frame[["trial"]],
+        customdata=frame["trial"].tolist(),
         mode="markers",
         name=name,
         marker=marker,
-        hovertemplate="trial %{customdata[0]}<br>mIoU %{y:.2f} %<br>%{x:.2f} ms<extra></extra>",
+        hovertemplate="trial %{customdata}<br>mIoU %{y:.2f} %<br>%{x:.2f} ms<extra></extra>",
     )

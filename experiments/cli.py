@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from topformer.config import Task, parse_image_size
@@ -52,12 +51,13 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
+    except typer.TyperException as error:
+        sentence = error.format_message()
+        if sentence.startswith("Usage:"):  # a command group without a command
+            print(sentence)
+            sys.exit(2)
+        _fail(f"{sentence} See topformer-nas --help.")
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
@@ -157,7 +157,7 @@ def front(
     storage: Storage = DEFAULT_STORAGE,
     every: Annotated[bool, typer.Option("--all", help="List every evaluation, not only the front.")] = False,
     latency_max: Annotated[
-        float | None, typer.Option(metavar="MS", help="Only the best point within this budget.")
+        str | None, typer.Option(metavar="MS", help="Only the best point within this budget, or an anchor's latency.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the front to a .png, .svg or .pdf file.")] = None,
     as_json: AsJson = False,
@@ -171,13 +171,14 @@ def front(
     with Store.open(storage, read_only=True) as store:
         found = store.study(study)
         trials = store.trials(study)
+    budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
     if plot is not None:
         from experiments.figures import draw_front
 
-        draw_front(found, trials, plot, latency_max_ms=latency_max)
+        draw_front(found, trials, plot, latency_max_ms=budget)
     members = pareto.front(trials, fidelity=found.fidelity)
-    if latency_max is not None:
-        shown: tuple[Trial, ...] = (pareto.best_under(trials, latency_max, fidelity=found.fidelity),)
+    if budget is not None:
+        shown: tuple[Trial, ...] = (pareto.best_under(trials, budget, fidelity=found.fidelity),)
     else:
         shown = tuple(t for t in trials if t.state != "proposed") if every else members
     rows = [_row(found, trial) for trial in shown]
@@ -420,6 +421,75 @@ def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimat
     )
 
 
+@latency.command("measure")
+def latency_measure(
+    device: Annotated[str, typer.Option(help="Where to time: host, this machine.")] = "host",
+    runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime.")] = "onnxruntime",
+    study: Annotated[str | None, typer.Option(help="What this study needs: a TOML file or a shipped name.")] = None,
+    space: Annotated[str | None, typer.Option(help="Every block of this search space: quickstart or pyramid.")] = None,
+    size: Size = None,
+    classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
+    out: Annotated[str, typer.Option("--out", "--table", help="Name of the table, or a path ending in .lut.")] = "host",
+    as_json: AsJson = False,
+) -> None:
+    """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from experiments.measurement import measure, plan, table_path
+    from latency_lut.devices import device_named
+    from latency_lut.runtimes import runtime_named
+
+    where, how = device_named(device), runtime_named(runtime)
+    wanted = plan(study=study, space=space, size=size, classes=tuple(classes or ()))
+    console = _console(stderr=True)
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        bar = progress.add_task("preparing", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            progress.update(bar, completed=done, total=total, description=what)
+
+        table = measure(wanted, device=where, runtime=how, out=out, report=report)
+    header = table.header
+    content = {
+        "table": header.name,
+        "path": str(table_path(out)),
+        "rows": len(table.rows),
+        "kind": table.kind,
+        "soc": header.soc,
+        "validation": [
+            {
+                "network": check.name,
+                "whole_ms": check.whole_ms,
+                "repeat_ms": check.repeat_ms,
+                "sum_ms": check.sum_ms,
+                "error_pct": check.scaled_error_pct(header.error_model.scale),
+                "noise_pct": check.noise_pct,
+            }
+            for check in header.validation
+        ],
+        "scale": header.error_model.scale,
+        "interval": table.interval_note,
+    }
+    if as_json:
+        _print_json(content)
+        return
+    scale = header.error_model.scale
+    for check in header.validation:
+        print(
+            f"{check.name:8s} whole {check.whole_ms:8.2f} ms, again {check.repeat_ms:8.2f} ms; "
+            f"table {scale * check.sum_ms:8.2f} ms ({check.scaled_error_pct(scale):+.1f} %)"
+        )
+    print(f"{content['path']}: {len(table.rows)} rows on {header.soc}, core {header.core}")
+
+
 @latency.command("tables")
 def latency_tables(as_json: AsJson = False) -> None:
     """The latency tables at hand."""
@@ -544,7 +614,8 @@ def _print_rows(rows: list[dict[str, Any]], title: str) -> None:
 def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=True)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160)  # a pipe has no width
 
 
 def _print_json(content: object) -> None:

@@ -1,4 +1,4 @@
-"""What does an `ARCH` argument name? tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms."""
+"""What does an `ARCH` argument name? tiny, small, base, a JSON file, STUDY#TRIAL, STUDY@50ms or STUDY@small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.pareto import best_under
+from experiments.pareto import best_under, budget_ms
 from experiments.store import Store, Study, Trial
 from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch
 from topformer.errors import UserError
@@ -33,8 +33,8 @@ def chosen(text: str, *, storage: str) -> Chosen:
     """Raises `UserError` saying what is legal."""
     if match := re.fullmatch(r"(?P<study>.+)#(?P<number>\d+)", text):
         return _trial(match["study"], int(match["number"]), storage)
-    if match := re.fullmatch(r"(?P<study>.+)@(?P<budget>\d+(\.\d+)?)ms", text):
-        return _under_budget(match["study"], float(match["budget"]), storage)
+    if match := re.fullmatch(r"(?P<study>.+)@(?P<budget>[^@]+)", text):
+        return _under_budget(match["study"], match["budget"], storage)
     path = Path(text)
     if text in ANCHORS or not (path.suffix == ".json" or path.exists()):
         return Chosen(arch=_named(text))
@@ -66,10 +66,12 @@ def _trial(name: str, number: int, storage: str) -> Chosen:
     return _chosen(study, trials[number])
 
 
-def _under_budget(name: str, budget_ms: float, storage: str) -> Chosen:
+def _under_budget(name: str, budget: str, storage: str) -> Chosen:
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
-        return _chosen(study, best_under(store.trials(name), budget_ms, fidelity=study.fidelity))
+        trials = store.trials(name)
+    latency_max_ms = budget_ms(budget, trials, fidelity=study.fidelity)
+    return _chosen(study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
 
 
 def _chosen(study: Study, trial: Trial) -> Chosen:

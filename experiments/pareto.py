@@ -38,6 +38,19 @@ def front(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
     return tuple(done[index] for index in non_dominated([(t.latency.total_ms, t.miou_pct or 0.0) for t in done]))
 
 
+def budget_ms(text: str, trials: Iterable[Trial], *, fidelity: str) -> float:
+    """A budget as people write it: a number of ms, or the name of an evaluated anchor, whose latency it then is."""
+    try:
+        return float(text.removesuffix("ms"))
+    except ValueError:
+        pass
+    anchors = {t.anchor: t.latency.total_ms for t in evaluated(trials, fidelity=fidelity) if t.anchor}
+    if text not in anchors:
+        known = ", ".join(anchors) or "none yet"
+        raise UserError(f"budget {text!r} is neither a number of ms nor an anchor of the study ({known}).")
+    return anchors[text]
+
+
 def best_under(trials: Iterable[Trial], latency_max_ms: float, *, fidelity: str) -> Trial:
     """The trial of highest mIoU whose predicted latency is at most the budget."""
     if not latency_max_ms > 0:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from latency_lut.table import LatencyTable
-
 from experiments.export import Provenance, settle_random_weights
 from experiments.lookup import Chosen
 from experiments.pareto import UNTESTED
 from experiments.store import Store, file_sha256
 from experiments.study import StudyConfig
+from latency_lut.table import LatencyTable
 from topformer.blocks import decompose
 from topformer.config import Task
 from topformer.errors import UserError
@@ -35,6 +34,12 @@ def network_of(
     """
     if sum((weights is not None, random_weights, retrain)) > 1:
         raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
+    trial = found.trial
+    if trial is not None and not random_weights and task.num_classes != trial.candidate.task.num_classes:
+        raise UserError(
+            f"trial {trial.number} was trained for {trial.candidate.task.num_classes} classes, not {task.num_classes}; "
+            "leave --classes out."
+        )
     prices = table or (found.study.table if found.study else None)
     latency = prices.estimate(decompose(found.arch, task)) if prices else None
     priced = {
@@ -48,7 +53,7 @@ def network_of(
     if weights is not None:
         model = _network(found, task, weights)
         return model, Provenance(weights=str(weights), weights_sha256=file_sha256(weights), **priced)  # type: ignore[arg-type]
-    path, checksum = _trial_weights(found, task, retrain=retrain, storage=storage)
+    path, checksum = _trial_weights(found, retrain=retrain, storage=storage)
     model = _network(found, task, path)
     assert found.study is not None
     return model, Provenance(
@@ -65,7 +70,7 @@ def _network(found: Chosen, task: Task, weights: Path | None) -> TopFormer:
     return load_model(found.arch, num_classes=task.num_classes, weights=weights, output=task.output)
 
 
-def _trial_weights(found: Chosen, task: Task, *, retrain: bool, storage: str) -> tuple[Path, str]:
+def _trial_weights(found: Chosen, *, retrain: bool, storage: str) -> tuple[Path, str]:
     """The kept weights of a trial and their checksum, verified."""
     study, trial = found.study, found.trial
     if study is None or trial is None:
@@ -75,11 +80,6 @@ def _trial_weights(found: Chosen, task: Task, *, retrain: bool, storage: str) ->
         )
     if trial.state != "complete" or trial.record is None:
         raise UserError(f"trial {trial.number} of study {study.name!r} is {trial.state}, so it has no weights.")
-    if task.num_classes != trial.candidate.task.num_classes:
-        raise UserError(
-            f"trial {trial.number} was trained for {trial.candidate.task.num_classes} classes, not {task.num_classes}; "
-            "leave --classes out."
-        )
     if retrain:
         return _trained_again(found, storage)
     if trial.weights is None or not trial.weights.is_file():

@@ -1,0 +1,262 @@
+"""The command line as a person types it: results on standard output, mistakes as one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from topformer_oracle import released_segmentation_checkpoint
+from toys import ToyEvaluator, run_toy, toy_config, toy_table, toy_url
+
+from experiments import cli
+from topformer import ANCHORS, TINY
+
+
+class Shell:
+    """Runs `topformer-nas` in this process, in a folder of its own."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.capsys = capsys
+        self.monkeypatch = monkeypatch
+        self.folder = folder
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(folder / "tables"))
+        monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(folder))
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["topformer-nas", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = self.capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    def json(self, *words: str) -> object:
+        code, out, err = self(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def refusal(self, *words: str) -> str:
+        """The sentence, after checking that it is one and that nothing was written."""
+        before = self.files()
+        code, out, err = self(*words)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert self.files() == before
+        return err
+
+    def files(self) -> list[Path]:
+        """But for what SQLite itself keeps beside a database that is open."""
+        return sorted(path for path in self.folder.rglob("*") if not path.name.endswith(("-wal", "-shm")))
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shell:
+    return Shell(capsys, monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished toy study, its weights and its table."""
+    folder = tmp_path_factory.mktemp("finished")
+    toy_table().save(folder / "tables" / "toy.lut")
+    run_toy(folder, toy_config(trials=12), ToyEvaluator(keeps_weights=True))
+    return folder
+
+
+@pytest.fixture
+def studied(shell: Shell, finished: Path) -> Shell:
+    """A shell in a copy of that folder."""
+    shutil.copytree(finished, shell.folder, dirs_exist_ok=True)
+    return shell
+
+
+@pytest.mark.parametrize(("name", "params"), [("tiny", 1_389_654), ("small", 3_034_662), ("base", 5_062_646)])
+def test_describe_prints_the_published_counts(name: str, params: int, shell: Shell) -> None:
+    content = shell.json("describe", name)
+    assert isinstance(content, dict)
+    assert (content["key"], content["params"]) == (ANCHORS[name].key, params)
+    assert (content["image_size"], content["num_classes"]) == ([512, 512], 150)
+    assert sum(content["params_by_module"].values()) == params
+    assert sum(block["macs"] for block in content["blocks"]) / 1e9 == content["macs_g"]
+
+
+def test_describe_takes_size_classes_and_classification(shell: Shell) -> None:
+    tiny = shell.json("describe", "tiny", "--size", "448")
+    assert isinstance(tiny, dict)
+    assert round(tiny["macs_g"] * 1e9) == 408_363_648
+    assert round(tiny["fvcore_g"] * 1e9) == 440_520_192
+    classifier = shell.json("describe", "tiny", "--classification")
+    assert isinstance(classifier, dict)
+    assert (classifier["params"], round(classifier["fvcore_g"] * 1e3, 2)) == (1_503_304, 126.26)
+
+
+def test_describe_reads_a_json_file(shell: Shell) -> None:
+    (shell.folder / "mine.json").write_text(TINY.replace(num_heads=2).to_json())
+    content = shell.json("describe", "mine.json", "--classes", "19", "--size", "512x1024")
+    assert isinstance(content, dict)
+    assert (content["num_classes"], content["image_size"]) == (19, [512, 1024])
+
+
+def test_describe_for_people_names_every_block(shell: Shell) -> None:
+    code, out, _ = shell("describe", "tiny")
+    assert code == 0
+    assert all(word in out for word in ("token_pyramid.stem", "transformer.3", "semantic_injection.8", "1,389,654"))
+
+
+def test_front_lists_records_and_all_lists_every_evaluation(studied: Shell) -> None:
+    front, every = studied.json("front", "toy"), studied.json("front", "toy", "--all")
+    assert isinstance(front, list)
+    assert isinstance(every, list)
+    assert len(every) == 12 > len(front)
+    wanted = {"trial", "arch_key", "miou_pct", "fidelity", "replicate", "latency_ms", "latency_low_ms"}
+    wanted |= {"latency_high_ms", "latency_kind", "table", "ranking_trust", "anchor"}
+    assert all(wanted <= set(row) for row in every)
+    assert {row["anchor"] for row in every} == {"tiny", "small", "base", None}
+    assert {(row["ranking_trust"], row["latency_kind"], row["table"]) for row in every} == {
+        ("untested", "estimated", "toy")
+    }
+    assert all(row["latency_low_ms"] < row["latency_ms"] < row["latency_high_ms"] for row in every)
+
+
+def test_the_best_under_a_budget_is_compared_with_the_nearest_anchor(studied: Shell) -> None:
+    every = studied.json("front", "toy", "--all")
+    assert isinstance(every, list)
+    small = next(row for row in every if row["anchor"] == "small")
+    for budget in ("small", str(small["latency_ms"] + 1e-9)):
+        (best,) = studied.json("front", "toy", "--latency-max", budget)  # type: ignore[misc]
+        within = [row for row in every if row["latency_ms"] <= small["latency_ms"] + 1e-9]
+        assert best["miou_pct"] == max(row["miou_pct"] for row in within)
+        assert best["nearest_anchor"]["anchor"] in ANCHORS
+
+
+def test_front_for_people_says_that_the_ranking_is_untested(studied: Shell) -> None:
+    code, out, _ = studied("front", "toy", "--plot", "front.png")
+    assert code == 0
+    assert "ranking untested" in out
+    assert "not validated on whole networks" in out
+    assert (studied.folder / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_latency_query_adds_up(studied: Shell) -> None:
+    content = studied.json("latency", "query", "tiny", "--table", "toy", "--size", "64", "--classes", "59")
+    assert isinstance(content, dict)
+    assert content["total_ms"] == pytest.approx(sum(block["ms"] for block in content["by_block"]))
+    assert (content["kind"], content["table"], content["coverage"]) == ("estimated", "toy", 1.0)
+    trial = studied.json("latency", "query", "toy#0")
+    assert isinstance(trial, dict)
+    assert trial["total_ms"] == content["total_ms"]
+
+
+def test_tables_and_studies_are_listed(studied: Shell) -> None:
+    (study,) = studied.json("study", "list")  # type: ignore[misc]
+    assert (study["study"], study["complete"], study["wanted"]) == ("toy", 12, 12)
+    tables = studied.json("latency", "tables")
+    assert isinstance(tables, list)
+    assert "toy" in {table["table"] for table in tables}
+
+
+def test_doctor_reports_without_a_store(shell: Shell) -> None:
+    content = shell.json("doctor")
+    assert isinstance(content, dict)
+    assert content["packages"]["torch"].startswith("2.")
+    assert "no database" in content["store"]["state"]
+
+
+@pytest.mark.slow
+def test_export_of_a_trial_takes_its_weights(studied: Shell) -> None:
+    content = studied.json("export", "toy#0", "--out", "out")
+    assert isinstance(content, dict)
+    assert set(content) == {"onnx_path", "card_path", "max_abs_error", "opset"}
+    card = json.loads(Path(content["card_path"]).read_text())
+    assert (card["study"], card["trial"], card["ranking_trust"]) == ("toy", 0, "untested")
+    assert (card["anchor"], card["task"]["image_size"], card["latency"]["table"]) == ("tiny", [64, 64], "toy")
+
+
+@pytest.mark.slow
+def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
+    released_segmentation_checkpoint("tiny", shell.folder / "released.pth", seed=3)
+    content = shell.json("export", "tiny", "--weights", "released.pth", "--size", "96", "--out", "out")
+    assert isinstance(content, dict)
+    assert content["max_abs_error"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("describe huge", "unknown architecture 'huge'; available: base, small, tiny"),
+        ("describe missing.json", "cannot read the architecture 'missing.json'"),
+        ("describe tiny --size 0", "image size in pixels must be a whole number from 32"),
+        ("describe tiny --size 512y", "image size must look like 512"),
+        ("describe tiny --classes 0", "num_classes must be a whole number from 1"),
+        ("describe tiny --colour red", "No such option: --colour"),
+        ("describe toy#99", "has trials 0 to 11, not 99"),
+        ("describe toy@0.0000001ms", "no evaluated architecture runs within"),
+        ("describe other#1", "unknown study 'other'; available: toy"),
+        ("front other", "unknown study 'other'; available: toy"),
+        ("front toy --latency-max -1", "positive number of ms"),
+        ("front toy --latency-max soon", "neither a number of ms nor an anchor"),
+        ("front toy --latency-max 3 --all", "give only one"),
+        ("front toy --storage sqlite:///none.db", "no database 'none.db'"),
+        ("front toy --plot front.doc", "cannot write the figure"),
+        ("search nowhere.toml", "no study file 'nowhere.toml'"),
+        ("search quickstart --workers -1", "workers must be"),
+        ("latency query tiny --table none", "unknown latency table 'none'; available: "),
+        ("latency query tiny --table toy --size 96", "has no row for"),
+        ("latency query tiny --table toy --output rgb", "task output must be one of"),
+        ("latency measure --device phone", "unknown device 'phone'"),
+        ("latency measure --study quickstart --size 64", "leave --space, --size and --classes out"),
+        ("latency measure --space tiny", "'tiny'; available: pyramid, quickstart"),
+        ("export tiny --out out", "has no trained weights"),
+        ("export toy#0 --out out --weights a --random-weights", "exclude one another"),
+        ("export tiny --out out --weights nothing.pth", "no weights file 'nothing.pth'"),
+        ("export toy#0 --out out --classes 19", "was trained for 59 classes, not 19"),
+        ("frobnicate", "No such command 'frobnicate'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(words: str, fragment: str, studied: Shell) -> None:
+    assert fragment in studied.refusal(*words.split())
+
+
+def test_a_quickstart_search_without_its_table_says_how_to_measure_it(shell: Shell) -> None:
+    code, _, err = shell("search", "quickstart")
+    assert code == 2
+    assert "unknown latency table 'host'" in err
+
+
+def test_changed_weights_are_not_exported(studied: Shell) -> None:
+    for path in (studied.folder / "toy.db.artefacts").iterdir():
+        *head, last = path.read_bytes()
+        path.write_bytes(bytes((*head, last ^ 1)))
+    assert "has changed since it was trained" in studied.refusal("export", "toy#0", "--out", "out")
+
+
+def test_weights_of_a_dominated_trial_are_not_kept(studied: Shell) -> None:
+    every, front = studied.json("front", "toy", "--all"), studied.json("front", "toy")
+    assert isinstance(every, list)
+    assert isinstance(front, list)
+    dominated = next(r["trial"] for r in every if r["anchor"] is None and r["trial"] not in {m["trial"] for m in front})
+    assert "were not kept" in studied.refusal("export", f"toy#{dominated}", "--out", "out")
+
+
+def test_the_command_without_words_shows_its_help(shell: Shell) -> None:
+    code, out, _ = shell()
+    assert code == 2
+    assert "describe" in out
+
+
+def test_every_command_has_help(shell: Shell) -> None:
+    for words in (
+        ["search"],
+        ["front"],
+        ["describe"],
+        ["export"],
+        ["dashboard"],
+        ["latency", "query"],
+        ["study", "list"],
+    ):
+        code, out, _ = shell(*words, "--help")
+        assert (code, "Usage" in out) == (0, True), words
