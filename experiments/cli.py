@@ -126,15 +126,15 @@ def search(
 
         result = run_study(config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report)
         statistics = store.batches(config.name)
-    asked, dropped = sum(s.asked for s in statistics), sum(s.over_budget for s in statistics)
     summary = {
         "study": result.name,
         "trials": len(result.trials),
         "trained": result.trained,
         "cached": result.cached,
         "failed": sum(trial.state == "failed" for trial in result.trials),
-        "proposals_asked": asked,
-        "over_budget_dropped": dropped,
+        "proposals_asked": sum(s.asked for s in statistics),
+        "invalid_dropped": sum(s.invalid for s in statistics),
+        "over_budget_dropped": sum(s.over_budget for s in statistics),
         "duplicates_dropped": sum(s.duplicates for s in statistics),
         "front": [trial.number for trial in result.front],
     }
@@ -144,9 +144,11 @@ def search(
     if not result.trained and not result.cached:
         console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
     else:
+        console.print(f"{result.trained} trained, {result.cached} from the store, {summary['failed']} failed.")
         console.print(
-            f"{result.trained} trained, {result.cached} from the store, {summary['failed']} failed; before training "
-            f"{dropped} of {asked} proposals were over the budget and {summary['duplicates_dropped']} known."
+            f"Before training, of {summary['proposals_asked']} proposals {summary['over_budget_dropped']} were dropped "
+            f"as over the budget, {summary['invalid_dropped']} as beyond the proxy, {summary['duplicates_dropped']} as "
+            "known."
         )
     print(f"see the front with: topformer-nas front {result.name}{_storage_flag(storage)}")
 

@@ -22,7 +22,7 @@ from experiments.store import BatchStatistics, Origin, Proposal, Trial
 from latency_lut.table import LatencyEstimate
 from search_space.space import SearchSpace
 from topformer.config import ANCHORS, Candidate
-from topformer.errors import unknown_name
+from topformer.errors import UserError, unknown_name
 
 ASKS_PER_TRIAL = 100
 """Proposals asked of a sampler per trial of a batch before the space's own neighbourhood takes over."""
@@ -42,6 +42,8 @@ SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
 class Gate:
     """What a candidate must pass before it may be evaluated."""
 
+    why_not: Callable[[Candidate], str | None]
+    """Why the evaluator cannot evaluate a candidate, or None."""
     latency: Callable[[Candidate], LatencyEstimate]
     max_ms: float | None
 
@@ -86,6 +88,7 @@ def next_batch(
         selection.consider(candidate, origin)
     statistics = BatchStatistics(
         asked=selection.asked,
+        invalid=selection.invalid,
         over_budget=selection.over_budget,
         duplicates=selection.duplicates,
         sampler_seconds=sampler_seconds,
@@ -101,16 +104,23 @@ class _Selection:
         self.gate = gate
         self.known = known
         self.proposals: list[Proposal] = []
-        self.asked = self.over_budget = self.duplicates = 0
+        self.asked = self.invalid = self.over_budget = self.duplicates = 0
 
     def add_anchor(self, name: str) -> None:
         candidate = Candidate(arch=ANCHORS[name], task=self.space.task)
+        if candidate.key in self.known:
+            return  # named twice
+        if reason := self.gate.why_not(candidate):
+            raise UserError(f"anchor {name!r} cannot be evaluated: {reason}")
         self._accept(candidate, "anchor", name, self.gate.latency(candidate))
 
     def consider(self, candidate: Candidate, origin: Origin) -> None:
         self.asked += 1
         if candidate.key in self.known:
             self.duplicates += 1
+            return
+        if self.gate.why_not(candidate) is not None:
+            self.invalid += 1
             return
         estimate = self.gate.latency(candidate)
         if self.gate.over_budget(estimate):

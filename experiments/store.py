@@ -119,6 +119,7 @@ class _Batch(_Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
     batch: Mapped[int] = mapped_column(primary_key=True)
     asked: Mapped[int]
+    invalid: Mapped[int]
     over_budget: Mapped[int]
     duplicates: Mapped[int]
     sampler_seconds: Mapped[float]
@@ -157,6 +158,8 @@ class BatchStatistics:
     """What the gate before a batch did."""
 
     asked: int
+    invalid: int
+    """The evaluator cannot evaluate them."""
     over_budget: int
     duplicates: int
     sampler_seconds: float
@@ -401,6 +404,7 @@ class Store:
             return tuple(
                 BatchStatistics(
                     asked=row.asked,
+                    invalid=row.invalid,
                     over_budget=row.over_budget,
                     duplicates=row.duplicates,
                     sampler_seconds=row.sampler_seconds,

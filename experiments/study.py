@@ -296,7 +296,9 @@ class _Run:
         self.evaluator = evaluator
         self.report = report
         self.gate = Gate(
-            latency=lambda candidate: table.estimate(candidate_blocks(candidate)), max_ms=config.latency.max_ms
+            why_not=evaluator.why_not,
+            latency=lambda candidate: table.estimate(candidate_blocks(candidate)),
+            max_ms=config.latency.max_ms,
         )
         self.trials = list(store.trials(config.name))
         self.total = max(config.search.trials, len(self.trials))

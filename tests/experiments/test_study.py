@@ -13,7 +13,7 @@ from experiments.store import Lease, Store
 from experiments.study import Event, StudyConfig, run_study
 from search_space import require_anchors
 from topformer.blocks import Block, candidate_blocks, decompose
-from topformer.config import ANCHORS
+from topformer.config import ANCHORS, Candidate
 from topformer.errors import UserError
 
 
@@ -133,7 +133,7 @@ def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
     space, table = config.search_space(), toy_table()
     for sampler in SAMPLERS:
         for seed in range(5):
-            gate = Gate(latency=lambda candidate: table.estimate(candidate_blocks(candidate)), max_ms=0.05)
+            gate = Gate(why_not=lambda _: None, latency=lambda c: table.estimate(candidate_blocks(c)), max_ms=0.05)
             proposals, statistics = next_batch(
                 space,
                 (),
@@ -149,6 +149,22 @@ def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
             assert len(proposals) == 8
             assert all(proposal.candidate in space and proposal.latency.total_ms <= 0.05 for proposal in proposals)
             assert statistics.asked >= 8 + statistics.over_budget + statistics.duplicates
+
+
+def test_what_the_evaluator_cannot_evaluate_never_becomes_a_trial(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=20), ToyEvaluator(bars=has_six_heads_no_anchor))
+    assert not any(has_six_heads_no_anchor(trial.candidate) for trial in result.trials)
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        assert sum(batch.invalid for batch in store.batches("toy")) > 0
+
+
+def test_an_anchor_that_the_evaluator_cannot_evaluate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="anchor 'tiny' cannot be evaluated: it is barred"):
+        run_toy(tmp_path, evaluator=ToyEvaluator(bars=always))
+
+
+def has_six_heads_no_anchor(candidate: Candidate) -> bool:
+    return candidate.arch.num_heads == 6 and candidate.arch not in ANCHORS.values()
 
 
 def test_a_failing_architecture_is_recorded_with_its_reason_and_does_not_stop_the_study(tmp_path: Path) -> None:

@@ -48,10 +48,14 @@ class ToyEvaluator:
     fingerprint: str = "toy-1"
     fidelity: str = "toy"
     fails: Callable[[Candidate], bool] | None = None
+    bars: Callable[[Candidate], bool] | None = None
     keeps_weights: bool = False
     dies_once_in: Path | None = None
     """A folder; the first evaluation of each of three candidates kills its own process and leaves a mark there."""
     seconds: float = 0.0
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        return "it is barred" if self.bars and self.bars(candidate) else None
 
     def evaluate(
         self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None

@@ -1,0 +1,56 @@
+"""What does every evaluator promise? A candidate in, metrics with units out, a fingerprint that names the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from topformer.config import Candidate
+
+ProgressCallback = Callable[[int, int, float], None]
+"""Called with (iterations done, iterations in all, loss of the last one)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metrics:
+    """What one evaluation found."""
+
+    miou_pct: float
+    """Mean over the classes that are labelled or predicted somewhere."""
+    per_class_iou_pct: tuple[float | None, ...]
+    """None for a class that is neither labelled nor predicted."""
+    pixel_accuracy_pct: float
+    train_loss: float
+    """Mean over the last tenth of the iterations, auxiliary loss left out."""
+    seconds: float
+    """Wall clock, drawing of missing data included."""
+
+
+class Evaluator(Protocol):
+    """Must survive pickling: worker processes evaluate."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of evaluator version, data and recipe; records with equal ones may be compared."""
+
+    @property
+    def fidelity(self) -> str:
+        """Short name, such as "proxy-short"."""
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        """Why `candidate` cannot be evaluated, in one sentence, without trying; None where it can."""
+
+    def evaluate(
+        self,
+        candidate: Candidate,
+        *,
+        replicate: int,
+        weights_out: Path | None,
+        progress: ProgressCallback | None = None,
+    ) -> Metrics:
+        """Metrics that depend on candidate, replicate and fingerprint only.
+
+        Writes the weights to `weights_out` where it is given. Raises `UserError` for a candidate it cannot evaluate.
+        """

@@ -1,0 +1,121 @@
+"""How good is a labelling, and what is minimised to make it better? The confusion matrix, mIoU and the losses.
+
+The one place that turns labels into numbers; imports torch and NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from evaluators.datasets import IGNORE
+from topformer.errors import UserError
+
+
+class ConfusionMatrix:
+    """Pixels by label (row) and prediction (column), int64, filled piece by piece."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> None:
+        """Add maps of equal, arbitrary shape; pixels labelled `IGNORE` do not count."""
+        assert predicted.shape == labels.shape, f"{predicted.shape} predictions for {labels.shape} labels"
+        num_classes = len(self.counts)
+        scored = labels != IGNORE
+        rows, columns = labels[scored].astype(np.int64), predicted[scored].astype(np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < num_classes:
+            raise UserError(
+                f"labels run from {rows.min()} to {rows.max()}, but there are {num_classes} classes, "
+                f"0 to {num_classes - 1} and {IGNORE} for pixels to ignore; check the data set's label maps."
+            )
+        self.counts += np.bincount(rows * num_classes + columns, minlength=num_classes**2).reshape(self.counts.shape)
+
+    @property
+    def per_class_iou_pct(self) -> tuple[float | None, ...]:
+        """Intersection over union; None for a class that is neither labelled nor predicted anywhere."""
+        correct = np.diag(self.counts)
+        union = self.counts.sum(0) + self.counts.sum(1) - correct
+        return tuple(100 * int(c) / int(u) if u else None for c, u in zip(correct, union, strict=True))
+
+    @property
+    def miou_pct(self) -> float:
+        """Mean over the classes with a non-empty union."""
+        return _mean(iou for iou in self.per_class_iou_pct if iou is not None)
+
+    @property
+    def pixel_accuracy_pct(self) -> float:
+        self._require_pixels()
+        return 100 * int(np.trace(self.counts)) / int(self.counts.sum())
+
+    @property
+    def mean_accuracy_pct(self) -> float:
+        """Share of its pixels that a class gets right, mean over the labelled classes."""
+        labelled = self.counts.sum(1)
+        return _mean(100 * int(c) / int(n) for c, n in zip(np.diag(self.counts), labelled, strict=True) if n)
+
+    def _require_pixels(self) -> None:
+        if not self.counts.any():
+            raise UserError(f"nothing to score: every pixel is labelled {IGNORE} (ignore), or there are no images.")
+
+
+def sampled_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) -> int64 (B, h, w), h <= H: the label at the centre of each cell, in line with bilinear resizing."""
+    rows, columns = (
+        ((torch.arange(cells, device=labels.device) + 0.5) * (pixels / cells)).long()
+        for cells, pixels in zip(size, labels.shape[-2:], strict=True)
+    )
+    return labels[:, rows[:, None], columns].long()
+
+
+def label_counts(label_maps: Iterable[NDArray[np.uint8]], num_classes: int) -> NDArray[np.int64]:
+    """(num_classes,) labelled pixels."""
+    counts = np.zeros(num_classes, np.int64)
+    for labels in label_maps:
+        found = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        if found[num_classes:IGNORE].any():
+            raise UserError(
+                f"label {num_classes + int(found[num_classes:IGNORE].nonzero()[0][0])} found, but there are "
+                f"{num_classes} classes, 0 to {num_classes - 1}, and {IGNORE} for pixels to ignore; "
+                "check the data set's label maps."
+            )
+        counts += found[:num_classes]
+    return counts
+
+
+def class_weights(counts: NDArray[np.int64], *, power: float) -> Tensor:
+    """(num_classes,) frequency ** power, 1 on average over the pixels; 0 for a class without pixels."""
+    frequency = counts / max(int(counts.sum()), 1)
+    weights = np.where(counts > 0, np.maximum(frequency, 1e-12) ** power, 0.0)
+    return torch.tensor(weights / max(float(weights @ frequency), 1e-12), dtype=torch.float32)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Class-weighted cross-entropy at the logits' stride: (B, K, h, w) against labels (B, H, W) sampled at h x w."""
+    targets = sampled_labels(labels, (logits.shape[-2], logits.shape[-1]))
+    return F.cross_entropy(logits, targets, weights, ignore_index=IGNORE)
+
+
+def pooled_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, sampled_at: tuple[int, int]) -> Tensor:
+    """Class-weighted cross-entropy of coarse logits (B, K, h, w) against the label shares of each cell.
+
+    Labels (B, H, W) are sampled at `sampled_at` first: a cell's target is the mixture of the labels it covers.
+    """
+    num_classes = logits.shape[1]
+    sampled = sampled_labels(labels, sampled_at)
+    one_hot = F.one_hot(sampled.where(sampled != IGNORE, num_classes), num_classes + 1)[..., :num_classes]
+    shares = F.adaptive_avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), (logits.shape[-2], logits.shape[-1]))
+    weighted = shares * weights[:, None, None]
+    return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum()
+
+
+def _mean(values: Iterable[float]) -> float:
+    present = tuple(values)
+    if not present:
+        raise UserError(f"nothing to score: every pixel is labelled {IGNORE} (ignore), or there are no images.")
+    return sum(present) / len(present)

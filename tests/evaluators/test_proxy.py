@@ -1,0 +1,227 @@
+"""The proxy: bit-identical repeats, seeds from the candidate, a canvas that keeps the token grid meaningful."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaluators import base
+from evaluators.base import Evaluator, Metrics
+from evaluators.datasets import scenes
+from evaluators.datasets.scenes import CACHE_VARIABLE, Scenes
+from evaluators.proxy import RECIPES, SHORT, ProxyEvaluator, ProxyRecipe, named_recipe, training_seed
+from evaluators.training import TrainingRecipe
+from topformer import SMALL, TINY, Candidate, MBConv, Task, TopFormerConfig, UserError, saved_model
+
+SCENES = Scenes(train_images=6, val_images=3)
+TASK = Task(num_classes=59)
+CANDIDATE = Candidate(arch=TINY, task=TASK)
+MICRO = TINY.replace(
+    stages=tuple((MBConv(3, 2, channels, 2),) for channels in (8, 12, 16, 24)),
+    num_blocks=1,
+    num_heads=2,
+    key_dim=4,
+    injection_channels=16,
+    token_stride=32,
+)
+SMOKE = replace(
+    SHORT,
+    name="smoke",
+    canvas=(64, 96),
+    training=replace(SHORT.training, iterations=2, batch_size=2, recalibration_images=2),
+)
+MICRO_CANDIDATE = Candidate(arch=MICRO, task=TASK)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    yield
+    scenes._open_split.cache_clear()
+
+
+def evaluated(replicate: int, *, arch: TopFormerConfig = MICRO) -> Metrics:
+    evaluator = ProxyEvaluator(SMOKE, SCENES)
+    return evaluator.evaluate(Candidate(arch=arch, task=TASK), replicate=replicate, weights_out=None)
+
+
+def timeless(metrics: Metrics) -> Metrics:
+    return replace(metrics, seconds=0.0)
+
+
+@pytest.mark.slow
+def test_same_candidate_and_replicate_give_the_same_bits() -> None:
+    first = evaluated(0)
+    torch.rand(3)
+    assert timeless(evaluated(0)) == timeless(first)
+    assert 0 <= first.miou_pct <= 100
+    assert len(first.per_class_iou_pct) == 59
+    assert first.seconds > 0
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_finds_the_same_bits() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        theirs = pool.submit(evaluated, 1).result()
+    assert timeless(theirs) == timeless(evaluated(1))
+
+
+def test_another_replicate_trains_otherwise() -> None:
+    assert evaluated(0).train_loss != evaluated(1).train_loss
+
+
+def test_the_training_seed_follows_candidate_and_replicate() -> None:
+    candidates = [CANDIDATE, MICRO_CANDIDATE, Candidate(arch=TINY, task=Task(num_classes=59, image_size=(448, 448)))]
+    seeds = [training_seed(candidate, replicate) for candidate in candidates for replicate in range(3)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert training_seed(CANDIDATE, 0) == training_seed(pickle.loads(pickle.dumps(CANDIDATE)), 0)
+    with pytest.raises(UserError, match="replicates count from 0"):
+        training_seed(CANDIDATE, -1)
+
+
+def test_threads_and_random_stream_of_the_caller_are_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    evaluated(0)
+    after, drawn = torch.get_num_threads(), torch.rand(2)
+    torch.set_num_threads(before)
+    assert after == 2
+    assert torch.equal(drawn, expected)
+
+
+def test_saved_weights_are_the_trained_network(tmp_path: Path) -> None:
+    path = tmp_path / "trained.safetensors"
+    ProxyEvaluator(SMOKE, SCENES).evaluate(MICRO_CANDIDATE, replicate=0, weights_out=path)
+    model = saved_model(path)
+    assert (model.arch, model.num_classes) == (MICRO, 59)
+    assert int(model.get_buffer("head.fuse.norm.num_batches_tracked")) == 1  # recalibrated by one batch
+
+
+def test_progress_is_passed_on() -> None:
+    seen: list[int] = []
+    callback: base.ProgressCallback = lambda done, total, loss: seen.append(done)  # noqa: E731
+    ProxyEvaluator(SMOKE, SCENES).evaluate(MICRO_CANDIDATE, replicate=0, weights_out=None, progress=callback)
+    assert seen == [1, 2]
+
+
+def test_evaluator_obeys_the_protocol_and_pickles() -> None:
+    evaluator: Evaluator = ProxyEvaluator(SMOKE, SCENES)
+    copy = pickle.loads(pickle.dumps(evaluator))
+    assert (copy.fingerprint, copy.fidelity) == (evaluator.fingerprint, "smoke")
+
+
+CHANGES: dict[str, Any] = {
+    "name": "other",
+    "canvas": (96, 96),
+    "reference_size": (256, 256),
+    "data_share": 0.5,
+    "evaluation_stride": 1,
+}
+TRAINING_CHANGES: dict[str, Any] = {
+    "iterations": 3,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "warmup_share": 0.2,
+    "clip_norm": 1.0,
+    "class_weight_power": 0.0,
+    "auxiliary_weight": 0.25,
+    "zero_start": False,
+    "recalibration_images": 0,
+}
+
+
+def test_the_fingerprint_changes_with_any_field() -> None:
+    assert CHANGES.keys() | {"training"} == {field.name for field in fields(ProxyRecipe)}
+    assert TRAINING_CHANGES.keys() == {field.name for field in fields(TrainingRecipe)}
+    recipes = [SMOKE]
+    recipes += [replace(SMOKE, **{name: value}) for name, value in CHANGES.items()]
+    recipes += [replace(SMOKE, training=replace(SMOKE.training, **{n: v})) for n, v in TRAINING_CHANGES.items()]
+    assert len({recipe.fingerprint for recipe in recipes}) == len(recipes)
+    assert len({ProxyEvaluator(recipe, SCENES).fingerprint for recipe in recipes}) == len(recipes)
+
+
+def test_the_fingerprint_follows_the_data_but_not_the_size_they_came_in() -> None:
+    fingerprint = ProxyEvaluator(SMOKE, SCENES).fingerprint
+    assert ProxyEvaluator(SMOKE, SCENES.at_size((128, 128))).fingerprint == fingerprint
+    assert ProxyEvaluator(SMOKE, replace(SCENES, train_images=7)).fingerprint != fingerprint
+
+
+@pytest.mark.parametrize(
+    ("image_size", "canvas"),
+    [
+        ((512, 512), (96, 384)),
+        ((448, 448), (96, 352)),  # 84 and 336
+        ((1024, 1024), (192, 768)),
+        ((512, 1024), (96, 768)),
+    ],
+)
+def test_the_canvas_follows_the_image_size_in_multiples_of_32(
+    image_size: tuple[int, int], canvas: tuple[int, int]
+) -> None:
+    recipe = replace(SHORT, canvas=(96, 384))
+    assert recipe.canvas_for(Candidate(arch=TINY, task=Task(image_size=image_size, num_classes=59))) == canvas
+
+
+@pytest.mark.parametrize(
+    ("token_stride", "image_size", "grid"),
+    [(128, (512, 512), "1x3"), (64, (256, 512), "1x6"), (32, (128, 512), "1x12")],
+)
+def test_a_grid_of_a_single_row_of_tokens_is_refused(token_stride: int, image_size: tuple[int, int], grid: str) -> None:
+    candidate = Candidate(
+        arch=TINY.replace(token_stride=token_stride), task=Task(image_size=image_size, num_classes=59)
+    )
+    with pytest.raises(UserError, match=f"token stride {token_stride} leaves {grid} tokens"):
+        replace(SHORT, canvas=(96, 384)).canvas_for(candidate)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task(num_classes=150), "has 150 classes, data set 'scenes' has 59"),
+        (Task(kind="classification", num_classes=59), "not classification"),
+    ],
+)
+def test_tasks_that_do_not_fit_are_refused(task: Task, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ProxyEvaluator(SMOKE, SCENES).evaluate(Candidate(arch=TINY, task=task), replicate=0, weights_out=None)
+
+
+@pytest.mark.parametrize(
+    "change", [{"canvas": (95, 384)}, {"canvas": (0, 384)}, {"data_share": 0.0}, {"evaluation_stride": 0}]
+)
+def test_recipes_out_of_range_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(change))):
+        replace(SHORT, **change)
+
+
+@pytest.mark.parametrize("arch", [TINY, SMALL])
+def test_named_recipes_accept_the_anchors(arch: TopFormerConfig) -> None:
+    for recipe in RECIPES.values():
+        recipe.canvas_for(Candidate(arch=arch, task=TASK))
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="proxy-short"):
+        named_recipe("proxy-shrot")
+
+
+def test_a_candidate_that_the_canvas_cannot_hold_is_named_without_training() -> None:
+    evaluator = ProxyEvaluator(SHORT, Scenes())
+    fine = Candidate(arch=TINY, task=Task(num_classes=59))
+    coarse = Candidate(arch=TINY.replace(token_stride=128), task=Task(num_classes=59))
+    assert evaluator.why_not(fine) is None
+    assert "token stride 128" in str(evaluator.why_not(coarse))
+    assert "59" in str(evaluator.why_not(Candidate(arch=TINY, task=Task(num_classes=19))))
