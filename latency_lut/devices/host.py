@@ -1,0 +1,102 @@
+"""One core of this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from latency_lut.devices import DeviceInfo, Timer
+from latency_lut.runtimes import Runtime
+
+_CPUS = Path("/sys/devices/system/cpu")
+
+
+class Host:
+    """Times in this process, pinned to the fastest core (the last one among equals) while held.
+
+    The clock is the CPU time of the calling thread: a single-threaded inference takes that long on a core of its own,
+    and turns that other processes take on a shared core do not count. How many they took is in `conditions`.
+    Subnormal numbers are flushed to zero: random weights make them where trained ones do not, and they slowed a whole
+    Base by 3 %.
+    """
+
+    def __init__(self) -> None:
+        self.cpu = fastest_cpu()
+        self._cpu_ms = 0.0
+        self._wall_ms = 0.0
+
+    def info(self) -> DeviceInfo:
+        frequency = _system_text(self.cpu, "cpuinfo_max_freq")
+        return DeviceInfo(
+            name="host",
+            soc=cpu_model(),
+            core="not pinned" if self.cpu is None else f"cpu{self.cpu}",
+            frequency_mhz=int(frequency) / 1000 if frequency else None,
+            governor=_system_text(self.cpu, "scaling_governor"),
+        )
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        import torch  # noqa: PLC0415, naming the CPU does not wait for it
+
+        before = os.sched_getaffinity(0) if self.cpu is not None else None
+        if self.cpu is not None:
+            os.sched_setaffinity(0, {self.cpu})
+        torch.set_flush_denormal(True)  # of this thread, whoever computes in it
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(False)
+            if before is not None:
+                os.sched_setaffinity(0, before)
+
+    def load(self, runtime: Runtime, graph: bytes) -> Timer:
+        assert runtime.info().threads == 1, "the thread clock does not see other threads"
+        infer = runtime.load(graph)
+
+        def timer(runs: int) -> tuple[float, ...]:
+            times_ms = []
+            wall = time.perf_counter_ns()
+            for _ in range(runs):
+                start = time.thread_time_ns()
+                infer()
+                times_ms.append((time.thread_time_ns() - start) / 1e6)
+            self._wall_ms += (time.perf_counter_ns() - wall) / 1e6
+            self._cpu_ms += sum(times_ms)
+            return tuple(times_ms)
+
+        return timer
+
+    def conditions(self) -> Mapping[str, str | float]:
+        """`contention_pct`: time the thread spent waiting for its core, over the time it ran."""
+        waited = self._wall_ms / self._cpu_ms - 1 if self._cpu_ms else 0.0
+        return {
+            "clock": "CPU time of the thread",
+            "subnormals": "flushed",
+            "contention_pct": round(100 * max(waited, 0.0), 2),
+        }
+
+
+def fastest_cpu() -> int | None:
+    """Index of the allowed core with the highest maximum frequency, the last among equals; None: cannot pin."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
+        return None
+    return max(os.sched_getaffinity(0), key=lambda cpu: (int(_system_text(cpu, "cpuinfo_max_freq") or 0), cpu))
+
+
+def cpu_model() -> str:
+    """As the kernel names it."""
+    for path, mark in ((Path("/proc/cpuinfo"), "model name"), (Path("/proc/cpuinfo"), "Hardware")):
+        for line in path.read_text().splitlines() if path.exists() else ():
+            if line.startswith(mark):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _system_text(cpu: int | None, name: str) -> str | None:
+    path = _CPUS / f"cpu{cpu}" / "cpufreq" / name
+    return path.read_text().strip() if path.exists() else None

@@ -1,0 +1,190 @@
+"""onnxruntime on the CPU: one thread, full optimisation, inputs and outputs bound once.
+
+Timing graphs come from the TorchScript exporter: `torch.onnx.export(dynamo=True)` takes 0.85 s a block and 9 s a
+network, TorchScript a tenth of it, and onnxruntime optimises both to the same nodes
+(tests/latency_lut/test_onnxruntime.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import math
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latency_lut.runtimes import RuntimeInfo
+from topformer.blocks import PPM_BINS, Shape
+from topformer.model import Pool, PyramidPoolingModule, upsample
+
+OPSET = 17
+"""The newest that torch's TorchScript exporter supports without conversion."""
+_INPUT_SEED = 0
+
+
+class OnnxRuntime:
+    """The `Runtime` of onnxruntime's CPU provider, float32."""
+
+    def info(self) -> RuntimeInfo:
+        return RuntimeInfo(
+            name="onnxruntime",
+            version=onnxruntime.__version__,
+            checksum=_library_checksum(),
+            precision="float32",
+            threads=1,
+        )
+
+    def build(self, module: nn.Module, inputs: tuple[Shape, ...]) -> bytes:
+        """An ONNX model."""
+        out = io.BytesIO()
+        static = exportable(module, inputs)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX", DeprecationWarning)
+            warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+            # the guard against images under 32 px, decided here for good because the size is static
+            warnings.filterwarnings(
+                "ignore",
+                "Converting a tensor to a Python boolean",
+                torch.jit.TracerWarning,  # type: ignore[attr-defined]
+            )
+            torch.onnx.export(static, _examples(inputs), out, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]  # buffers too
+        return out.getvalue()
+
+    def load(self, graph: bytes) -> Callable[[], None]:
+        """Binding spares a copy of the inputs and an allocation of the outputs, which no block in a network pays."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3  # errors; the optimiser's warnings are about graphs it leaves as they are
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return _BoundSession(session)
+
+
+class _BoundSession:
+    """A session with inputs and outputs of its own; calling it is one inference."""
+
+    def __init__(self, session: Any) -> None:
+        random = np.random.default_rng(_INPUT_SEED)
+        self.session = session
+        self.binding = session.io_binding()
+        self.values: list[Any] = []  # kept here because the binding does not own them
+        for node in session.get_inputs():
+            numbers = random.standard_normal(node.shape, dtype=np.float32)
+            self.values.append(onnxruntime.OrtValue.ortvalue_from_numpy(numbers))
+            self.binding.bind_ortvalue_input(node.name, self.values[-1])
+        for node in session.get_outputs():
+            kind = np.int64 if node.type == "tensor(int64)" else np.float32
+            self.values.append(onnxruntime.OrtValue.ortvalue_from_shape_and_type(node.shape, kind))
+            self.binding.bind_ortvalue_output(node.name, self.values[-1])
+
+    def __call__(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+
+
+def exportable(module: nn.Module, inputs: tuple[Shape, ...]) -> nn.Module:
+    """A copy in evaluation mode, for exactly these inputs (channels, height, width), without adaptive pooling.
+
+    Exporters refuse adaptive pooling to a size that does not divide, or write hundreds of nodes for it. Here it becomes
+    two products with constant averaging matrices, or an ordinary average pooling where the size divides.
+    """
+    static = copy.deepcopy(module).eval()
+    sizes = _pooled_sizes(static, inputs)
+    for name, (size, grid) in sizes.items():
+        old = static.get_submodule(name)
+        if isinstance(old, PyramidPoolingModule):
+            static.set_submodule(name, _StaticPyramidPooling(old, size))
+        else:
+            assert grid is not None
+            static.set_submodule(name, StaticPool(size, grid))
+    return static
+
+
+class StaticPool(nn.Module):
+    """Adaptive average pooling between two known sizes (height, width)."""
+
+    def __init__(self, size: tuple[int, int], grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.window: tuple[int, int] | None = None
+        if size[0] % grid[0] == 0 and size[1] % grid[1] == 0:
+            self.window = (size[0] // grid[0], size[1] // grid[1])
+            return
+        self.rows: Tensor
+        self.columns: Tensor
+        self.register_buffer("rows", averaging_matrix(size[0], grid[0]), persistent=False)
+        self.register_buffer("columns", averaging_matrix(size[1], grid[1]).T.contiguous(), persistent=False)
+
+    def forward(self, token: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, h, w) -> (B, C, *grid); `grid` is what the replaced module was called with."""
+        if self.window:
+            return F.avg_pool2d(token, self.window)
+        return self.rows @ token @ self.columns
+
+
+def averaging_matrix(size: int, bins: int) -> Tensor:
+    """(bins, size): row i averages floor(i * size / bins) up to ceil((i + 1) * size / bins), as adaptive pooling."""
+    matrix = torch.zeros(bins, size)
+    for row in range(bins):
+        start, stop = row * size // bins, math.ceil((row + 1) * size / bins)
+        matrix[row, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+class _StaticPyramidPooling(nn.Module):
+    """A `PyramidPoolingModule` on one size."""
+
+    def __init__(self, module: PyramidPoolingModule, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.pools = nn.ModuleList(StaticPool(size, (bins, bins)) for bins in PPM_BINS)
+        self.branches = module.branches
+        self.fuse = module.fuse
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        branches = zip(self.pools, self.branches, strict=True)
+        maps = [x, *(upsample(F.relu(branch(pool(x))), self.size) for pool, branch in branches)]
+        return F.relu(self.fuse(torch.cat(maps, dim=1)))
+
+
+_Sizes = tuple[tuple[int, int], tuple[int, int] | None]
+
+
+def _pooled_sizes(module: nn.Module, inputs: tuple[Shape, ...]) -> dict[str, _Sizes]:
+    """Input size and grid (None where the module decides it) of every pooling, seen in one forward pass."""
+    sizes: dict[str, _Sizes] = {}
+    probe = copy.deepcopy(module).to("meta")  # shapes without arithmetic
+    for name, part in probe.named_modules():
+        if not isinstance(part, Pool | PyramidPoolingModule):
+            continue
+
+        def note(_part: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
+            seen = (tuple(given[0].shape[-2:]), tuple(given[1]) if len(given) > 1 else None)
+            assert sizes.setdefault(name, seen) == seen, f"{name} pools maps of two sizes"
+
+        part.register_forward_pre_hook(note)
+    with torch.no_grad():
+        probe(*(example.to("meta") for example in _examples(inputs)))
+    return sizes
+
+
+def _examples(inputs: tuple[Shape, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros(1, *shape) for shape in inputs)
+
+
+@cache
+def _library_checksum() -> str:
+    return hashlib.sha256(Path(onnxruntime_pybind11_state.__file__).read_bytes()).hexdigest()[:16]

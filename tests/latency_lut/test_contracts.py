@@ -1,0 +1,84 @@
+"""What every runtime and every device must obey; call these functions on your own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from latency_lut.devices import DEVICES, Device, device_named
+from latency_lut.devices.host import Host, cpu_model, fastest_cpu
+from latency_lut.runtimes import RUNTIMES, Runtime, runtime_named
+from topformer import TINY, Task, UserError
+from topformer.blocks import decompose
+from topformer.model import BlockModule
+
+STEM = decompose(TINY, Task(image_size=(64, 64)))[0]
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    return runtime_named(request.param)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Device:
+    return device_named(request.param)
+
+
+def test_a_runtime_says_what_it_is(runtime: Runtime) -> None:
+    info = runtime.info()
+    assert info == runtime.info()
+    assert all((info.name, info.version, info.checksum, info.precision, info.threads))
+
+
+def test_a_runtime_builds_a_graph_and_leaves_the_module_as_it_was(runtime: Runtime) -> None:
+    module = BlockModule(STEM).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert runtime.build(module, STEM.inputs) == runtime.build(module, STEM.inputs)
+    assert module.training
+    assert all(value.equal(before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_device_says_what_it_is(device: Device) -> None:
+    info = device.info()
+    assert info == device.info()
+    assert all((info.name, info.soc, info.core))
+    assert info.name in DEVICES
+
+
+def test_a_device_times_a_graph_as_often_as_asked(device: Device, runtime: Runtime) -> None:
+    graph = runtime.build(BlockModule(STEM), STEM.inputs)
+    with device.hold():
+        timer = device.load(runtime, graph)
+        times_ms = timer(5)
+    assert len(times_ms) == 5
+    assert all(0 < ms < 1000 for ms in times_ms)
+    assert "clock" in device.conditions()
+
+
+def test_unknown_names_are_errors_that_list_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown runtime 'tnn'; available: onnxruntime"):
+        runtime_named("tnn")
+    with pytest.raises(UserError, match="unknown device 'phone'; available: host"):
+        device_named("phone")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
+def test_the_host_is_pinned_while_held_and_free_afterwards_even_after_an_error() -> None:
+    before = os.sched_getaffinity(0)
+    during = set()
+
+    def fail_while_held() -> None:
+        with Host().hold():
+            during.update(os.sched_getaffinity(0))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_while_held()
+    assert during == {fastest_cpu()}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_the_cpu_has_a_name() -> None:
+    assert cpu_model()

@@ -1,0 +1,300 @@
+"""Measurements for real, on small networks: what they write, how they resume, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from latency_lut.devices import DeviceInfo, Timer
+from latency_lut.devices.host import Host
+from latency_lut.measure import (
+    Timing,
+    calibrate,
+    drift_pct,
+    measure_table,
+    median_half_width_pct,
+    student_t,
+    undisturbed,
+)
+from latency_lut.runtimes import Runtime, RuntimeInfo
+from latency_lut.runtimes.onnxruntime import OnnxRuntime
+from latency_lut.table import LatencyTable, NetworkCheck
+from topformer import SMALL, TINY, Candidate, Task, UserError
+from topformer.blocks import Block, Shape, candidate_blocks
+
+NETWORKS = {
+    "tiny": Candidate(arch=TINY, task=Task(image_size=(64, 64))),
+    "small": Candidate(arch=SMALL, task=Task(image_size=(64, 64))),
+}
+TINY_BLOCKS = candidate_blocks(NETWORKS["tiny"])
+QUICK = Timing(burst_ms=0.1, min_passes=4, max_passes=4)  # so rows keep 2 samples
+
+
+class ToyRuntime:
+    """Its graph is the sum of the input sizes."""
+
+    def __init__(self, version: str = "1") -> None:
+        self.version = version
+
+    def info(self) -> RuntimeInfo:
+        return RuntimeInfo(name="toyrt", version=self.version, checksum="none", precision="float32", threads=1)
+
+    def build(self, module: torch.nn.Module, inputs: tuple[Shape, ...]) -> bytes:
+        return str(sum(channels * height * width for channels, height, width in inputs)).encode()
+
+    def load(self, graph: bytes) -> Callable[[], None]:
+        return lambda: None
+
+
+class ToyDevice:
+    """A block takes 1 ms for every 1000 inputs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(name="toy", soc="Toy SoC", core="cpu0", frequency_mhz=None, governor=None)
+
+    def hold(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def load(self, runtime: Runtime, graph: bytes) -> Timer:
+        def timer(runs: int) -> tuple[float, ...]:
+            self.runs += runs
+            return (int(graph) / 1000,) * runs
+
+        return timer
+
+    def conditions(self) -> Mapping[str, str | float]:
+        return {"clock": "toy"}
+
+
+def measure(out: Path, **changes: Any) -> LatencyTable:
+    settings: dict[str, Any] = {
+        "blocks": TINY_BLOCKS,
+        "networks": {},
+        "device": ToyDevice(),
+        "runtime": ToyRuntime(),
+        "name": "toy",
+        "timing": QUICK,
+    }
+    return measure_table(out=out, **(settings | changes))
+
+
+def test_a_table_has_a_row_for_every_distinct_block_and_its_provenance(tmp_path: Path) -> None:
+    table = measure(tmp_path / "toy.lut")
+    stem = table.rows[TINY_BLOCKS[0].key]
+    assert set(table.rows) == {block.key for block in TINY_BLOCKS}
+    assert (stem.median_ms, stem.n, stem.kind) == (3 * 64 * 64 / 1000, 2, "measured")
+    assert (table.header.soc, table.header.runtime, table.header.protocol["clock"]) == ("Toy SoC", "toyrt", "toy")
+    assert LatencyTable.load(tmp_path / "toy.lut") == table
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.lut"]
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_after(steps: int) -> Callable[[int, int, str], None]:
+    taken = iter(range(steps))
+
+    def progress(done: int, total: int, description: str) -> None:
+        assert 0 < done <= total
+        if description.startswith("timing") and next(taken, None) is None:
+            raise KilledError
+
+    return progress
+
+
+def journalled(partial: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+@pytest.mark.parametrize("torn", ["", '{"item": "stem(out_cha'])
+def test_a_killed_measurement_goes_on_where_it_stopped(tmp_path: Path, torn: str) -> None:
+    out, partial = tmp_path / "toy.lut", tmp_path / "toy.lut.partial"
+    with pytest.raises(KilledError):
+        measure(out, progress=kill_after(30))
+    kept = journalled(partial)
+    with partial.open("a", encoding="utf-8") as file:
+        file.write(torn)
+    with pytest.raises(KilledError):
+        measure(out, progress=kill_after(5))
+    assert (len(kept), len(journalled(partial))) == (31, 37)
+    assert journalled(partial)[:31] == kept
+    table = measure(out)
+    assert {row.n for row in table.rows.values()} == {2}
+    assert not partial.exists()
+
+
+def test_samples_of_a_killed_measurement_are_in_the_table(tmp_path: Path) -> None:
+    out, partial = tmp_path / "toy.lut", tmp_path / "toy.lut.partial"
+    with pytest.raises(KilledError):
+        measure(out, progress=kill_after(2 * len({block.key for block in TINY_BLOCKS}) - 1))
+    text = partial.read_text(encoding="utf-8")
+    partial.write_text(text.replace('"ms": 12.288', '"ms": 9.0'), encoding="utf-8")  # the stem, in two passes of four
+    assert measure(out).rows[TINY_BLOCKS[0].key].median_ms == 9
+
+
+def test_a_partial_measurement_of_another_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        measure(tmp_path / "toy.lut", progress=kill_after(3))
+    with pytest.raises(UserError, match=r"toy.lut.partial is an unfinished measurement .* or delete it"):
+        measure(tmp_path / "toy.lut", runtime=ToyRuntime("2"))
+
+
+def test_a_complete_table_is_returned_as_it_is_and_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    first = measure(tmp_path / "toy.lut")
+    device = ToyDevice()
+    again = measure(tmp_path / "toy.lut", device=device, progress=lambda _done, _total, what: said.append(what))
+    assert again == first
+    assert device.runs == 0
+    assert "nothing to measure" in said[-1]
+
+
+def test_a_table_is_extended_by_the_rows_it_lacks(tmp_path: Path) -> None:
+    few = measure(tmp_path / "toy.lut", blocks=TINY_BLOCKS[:4])
+    device = ToyDevice()
+    more = measure(tmp_path / "toy.lut", blocks=TINY_BLOCKS[2:6], device=device)
+    assert few.rows.items() <= more.rows.items()
+    assert len(more.rows) == 6
+    assert device.runs == 2 * (1 + 2 + 4 * (1 + 3))  # first run, calibration, four bursts of warm-up and three
+
+
+def test_a_table_of_another_source_is_not_extended(tmp_path: Path) -> None:
+    measure(tmp_path / "toy.lut", blocks=TINY_BLOCKS[:4])
+    with pytest.raises(UserError, match="runtime_version '1', but here it is '2'"):
+        measure(tmp_path / "toy.lut", runtime=ToyRuntime("2"))
+
+
+def test_networks_are_timed_twice_and_calibrate_the_table(tmp_path: Path) -> None:
+    table = measure(tmp_path / "toy.lut", blocks=(), networks=NETWORKS)
+    tiny = table.header.validation[0]
+    rows_ms = sum(sum(c * h * w for c, h, w in block.inputs) for block in TINY_BLOCKS) / 1000
+    assert (tiny.name, tiny.whole_ms, tiny.repeat_ms) == ("tiny", 12.288, 12.288)
+    assert tiny.sum_ms == pytest.approx(rows_ms, rel=1e-4)
+    assert table.validated
+
+
+def test_networks_alone_are_compared_with_a_complete_table(tmp_path: Path) -> None:
+    bare = measure(tmp_path / "toy.lut", blocks=[b for net in NETWORKS.values() for b in candidate_blocks(net)])
+    table = measure(tmp_path / "toy.lut", blocks=(), networks=NETWORKS)
+    assert (bare.validated, table.validated) == (False, True)
+    assert table.rows == bare.rows
+
+
+def test_an_extension_without_networks_keeps_the_validation(tmp_path: Path) -> None:
+    first = measure(tmp_path / "toy.lut", blocks=(), networks=NETWORKS)
+    other = candidate_blocks(Candidate(arch=TINY, task=Task(image_size=(96, 96))))
+    more = measure(tmp_path / "toy.lut", blocks=other)
+    assert more.header.validation == first.header.validation
+    assert more.header.error_model == first.header.error_model
+    assert len(more.rows) > len(first.rows)
+
+
+def test_blocks_beyond_a_chunk_are_measured_in_the_next(tmp_path: Path) -> None:
+    timing = replace(QUICK, blocks_at_once=7)
+    table = measure(tmp_path / "toy.lut", networks=NETWORKS, timing=timing)
+    assert {row.n for row in table.rows.values()} == {2}
+
+
+def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no blocks and no networks"):
+        measure(tmp_path / "toy.lut", blocks=())
+
+
+@pytest.mark.parametrize("wrong", [{"burst_ms": 0}, {"min_passes": 0}, {"max_passes": 2}, {"warm_up_runs": -1}])
+def test_timing_that_times_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="timing: "):
+        Timing(**wrong)
+
+
+def test_the_error_model_is_the_prediction_interval_of_one_more_network() -> None:
+    wholes = (80.0, 100.0, 90.0)
+    checks = [NetworkCheck(name="n", whole_ms=ms, repeat_ms=ms, sum_ms=100) for ms in wholes]
+    model = calibrate(checks, [{"stem": 2.0, "head": 2.0}] * 3)
+    spread_pct = 100 * 2.9200 * (10 / 90)  # Student's t with 2 degrees; deviations are -1/9, 1/9 and 0
+    assert model.scale == 0.9
+    assert model.scale_pct == pytest.approx(spread_pct / 3**0.5, rel=1e-4)
+    assert model.row_pct == pytest.approx(spread_pct * 2**0.5, rel=1e-4)  # two equal rows
+
+
+def test_one_network_calibrates_nothing() -> None:
+    check = NetworkCheck(name="n", whole_ms=1, repeat_ms=1, sum_ms=1)
+    assert calibrate([check], [{"stem": 1.0}]).scale_pct is None
+
+
+@given(st.integers(1, 200))
+def test_student_t_is_the_one_of_the_textbooks(degrees: int) -> None:
+    assert student_t(degrees) == pytest.approx(stats.t.ppf(0.95, degrees), rel=2e-3)
+
+
+def test_the_slower_half_of_the_samples_is_left_out() -> None:
+    assert undisturbed([5, 1, 9, 2, 8]) == [1, 2, 5]
+    assert undisturbed([3]) == [3]
+
+
+def test_the_interval_of_a_median_covers_nine_times_in_ten() -> None:
+    random_numbers = random.Random(0)
+
+    def covers(n: int) -> bool:
+        samples = [random_numbers.gauss(100, 1) for _ in range(n)]
+        return abs(np.median(samples) - 100) <= median_half_width_pct(samples)
+
+    assert sum(covers(12) for _ in range(2000)) >= 1750
+    assert median_half_width_pct([9, 10, 11]) == 10  # under five samples the whole range
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"), [([[1, 1], [5, 5]], 0), ([[1.0, 1.2], [10, 12]], 200 / 11), ([[1, 1, 1], [2, 2]], 0)]
+)
+def test_drift_is_what_all_items_have_in_common(samples: Sequence[Sequence[float]], expected: float) -> None:
+    assert drift_pct(samples) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_the_blocks_of_tiny_are_timed_on_this_machine(tmp_path: Path) -> None:
+    table = measure(
+        tmp_path / "host.lut",
+        networks=NETWORKS,
+        device=Host(),
+        runtime=OnnxRuntime(),
+        timing=Timing(seconds_per_item=0.01),
+    )
+    estimate = table.estimate(TINY_BLOCKS)
+    assert estimate.kind == "measured"
+    assert estimate.low_ms < estimate.total_ms < estimate.high_ms
+    assert all(
+        abs(check.error_pct) < 200 for check in table.header.validation
+    )  # a unit error would be a factor of 1000
+    assert table.estimate(candidate_blocks(NETWORKS["small"])).total_ms > estimate.total_ms
+
+
+def test_seeds_make_two_measurements_time_in_one_order(tmp_path: Path) -> None:
+    def items(name: str) -> list[str]:
+        with pytest.raises(KilledError):
+            measure(tmp_path / name, progress=kill_after(40))
+        return [line["item"] for line in journalled(tmp_path / f"{name}.partial")]
+
+    first, second = items("a.lut"), items("b.lut")
+    keys = list({block.key: block for block in TINY_BLOCKS})
+    assert first == second
+    assert first[: len(keys)] != keys  # not in the network's order
+
+
+def test_a_block_is_timed_once_however_often_it_occurs(tmp_path: Path) -> None:
+    block: Block = TINY_BLOCKS[0]
+    assert len(measure(tmp_path / "toy.lut", blocks=(block, block, block)).rows) == 1
