@@ -9,7 +9,7 @@ NAS := $(BIN)/topformer-nas
 STAMP := $(VENV)/.installed
 BUDGET ?= small
 
-.PHONY: demo test install lint types pytest format screenshots clean
+.PHONY: demo test install lint types pytest format pictures clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -45,6 +45,9 @@ pytest: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pictures: demo
+	$(BIN)/python docs/make_pictures.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -497,20 +497,26 @@ def latency_tables(as_json: AsJson = False) -> None:
     """The latency tables at hand."""
     from latency_lut.table import available_tables, find_table
 
-    rows = [
-        {
-            "table": path.stem,
-            "kind": table.kind,
-            "device": table.header.device,
-            "soc": table.header.soc,
-            "runtime": table.header.runtime,
-            "rows": len(table.rows),
-            "validated": table.validated,
-            "date": table.header.date,
-            "path": str(path),
-        }
-        for path, table in ((path, find_table(path)) for path in available_tables())
-    ]
+    rows = []
+    for path in available_tables():
+        try:
+            table = find_table(path)
+        except UserError as error:  # one damaged file does not hide the others
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        rows.append(
+            {
+                "table": path.stem,
+                "kind": table.kind,
+                "device": table.header.device,
+                "soc": table.header.soc,
+                "runtime": table.header.runtime,
+                "rows": len(table.rows),
+                "validated": table.validated,
+                "date": table.header.date,
+                "path": str(path),
+            }
+        )
     if as_json:
         _print_json(rows)
         return

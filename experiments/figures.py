@@ -32,6 +32,7 @@ def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max
                 [t.latency.high_ms - t.latency.total_ms for t in members],
             ],
             fmt="o-",
+            drawstyle="steps-post",
             color="tab:blue",
             ecolor="tab:blue",
             elinewidth=0.8,

@@ -159,6 +159,13 @@ def test_tables_and_studies_are_listed(studied: Shell) -> None:
     assert "toy" in {table["table"] for table in tables}
 
 
+def test_a_damaged_table_does_not_hide_the_others(studied: Shell) -> None:
+    (studied.folder / "tables" / "bad.lut").write_text("nonsense")
+    code, out, err = studied("latency", "tables", "--json")
+    assert (code, [table["table"] for table in json.loads(out)]) == (0, ["toy"])
+    assert "bad.lut" in err
+
+
 def test_doctor_reports_without_a_store(shell: Shell) -> None:
     content = shell.json("doctor")
     assert isinstance(content, dict)
