@@ -126,7 +126,9 @@ def architecture_section(view: StudyView, number: int, *, url: str) -> None:
     trial = next(trial for trial in view.trials if trial.number == number)
     st.subheader(f"Trial {number}{f' ({trial.anchor})' if trial.anchor else ''}")
     storage = "" if url == DEFAULT_URL else f" --storage {url}"
-    st.code(f"topformer-nas export {view.study.name}#{number} --out exported{storage}", language="bash", wrap_lines=True)
+    st.code(
+        f"topformer-nas export {view.study.name}#{number} --out exported{storage}", language="bash", wrap_lines=True
+    )
     st.plotly_chart(block_figure(block_frame(trial)), width="stretch", key="blocks")
     arch = trial.candidate.arch
     st.json(
