@@ -218,12 +218,13 @@ def describe(
     from experiments.lookup import chosen
     from topformer.blocks import decompose
     from topformer.config import anchor_name
+    from topformer.published import published_figures
 
     found = chosen(arch, storage=storage)
     task = _task(found, size, classes, classification=classification)
     counted = costs(found.arch, task)
     blocks = decompose(found.arch, task)
-    content = {
+    content: dict[str, Any] = {
         "key": found.arch.key,
         "anchor": anchor_name(found.arch),
         "params": counted.params,
@@ -234,6 +235,9 @@ def describe(
         "image_size": list(task.image_size),
         "num_classes": task.num_classes,
         "task": task.as_dict(),
+        "published": None
+        if classification
+        else published_figures(anchor_name(found.arch), task.image_size, task.num_classes),
         "architecture": found.arch.as_dict(),
         "blocks": [
             {"name": b.name, "kind": b.kind, "output": list(b.output), "params": b.parameters, "macs": b.macs}
@@ -260,6 +264,11 @@ def describe(
         f"{counted.fvcore_g:.4f} G by fvcore (the paper's FLOPs), which leaves out: "
         f"{', '.join(f'{n} x {op}' for op, n in counted.unsupported_operators.items()) or 'nothing'}."
     )
+    if published := content["published"]:
+        console.print(
+            f"published: {published['params_m']} M parameters, {published['flops_g']} G, mIoU {published['miou_pct']} % on "
+            f"ADE20K val, {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}."
+        )
 
 
 @app.command()
@@ -380,12 +389,16 @@ def latency_query(
     from experiments.lookup import chosen
     from latency_lut.table import find_table
     from topformer.blocks import decompose
+    from topformer.config import anchor_name
+    from topformer.published import published_figures
 
     found = chosen(arch, storage=storage)
     task = _task(found, size, classes, output=output)
     prices = found.study.table if found.study and not table else find_table(table or "host")
     blocks = decompose(found.arch, task)
     estimate = prices.estimate(blocks)
+    published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
+    by_module = _ms_by_module(estimate)
     if as_json:
         _print_json(
             {
@@ -396,6 +409,8 @@ def latency_query(
                 "high_ms": estimate.high_ms,
                 "kind": estimate.kind,
                 "by_block": [{"block": name, "ms": ms} for name, ms in estimate.by_block],
+                "by_module_ms": by_module,
+                "published": published,
                 "interval": estimate.interval_note,
                 "coverage": prices.coverage(blocks),
                 "validated": prices.validated,
@@ -405,6 +420,17 @@ def latency_query(
         )
         return
     _print_estimate(found, task, prices, estimate)
+    for module, ms in by_module.items():
+        print(f"  {module:20s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %")
+    if published:
+        print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+
+
+def _ms_by_module(estimate: "LatencyEstimate") -> dict[str, float]:
+    from topformer.blocks import MODULES
+
+    shares = {module: sum(ms for name, ms in estimate.by_block if name.split(".")[0] == module) for module in MODULES}
+    return {module: ms for module, ms in shares.items() if ms}
 
 
 def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:

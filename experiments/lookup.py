@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments.pareto import best_under, budget_ms
-from experiments.store import Store, Study, Trial
 from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch
 from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.store import Study, Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,8 @@ def _from_file(path: Path) -> Chosen:
 
 
 def _trial(name: str, number: int, storage: str) -> Chosen:
+    from experiments.store import Store  # an anchor or a file needs no database
+
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
         trials = store.trials(name)
@@ -67,6 +71,9 @@ def _trial(name: str, number: int, storage: str) -> Chosen:
 
 
 def _under_budget(name: str, budget: str, storage: str) -> Chosen:
+    from experiments.pareto import best_under, budget_ms
+    from experiments.store import Store
+
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
         trials = store.trials(name)

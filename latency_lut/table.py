@@ -14,7 +14,6 @@ import math
 import os
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime
@@ -345,27 +344,43 @@ class LatencyTable:
         return LatencyDifference(delta_ms, delta_ms - half_ms, delta_ms + half_ms)
 
     def _rows_of(self, blocks: tuple[Block, ...]) -> list[LatencyRow]:
-        by_key = {block.key: block for block in blocks}
-        if missing := tuple(block for key, block in by_key.items() if key not in self.rows):
-            raise MissingRows(self.name, self.header.device, missing)
-        return [self.rows[block.key] for block in blocks]
+        rows = self.rows
+        try:
+            return [rows[block.key] for block in blocks]
+        except KeyError:
+            missing = {block.key: block for block in blocks if block.key not in rows}
+            raise MissingRows(self.name, self.header.device, tuple(missing.values())) from None
 
     def _half_width_ms(self, terms: Iterable[tuple[Block, LatencyRow, int]]) -> float:
         """Of a signed sum of rows."""
         model = self.header.error_model
         by_kind: dict[str, float] = {}
-        counts: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         for block, row, sign in terms:
-            counts[row.key] += sign
-            by_kind[block.kind] = by_kind.get(block.kind, 0.0) + sign * row.median_ms
-        z = NormalDist().inv_cdf((1 + model.level) / 2)
+            key, kind = row.key, block.spec.kind
+            counts[key] = counts.get(key, 0) + sign
+            by_kind[kind] = by_kind.get(kind, 0.0) + sign * row.median_ms
         scale_ms = (model.scale_pct or 0.0) / 100 * math.fsum(by_kind.values())
         kinds_ms = [model.kind_error_pct(kind) / 100 * ms for kind, ms in by_kind.items()]
-        rows_ms = [
-            count * math.hypot(z * self.rows[key].deviation_ms, model.row_pct / 100 * self.rows[key].median_ms)
-            for key, count in counts.items()
-        ]
+        rows_ms = [count * self._row_half_ms(key) for key, count in counts.items()]
         return model.scale * math.hypot(scale_ms, *kinds_ms, *rows_ms)
+
+    def _row_half_ms(self, key: str) -> float:
+        """Half-width of one row: its noise and its error."""
+        known = self._row_halves.get(key)
+        if known is None:
+            row = self.rows[key]
+            error_ms = self.header.error_model.row_pct / 100 * row.median_ms
+            known = self._row_halves[key] = math.hypot(self._z * row.deviation_ms, error_ms)
+        return known
+
+    @cached_property
+    def _row_halves(self) -> dict[str, float]:
+        return {}
+
+    @cached_property
+    def _z(self) -> float:
+        return NormalDist().inv_cdf((1 + self.header.error_model.level) / 2)
 
     @cached_property
     def text(self) -> str:

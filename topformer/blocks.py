@@ -517,6 +517,7 @@ class Block:
     spec: Spec
     inputs: tuple[Shape, ...]
     output: Shape
+    _key: str = field(default="", init=False, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -533,6 +534,11 @@ class Block:
 
         A concatenation's time depends on how much it copies, not on where one token ends: its key has the sum.
         """
+        if not self._key:
+            object.__setattr__(self, "_key", self._written_key())  # written once: a query reads it thousands of times
+        return self._key
+
+    def _written_key(self) -> str:
         if isinstance(self.spec, ConcatSpec):
             return f"{self.kind}(parts={len(self.inputs)}) {_text(self.output)}"
         settings = ",".join(f"{item.name}={_value(self.spec, item.name)}" for item in fields(self.spec))  # type: ignore[arg-type]
