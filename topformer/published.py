@@ -40,9 +40,9 @@ PUBLISHED: Mapping[str, Published] = {
 def published_figures(anchor: str | None, image_size: tuple[int, int], num_classes: int) -> dict[str, object] | None:
     """The figures published for exactly this anchor and task, JSON-ready; None where there are none."""
     height, width = image_size
-    if anchor not in PUBLISHED or height != width or num_classes != 150 or height not in PUBLISHED[anchor].flops_g:
+    known = PUBLISHED.get(anchor or "")
+    if known is None or height != width or num_classes != 150 or height not in known.flops_g:
         return None
-    known = PUBLISHED[anchor]
     return {
         "params_m": known.params_m,
         "flops_g": known.flops_g[height],
