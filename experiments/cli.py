@@ -267,7 +267,8 @@ def describe(
     if published := content["published"]:
         console.print(
             f"published: {published['params_m']} M parameters, {published['flops_g']} G, "
-            f"mIoU {published['miou_pct']} % on ADE20K val, {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}."
+            f"mIoU {published['miou_pct']} % on ADE20K val, {published['latency_ms']} ms "
+            f"({published['latency_protocol']}); {published['source']}."
         )
 
 

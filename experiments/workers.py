@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -79,7 +81,7 @@ class WorkerPool:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["experiments.workers", "evaluators.proxy"])
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_driver)
         return self._pool.submit(_evaluate, *job)
 
     def stop(self) -> None:
@@ -102,6 +104,18 @@ def worker_pool(workers: int) -> Iterator[WorkerPool]:
         yield pool
     finally:
         pool.stop()
+
+
+def _end_with_driver() -> None:
+    """In a worker process: do not outlive a driver that was killed, which could not end its workers."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+
+    def watch() -> None:
+        driver.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _evaluate(evaluator: Evaluator, candidate: Candidate, weights: Path) -> Outcome:

@@ -1,0 +1,113 @@
+"""The main job on real input, as a person types it: measure, search, be killed, go on, pick, export, verify."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import topformer
+
+STUDY = """
+name = "mine"
+[space]
+name = "heads"
+base = "tiny"
+[space.knobs]
+num_heads = [2, 4]
+[task]
+image_size = "512x512"
+num_classes = 59
+[latency]
+table = "mine"
+[evaluator]
+recipe = "proxy-short"
+[search]
+trials = 2
+batch_size = 2
+anchors = ["tiny"]
+"""
+
+
+class Folder:
+    """A folder in which `topformer-nas` keeps all it writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment = {
+            **os.environ,
+            "TOPFORMER_NAS_TABLES": str(path / "tables"),
+            "TOPFORMER_NAS_CACHE": os.environ.get("TOPFORMER_NAS_CACHE", str(path / "cache")),
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "experiments", *words]
+        return subprocess.Popen(
+            command, cwd=self.path, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def json(self, *words: str) -> Any:
+        with self.start(*words, "--json") as process:
+            out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return json.loads(out)
+
+
+@pytest.mark.slow
+def test_from_an_empty_folder_to_a_verified_onnx_file(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    (tmp_path / "mine.toml").write_text(STUDY)
+
+    table = folder.json("latency", "measure", "--device", "host", "--study", "mine.toml", "--out", "mine")
+    assert (table["kind"], {check["network"] for check in table["validation"]}) == (
+        "measured",
+        {"tiny", "small", "base"},
+    )
+    query = folder.json("latency", "query", "tiny", "--table", "mine", "--size", "512", "--classes", "59")
+    assert query["low_ms"] < query["total_ms"] < query["high_ms"]
+
+    with folder.start("search", "mine.toml", "--workers", "1") as search:
+        assert search.stderr is not None
+        while "trial 0" not in (line := search.stderr.readline()):
+            assert line, "the search ended before its first trial"
+        search.send_signal(signal.SIGKILL)
+        search.communicate(timeout=30)  # ends only when no worker is left that holds its pipes
+    resumed = folder.json("search", "mine.toml", "--workers", "2")
+    assert (resumed["trials"], resumed["trained"], resumed["failed"]) == (2, 1, 0)
+    assert folder.json("search", "mine.toml")["trained"] == 0
+
+    every = folder.json("front", "mine", "--all")
+    assert [row["anchor"] for row in every] == ["tiny", None]
+    assert all(0 < row["miou_pct"] < 100 for row in every)
+    assert every[0]["latency_ms"] == pytest.approx(query["total_ms"])
+    (best,) = folder.json("front", "mine", "--latency-max", "1000")
+    assert best["miou_pct"] == max(row["miou_pct"] for row in every)
+
+    exported = folder.json("export", "mine@1000ms", "--out", "out")
+    card = json.loads((tmp_path / exported["card_path"]).read_text())
+    assert (card["trial"], card["miou_pct"]) == (best["trial"], best["miou_pct"])
+    assert exported["max_abs_error"] < 1e-4
+    weights = next(
+        path
+        for path in (tmp_path / "topformer-nas.db.artefacts").iterdir()
+        if topformer.saved_model(path).arch.key == best["arch_key"]
+    )
+    image = torch.randn(1, 3, 512, 512, generator=torch.Generator().manual_seed(3))
+    (logits,) = onnxruntime.InferenceSession(tmp_path / exported["onnx_path"]).run(None, {"image": image.numpy()})
+    trained = topformer.saved_model(weights)
+    with torch.inference_mode():
+        assert np.abs(logits - trained(image).numpy()).max() < 1e-4
+
+    weights.unlink()
+    folder.json("export", "mine@1000ms", "--retrain", "--out", "again")
+    repeated = topformer.saved_model(weights).state_dict()
+    assert all(torch.equal(tensor, repeated[name]) for name, tensor in trained.state_dict().items())
