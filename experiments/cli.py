@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from experiments.store import Study, Trial
     from latency_lut.table import LatencyEstimate, LatencyTable
 
+STOPPED = 130
 DEFAULT_STORAGE = "sqlite:///topformer-nas.db"
 
 app = typer.Typer(
     name="topformer-nas",
     help="Given a phone core and a latency budget: find, prove and export the TopFormer with the best mIoU.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -47,6 +48,7 @@ Classes = Annotated[int | None, typer.Option("--classes", help="Number of classe
 
 def main() -> None:
     """Run the command line; a mistake of the user's is one sentence on standard error and exit code 2."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -58,17 +60,42 @@ def main() -> None:
             sys.exit(2)
         _fail(f"{sentence} See topformer-nas --help.")
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+        code = STOPPED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(
+            f"{error.strerror or error}{f': {str(error.filename)[:200]}' if error.filename else ''}; nothing is lost."
+        )
+    except MemoryError:
+        _fail("out of memory; choose a smaller network or image, or fewer workers.")
+    if code == STOPPED:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """A polite end is an end by Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _fail(sentence: str) -> None:
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"topformer-nas {installed('topformer-nas')}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -92,12 +119,17 @@ def search(
 
     from experiments.pareto import UNTESTED
     from experiments.store import Store
-    from experiments.study import Event, StudyConfig, run_study
+    from experiments.study import Event, StudyConfig, require_rows, run_study
+    from latency_lut.table import find_table
+    from search_space import require_anchors
 
     config = StudyConfig.load(study)
     evaluator = config.build_evaluator()
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
+    require_anchors(config.search_space(), config.search.anchors)
+    if not Store.exists(storage):  # what would be refused anyway makes no database
+        require_rows(config, find_table(config.latency.table))
     console = _console(stderr=True)
     console.print(
         f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset} "
@@ -174,15 +206,15 @@ def front(
         found = store.study(study)
         trials = store.trials(study)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
-    if plot is not None:
-        from experiments.figures import draw_front
-
-        draw_front(found, trials, plot, latency_max_ms=budget)
     members = pareto.front(trials, fidelity=found.fidelity)
     if budget is not None:
         shown: tuple[Trial, ...] = (pareto.best_under(trials, budget, fidelity=found.fidelity),)
     else:
         shown = tuple(t for t in trials if t.state != "proposed") if every else members
+    if plot is not None:
+        from experiments.figures import draw_front
+
+        draw_front(found, trials, plot, latency_max_ms=budget)
     rows = [_row(found, trial) for trial in shown]
     if latency_max is not None:
         rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
@@ -321,16 +353,20 @@ def dashboard(
     headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
 ) -> None:
     """Browse the Pareto front of every study in the browser."""
-    import subprocess
+    import socket
 
     import dashboard.app
 
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            raise UserError(f"port {port} cannot be used, another program has it; choose one with --port.") from None
     command = [sys.executable, "-m", "streamlit", "run", str(Path(dashboard.app.__file__))]
     command += [f"--server.port={port}", f"--server.headless={str(headless).lower()}", "--server.address=127.0.0.1"]
     command += ["--browser.gatherUsageStats=false"]
-    raise typer.Exit(
-        subprocess.run(command, env={**os.environ, "TOPFORMER_NAS_STORAGE": storage}, check=False).returncode
-    )
+    os.execve(sys.executable, command, {**os.environ, "TOPFORMER_NAS_STORAGE": storage})  # signals reach it
 
 
 @app.command()
@@ -346,6 +382,22 @@ def doctor(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
         print(topic)
         for name, value in facts.items():
             print(f"  {name:22s} {value}")
+
+
+@study_commands.command("delete")
+def study_delete(
+    study: Annotated[str, typer.Argument(metavar="STUDY")], storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False
+) -> None:
+    """Forget a study; its evaluations stay in the store, so nothing would be trained twice."""
+    from experiments.store import Store
+
+    with Store.open(storage) as store:
+        trials = len(store.trials(study))
+        store.delete_study(study)
+    if as_json:
+        _print_json({"study": study, "trials": trials})
+        return
+    print(f"study {study} with {trials} trials is forgotten; its evaluations are kept.")
 
 
 @study_commands.command("list")
@@ -456,6 +508,7 @@ def latency_measure(
     runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime.")] = "onnxruntime",
     study: Annotated[str | None, typer.Option(help="What this study needs: a TOML file or a shipped name.")] = None,
     space: Annotated[str | None, typer.Option(help="Every block of this search space: quickstart or pyramid.")] = None,
+    arch: Annotated[list[str] | None, typer.Option(help="The blocks of this ARCH; may be given again.")] = None,
     size: Size = None,
     classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
     out: Annotated[str, typer.Option("--out", "--table", help="Name of the table, or a path ending in .lut.")] = "host",
@@ -471,12 +524,15 @@ def latency_measure(
         TimeRemainingColumn,
     )
 
+    from experiments.lookup import chosen
     from experiments.measurement import measure, plan, table_path
     from latency_lut.devices import device_named
     from latency_lut.runtimes import runtime_named
 
     where, how = device_named(device), runtime_named(runtime)
-    wanted = plan(study=study, space=space, size=size, classes=tuple(classes or ()))
+    archs = tuple(chosen(text, storage=DEFAULT_STORAGE).arch for text in arch or ())
+    wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
+    table_path(out)  # an illegal name is found before anything is timed
     console = _console(stderr=True)
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
@@ -650,7 +706,9 @@ def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160)  # a pipe has no width
+    return Console(
+        stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
+    )  # a pipe has no width
 
 
 def _print_json(content: object) -> None:

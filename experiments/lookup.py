@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch
+from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_json
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class Chosen:
 
 def chosen(text: str, *, storage: str) -> Chosen:
     """Raises `UserError` saying what is legal."""
-    if match := re.fullmatch(r"(?P<study>.+)#(?P<number>\d+)", text):
+    if match := re.fullmatch(r"(?P<study>.+)#(?P<number>\d{1,9})", text):
         return _trial(match["study"], int(match["number"]), storage)
     if match := re.fullmatch(r"(?P<study>.+)@(?P<budget>[^@]+)", text):
         return _under_budget(match["study"], match["budget"], storage)
     path = Path(text)
-    if text in ANCHORS or not (path.suffix == ".json" or path.exists()):
+    if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
         return Chosen(arch=_named(text))
     return _from_file(path)
 
@@ -50,9 +50,22 @@ def _named(text: str) -> TopFormerConfig:
         raise UserError(f"{error} So do STUDY#TRIAL and STUDY@50ms.") from None
 
 
-def _from_file(path: Path) -> Chosen:
+def _is_there(path: Path) -> bool:
     try:
-        return Chosen(arch=TopFormerConfig.from_json(path.read_text(encoding="utf-8"), where=str(path)))
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _from_file(path: Path) -> Chosen:
+    """An architecture's JSON, or the card of an export."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = parse_json(text, where=str(path))
+        if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
+            task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
+            return Chosen(arch=TopFormerConfig.from_dict(values["architecture"], where=str(path)), task=task)
+        return Chosen(arch=TopFormerConfig.from_dict(values, where=str(path)))
     except OSError as error:
         raise UserError(f"cannot read the architecture {str(path)!r} ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -65,9 +78,11 @@ def _trial(name: str, number: int, storage: str) -> Chosen:
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
         trials = store.trials(name)
-    if number >= len(trials):
-        raise UserError(f"study {name!r} has trials 0 to {len(trials) - 1}, not {number}.")
-    return _chosen(study, trials[number])
+    found = next((trial for trial in trials if trial.number == number), None)
+    if found is None:
+        known = f"trials 0 to {trials[-1].number}" if trials else "no trials yet"
+        raise UserError(f"study {name!r} has {known}, not {number}.")
+    return _chosen(study, found)
 
 
 def _under_budget(name: str, budget: str, storage: str) -> Chosen:

@@ -10,10 +10,10 @@ from experiments.study import StudyConfig
 from latency_lut.devices import Device
 from latency_lut.measure import measure_table
 from latency_lut.runtimes import Runtime
-from latency_lut.table import SUFFIX, LatencyTable, user_tables_folder
+from latency_lut.table import SUFFIX, LatencyTable, require_table_name, user_tables_folder
 from search_space import SearchSpace, blocks, preset
 from topformer.blocks import Block, decompose
-from topformer.config import ANCHORS, Candidate, Task, parse_image_size
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, parse_image_size
 from topformer.errors import UserError
 
 
@@ -26,8 +26,15 @@ class Plan:
     """Timed as wholes in the same run: the anchors."""
 
 
-def plan(*, study: str | None, space: str | None, size: str | None, classes: tuple[int, ...]) -> Plan:
-    """Blocks of a study's space, of a preset, or of the anchors alone; always with the anchors' own at 150 classes."""
+def plan(
+    *,
+    study: str | None,
+    space: str | None,
+    archs: tuple[TopFormerConfig, ...] = (),
+    size: str | None,
+    classes: tuple[int, ...],
+) -> Plan:
+    """Blocks of a study's space, of a preset, or of architectures; always with the anchors' own at 150 classes."""
     if study is not None:
         if space is not None or size is not None or classes:
             raise UserError(
@@ -37,7 +44,9 @@ def plan(*, study: str | None, space: str | None, size: str | None, classes: tup
     pixels = parse_image_size(size or "512")
     tasks = [Task(image_size=pixels, num_classes=count) for count in classes or (Task().num_classes,)]
     plans = [_plan_of(preset(space, task=task)) if space else _anchor_plan(task) for task in tasks]
-    return Plan(blocks=tuple(block for part in plans for block in part.blocks), networks=plans[0].networks)
+    own = [block for part in plans for block in part.blocks]
+    own += [block for arch in archs for task in tasks for block in decompose(arch, task)]
+    return Plan(blocks=tuple(own), networks=plans[0].networks)
 
 
 def measure(
@@ -57,7 +66,8 @@ def measure(
 
 
 def table_path(out: str) -> Path:
-    """A path as it is; a bare name is a table in the user's own folder."""
+    """A path as it is; a bare name is a table in the user's own folder. Raises `UserError` for an illegal name."""
+    require_table_name(Path(out).stem)
     return Path(out) if out.endswith(SUFFIX) else user_tables_folder() / f"{out}{SUFFIX}"
 
 

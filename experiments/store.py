@@ -10,28 +10,34 @@ import hashlib
 import json
 import os
 import socket
+import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
+from urllib.parse import quote
 
 from sqlalchemy import (
+    CursorResult,
     Engine,
     ForeignKey,
     String,
     Text,
     UniqueConstraint,
     create_engine,
+    delete,
     event,
     func,
+    insert,
     inspect,
     make_url,
     select,
+    update,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import NullPool
 
@@ -229,6 +235,15 @@ class Store:
             raise
         return store
 
+    @staticmethod
+    def exists(url: str) -> bool:
+        """Whether there may be a store: a SQLite file, or any database that is asked for over the network."""
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            return True  # opening it says what is wrong
+        return parsed.get_backend_name() != "sqlite" or (bool(parsed.database) and Path(str(parsed.database)).is_file())
+
     def __enter__(self) -> Self:
         return self
 
@@ -237,28 +252,37 @@ class Store:
 
     def _require_schema(self, *, create: bool) -> None:
         tables = set(inspect(self.engine).get_table_names())
-        if _Schema.__tablename__ not in tables:
-            if tables:
+        version = None
+        if _Schema.__tablename__ in tables:
+            with Session(self.engine) as session:
+                version = session.scalar(select(func.max(_Schema.version)))
+        if version is None:  # new, or a first start that was broken off
+            if not tables <= set(_Base.metadata.tables):
                 raise UserError(
                     f"{self.url} is a database of another program (tables {', '.join(sorted(tables)[:4])}); "
                     "name a new file with --storage."
                 )
             if not create:
                 raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")
-            _Base.metadata.create_all(self.engine)
-            if self.engine.dialect.name == "sqlite":
-                with self.engine.connect() as connection:
-                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
-            with Session(self.engine) as session, session.begin():
-                session.add(_Schema(version=SCHEMA_VERSION))
+            self._create_schema()
             return
-        with Session(self.engine) as session:
-            version = session.scalar(select(func.max(_Schema.version)))
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"{self.url} has schema version {version}, this tool reads {SCHEMA_VERSION}; "
                 "open it with the version of topformer-nas that wrote it."
             )
+
+    def _create_schema(self) -> None:
+        """All tables and the version, or nothing; of two that start at once, one does it."""
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
+                connection.rollback()
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself would begin after the tables
+            _Base.metadata.create_all(connection)
+            if connection.scalar(select(func.count()).select_from(_Schema)) == 0:
+                connection.execute(insert(_Schema).values(version=SCHEMA_VERSION))
+            connection.commit()
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -306,6 +330,16 @@ class Store:
             row.config_json = json.dumps(config)
             row.finished = None
 
+    def delete_study(self, name: str) -> None:
+        """Forget a study and its trials; its evaluations stay, for other studies to draw on."""
+        with self._session() as session:
+            row = _study_row(session, name)
+            if row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner):
+                raise UserError(f"study {name!r} is being driven by {row.lease_owner}; stop it first.")
+            for table in (_Proposal, _Batch):
+                session.execute(delete(table).where(table.study_id == row.id))
+            session.delete(row)
+
     def finish_study(self, name: str) -> None:
         with self._session() as session:
             _study_row(session, name).finished = _now()
@@ -328,7 +362,8 @@ class Store:
         """Write a whole batch, or nothing; gives its trials, numbered on from the study's last."""
         with self._session() as session:
             study_id = _study_row(session, name).id
-            start = session.scalar(select(func.count()).where(_Proposal.study_id == study_id)) or 0
+            last = session.scalar(select(func.max(_Proposal.number)).where(_Proposal.study_id == study_id))
+            start = 0 if last is None else last + 1
             rows = []
             for offset, proposal in enumerate(proposals):
                 _add_candidate(session, proposal.candidate)
@@ -436,6 +471,10 @@ class Store:
             row.weights_path, row.weights_sha256 = weights.name, file_sha256(weights)
 
     def _trial(self, row: _Proposal) -> Trial:
+        with _undamaged(f"trial {row.number}"):
+            return self._built_trial(row)
+
+    def _built_trial(self, row: _Proposal) -> Trial:
         record = row.record
         candidate = row.candidate
         return Trial(
@@ -473,7 +512,13 @@ class Lease:
                     f"study {self._name!r} is being driven by {row.lease_owner} (lease until {row.lease_until}); "
                     "wait for it, or stop it first."
                 )
-            self._write(row)
+            taken = session.execute(
+                update(_Study)
+                .where(_Study.id == row.id, _Study.lease_owner.is_not_distinct_from(row.lease_owner))
+                .values(lease_owner=self._owner, lease_until=_lease_end())
+            )
+            if cast("CursorResult[Any]", taken).rowcount != 1:  # another driver was faster by a moment
+                raise UserError(f"study {self._name!r} has just been taken by another driver; wait for it, or stop it.")
 
     def beat(self) -> None:
         """Prolong; raises `UserError` if another driver took over meanwhile."""
@@ -491,7 +536,7 @@ class Lease:
 
     def _write(self, row: _Study) -> None:
         row.lease_owner = self._owner
-        row.lease_until = (datetime.now(UTC) + LEASE).isoformat()
+        row.lease_until = _lease_end()
 
 
 def file_sha256(path: Path) -> str:
@@ -502,6 +547,8 @@ def file_sha256(path: Path) -> str:
 def _is_dead(owner: str) -> bool:
     """Whether the owner was a process of this machine that is gone."""
     host, _, rest = owner.partition(" process ")
+    if not rest.strip():
+        return True  # no owner that this tool wrote
     return (
         host == socket.gethostname() and not Path(f"/proc/{rest.split()[0]}").exists() and Path("/proc/self").exists()
     )
@@ -531,9 +578,18 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
     if path.is_dir():
         raise UserError(f"storage {str(path)!r} is a folder; name a file.")
     if create:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    target = f"sqlite:///file:{path.absolute()}?mode=ro&uri=true" if read_only else f"sqlite:///{path}"
-    engine = create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S}, poolclass=NullPool)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {str(path.parent)!r} for the database ({error.strerror})."
+            ) from None
+    opened = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc' if create else 'rw'}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(opened, uri=True, timeout=BUSY_TIMEOUT_S)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     if not read_only:
         event.listen(engine, "connect", _tune_sqlite)
     return engine, path.with_name(path.name + ".artefacts")
@@ -556,6 +612,11 @@ def _one_sentence(url: str) -> Iterator[None]:
             f"database {url} cannot be used: {_cause(error)}. "
             "Check that it exists, is not read-only, locked or full, and try again; nothing written so far is lost."
         ) from error
+    except IntegrityError as error:
+        raise UserError(
+            f"another process wrote to {url} at the same moment, or its content is damaged ({_cause(error)}); "
+            "nothing was written, run the same command again."
+        ) from error
     except DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
             raise UserError(f"{url} is not a database of this tool, or is damaged: {_cause(error)}.") from error
@@ -568,6 +629,10 @@ def _cause(error: DatabaseError) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
+
+
+def _lease_end() -> str:
+    return (datetime.now(UTC) + LEASE).isoformat()
 
 
 def _study_row(session: Session, name: str, *, lock: bool = False) -> _Study:
@@ -609,10 +674,24 @@ def _estimate(text: str) -> LatencyEstimate:
     return LatencyEstimate(**(values | {"by_block": by_block, "kinds": frozenset(values["kinds"])}))
 
 
+@contextmanager
+def _undamaged(what: str) -> Iterator[None]:
+    """What this tool wrote reads back; anything else was written by someone else."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{what} in the store is damaged ({type(error).__name__}: {error}); restore a backup."
+        ) from error
+
+
 def _study(row: _Study) -> Study:
+    with _undamaged(f"study {row.name!r}"):
+        config = json.loads(row.config_json)
+        int(config["search"]["trials"])
     return Study(
         name=row.name,
-        config=json.loads(row.config_json),
+        config=config,
         evaluator=row.evaluator,
         fidelity=row.fidelity,
         table_text=row.table_text,
@@ -622,13 +701,16 @@ def _study(row: _Study) -> Study:
 
 
 def _record(row: _Record) -> Record:
+    metrics = None if row.metrics_json is None else json.loads(row.metrics_json)
+    if metrics is not None:
+        float(metrics["miou_pct"])
     return Record(
         candidate_key=row.candidate_key,
         evaluator=row.evaluator,
         fidelity=row.fidelity,
         replicate=row.replicate,
         status=row.status,  # type: ignore[arg-type]
-        metrics=None if row.metrics_json is None else json.loads(row.metrics_json),
+        metrics=metrics,
         reason=row.reason,
         seconds=row.seconds,
     )

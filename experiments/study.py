@@ -23,9 +23,9 @@ from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.store import Record, Store, Trial
 from experiments.workers import Outcome, WorkerPool, worker_pool
 from latency_lut.table import LatencyTable, find_table
-from search_space import SearchSpace, preset, require_anchors
+from search_space import SearchSpace, blocks, preset, require_anchors
 from topformer.blocks import candidate_blocks
-from topformer.config import ANCHORS, Candidate, Task, parse_image_size
+from topformer.config import ANCHORS, Task, parse_image_size
 from topformer.errors import UserError, unknown_name
 
 DATASETS = {"scenes": Scenes}
@@ -106,11 +106,15 @@ class StudyConfig(_Section):
         Raises `UserError` naming the file, the key and what is legal.
         """
         shipped = importlib.resources.files("experiments.studies")
-        if not source.endswith(".toml") and (shipped / f"{source}.toml").is_file():
+        names = [item.name.removesuffix(".toml") for item in shipped.iterdir() if item.name.endswith(".toml")]
+        if source in names:
             return cls.from_toml((shipped / f"{source}.toml").read_text(encoding="utf-8"), where=f"{source}.toml")
         path = Path(source)
-        if not path.is_file():
-            names = [item.name.removesuffix(".toml") for item in shipped.iterdir() if item.name.endswith(".toml")]
+        try:
+            found = path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            found = False
+        if not found:
             raise UserError(
                 f"no study file {source!r}; name a TOML file, or one that comes with the tool: {', '.join(names)}."
             )
@@ -118,13 +122,15 @@ class StudyConfig(_Section):
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UserError(f"{source}: not a text file.") from None
+        except OSError as error:
+            raise UserError(f"cannot read the study {source!r} ({error.strerror}).") from None
         return cls.from_toml(text, where=source)
 
     @classmethod
     def from_toml(cls, text: str, *, where: str) -> Self:
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not TOML ({error}).") from None
         try:
             return cls.model_validate(values)
@@ -238,11 +244,12 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
     """Create or reopen the stored study; gives the table as it was when the study began."""
     stored = store.find_study(config.name)
     values = config.model_dump()
+    if stored is not None and not store.trials(config.name):
+        store.delete_study(config.name)  # it never began: nothing is lost by beginning anew
+        stored = None
     if stored is None:
         table = table or find_table(config.latency.table)
-        space = config.search_space()
-        for name in config.search.anchors:  # a missing row is found before anything is written
-            table.estimate(candidate_blocks(Candidate(arch=ANCHORS[name], task=space.task)))
+        require_rows(config, table)
         store.create_study(
             config.name,
             config=values,
@@ -253,8 +260,9 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
         return table
     if changed := _changed_keys(stored.config, values):
         raise UserError(
-            f"study {config.name!r} is in {store.url} with another {changed[0]}; "
-            "restore it, or give the changed study a new name (only search.trials may grow)."
+            f"study {config.name!r} is in {store.url} with another {changed[0]}; restore it, give the changed study "
+            f"a new name, or drop the old one with: topformer-nas study delete {config.name} "
+            "(only search.trials may grow)."
         )
     if stored.evaluator != evaluator.fingerprint:
         raise UserError(
@@ -264,6 +272,17 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
     if stored.config["search"]["trials"] != config.search.trials:
         store.update_config(config.name, values)
     return stored.table
+
+
+def require_rows(config: StudyConfig, table: LatencyTable) -> None:
+    """Raise `UserError` with the command that measures what the study's space needs and the table lacks."""
+    missing = [block.key for block in blocks(config.search_space()) if block.key not in table.rows]
+    if missing:
+        raise UserError(
+            f"table {table.name} lacks {len(missing)} of the rows that study {config.name!r} needs, {missing[0]} among "
+            f"them; measure them with: topformer-nas latency measure --device {table.header.device} "
+            f"--study FILE.toml --out {config.latency.table}"
+        )
 
 
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -349,6 +368,11 @@ class _Run:
         by_number = {trial.number: trial for trial in waiting}
         for number, outcome in pool.results(jobs, beat):
             trial = by_number[number]
+            if outcome.fault:
+                raise UserError(
+                    f"trial {number} could not be evaluated: {outcome.fault} "
+                    "Nothing is recorded against it; mend the cause and run the same command to go on."
+                )
             record = self._record(trial, outcome)
             weights = self._weights(trial)
             self.store.add_record(record, weights=weights if weights.is_file() else None)
@@ -385,7 +409,7 @@ class _Run:
 
     def _settle(self, trial: Trial, record: Record, *, from_cache: bool) -> None:
         settled = self.store.settle(self.config.name, trial.number, record, from_cache=from_cache)
-        self.trials[trial.number] = settled  # trials are numbered from 0 without a gap
+        self.trials = [settled if other.number == settled.number else other for other in self.trials]
         self.report(Event(done=self.done, total=self.total, trial=settled))
 
     def _stop_on_failures(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.base import Evaluator, Metrics
+from evaluators.training import NonFiniteLoss
 from topformer.config import Candidate
 from topformer.errors import UserError
 
@@ -30,9 +31,11 @@ Job = tuple[Evaluator, Candidate, Path]
 class Outcome:
     """What came back from a worker."""
 
-    metrics: Metrics | None
+    metrics: Metrics | None = None
     reason: str | None = None
-    """Why there are no metrics."""
+    """Why this candidate has no metrics."""
+    fault: str | None = None
+    """What is wrong around the candidate (disk, cache, settings): nobody's metrics, and nothing to record."""
 
 
 class WorkerPool:
@@ -75,7 +78,7 @@ class WorkerPool:
                 return future.result()
             except BrokenProcessPool:
                 self.stop()
-        return Outcome(metrics=None, reason=f"it killed its worker process {RETRIES + 1} times (out of memory?)")
+        return Outcome(reason=f"it killed its worker process {RETRIES + 1} times (out of memory?)")
 
     def _submit(self, job: Job) -> Future[Outcome]:
         if self._pool is None:
@@ -123,9 +126,13 @@ def _evaluate(evaluator: Evaluator, candidate: Candidate, weights: Path) -> Outc
     try:
         metrics = evaluator.evaluate(candidate, replicate=0, weights_out=weights)
     except MemoryError:
-        return Outcome(metrics=None, reason="out of memory")
-    except (UserError, RuntimeError, ArithmeticError) as error:
-        return Outcome(metrics=None, reason=f"{type(error).__name__}: {error}")
+        return Outcome(reason="out of memory")
+    except OSError as error:
+        return Outcome(fault=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except (NonFiniteLoss, RuntimeError, ArithmeticError) as error:
+        return Outcome(reason=f"{type(error).__name__}: {error}")
+    except UserError as error:
+        return Outcome(fault=str(error))
     if not math.isfinite(metrics.miou_pct):
-        return Outcome(metrics=None, reason=f"the mIoU is {metrics.miou_pct}")
+        return Outcome(reason=f"the mIoU is {metrics.miou_pct}")
     return Outcome(metrics=metrics)

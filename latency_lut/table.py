@@ -105,14 +105,16 @@ class ErrorModel:
 
     def __post_init__(self) -> None:
         _require_positive("error_model: scale", self.scale)
+        if not isinstance(self.kind_pct, Mapping):
+            raise UserError(f"error_model: kind_pct must be a mapping, not {self.kind_pct!r}.")
         if self.scale_pct is not None:
             _require_number("error_model: scale_pct", self.scale_pct)
         _require_number("error_model: row_pct", self.row_pct)
         for kind, percent in self.kind_pct.items():
             _require_number(f"error_model: kind_pct of {kind}", percent)
         _require_positive("error_model: level", self.level)
-        if self.level >= 1:
-            raise UserError(f"error_model: level must be a probability below 1, not {self.level}.")
+        if self.level > 0.999:
+            raise UserError(f"error_model: level must be a probability up to 0.999, not {self.level}.")
 
     def kind_error_pct(self, kind: str) -> float:
         return self.kind_pct.get(kind, max(self.kind_pct.values(), default=0.0))
@@ -180,12 +182,9 @@ class TableHeader:
     validation: tuple[NetworkCheck, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise UserError(
-                f"a table's name must consist of letters, digits, '.', '_' and '-', and start with a letter or digit, "
-                f"not {self.name!r}."
-            )
-        for name in ("device", "soc", "core", "precision", "runtime", "runtime_version", "runtime_checksum"):
+        require_table_name(self.name)
+        texts = ("device", "soc", "core", "precision", "runtime", "runtime_version", "runtime_checksum", "tool_version")
+        for name in texts:
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"table {self.name}: {name} must be text, not {getattr(self, name)!r}.")
         if self.frequency_mhz is not None:
@@ -409,6 +408,8 @@ class LatencyTable:
     @classmethod
     def from_text(cls, text: str, *, where: str = "latency table") -> Self:
         """Inverse of `text`; `where` names the source in errors."""
+        if not isinstance(text, str):
+            raise UserError(f"{where}: not a latency table (not text).")
         magic, _, rest = text.partition("\n")
         if not magic.startswith(_MAGIC):
             raise UserError(f"{where}: not a latency table (its first line must be '{_MAGIC}{FORMAT}').")
@@ -419,12 +420,12 @@ class LatencyTable:
             raise UserError(f"{where}: truncated or edited (checksum does not match); take a fresh copy of the table.")
         try:
             return cls._from_body(body)
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, csv.Error) as error:
             raise UserError(f"{where}: {error}") from None
 
     @classmethod
     def _from_body(cls, body: str) -> Self:
-        values, end = json.JSONDecoder().raw_decode(body)
+        values, end = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(body)
         header = _header_from(values)
         columns, *lines = csv.reader(io.StringIO(body[end:].removeprefix("\n")), strict=True)
         if tuple(columns) != _COLUMNS:
@@ -475,6 +476,8 @@ def available_tables() -> tuple[Path, ...]:
 
 def find_table(name_or_path: str | Path) -> LatencyTable:
     """A table by the path of its file, or by name from the user's folder or else from those shipped."""
+    if "\0" in str(name_or_path):
+        raise UserError(f"a latency table's name cannot hold a null character: {str(name_or_path)!r}.")
     path = Path(name_or_path)
     if path.suffix == SUFFIX or len(path.parts) > 1:
         return LatencyTable.load(path)
@@ -520,6 +523,19 @@ def _fields_from(kind: Any, values: object, where: str) -> dict[str, Any]:
     return dict(values)
 
 
+def _refuse_constant(name: str) -> object:
+    raise UserError(f"numbers must be finite, not {name}.")
+
+
+def require_table_name(name: object) -> None:
+    """A table's name is a file's stem and is typed on command lines."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"a table's name must consist of letters, digits, '.', '_' and '-', and start with a letter or digit, "
+            f"not {name!r}."
+        )
+
+
 def _row_from(cells: list[str]) -> LatencyRow:
     if len(cells) != len(_COLUMNS):
         raise UserError(f"a row must have {','.join(_COLUMNS)}, not {','.join(cells)}.")
@@ -544,8 +560,8 @@ def _interval_note(level: float, validated: bool) -> str:
 
 
 def _require_number(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise UserError(f"{what} must be a number from 0, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e12:
+        raise UserError(f"{what} must be a number from 0 to 1e12, not {str(value)[:40]}.")
 
 
 def _require_positive(what: str, value: object) -> None:

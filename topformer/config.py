@@ -90,7 +90,11 @@ class TopFormerConfig:
         _require_int("injection_channels", self.injection_channels, 1, MAX_CHANNELS)
         _require_choice("token_stride", self.token_stride, TOKEN_STRIDES)
         strides = self.injected_strides
-        legal = isinstance(strides, tuple) and tuple(s for s in STAGE_STRIDES if s in strides) == strides
+        legal = (
+            isinstance(strides, tuple)
+            and all(type(s) is int for s in strides)  # 8.0 would be another key
+            and tuple(s for s in STAGE_STRIDES if s in strides) == strides
+        )
         if not legal or not strides:
             raise UserError(
                 f"injected_strides must be a non-empty ascending subset of {STAGE_STRIDES}, not {strides!r}; "
@@ -210,7 +214,7 @@ class TopFormerConfig:
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "architecture") -> Self:
-        return cls.from_dict(_parse_json(text, where), where=where)
+        return cls.from_dict(parse_json(text, where), where=where)
 
 
 _EXTRACTOR_NEEDS: Mapping[str, tuple[int, int]] = {  # least blocks, least heads
@@ -287,7 +291,7 @@ def anchor_name(arch: TopFormerConfig) -> str | None:
 
 def named_arch(name: str) -> TopFormerConfig:
     """The anchor of that name."""
-    if name not in ANCHORS:
+    if not isinstance(name, str) or name not in ANCHORS:
         raise unknown_name("architecture", name, ANCHORS, advice="A JSON file of an architecture works too.")
     return ANCHORS[name]
 
@@ -295,8 +299,8 @@ def named_arch(name: str) -> TopFormerConfig:
 def parse_image_size(text: str) -> tuple[int, int]:
     """ "512" is square, "512x1024" is height x width, in pixels."""
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() for part in parts):
-        raise UserError(f"image size must look like 512 or 512x1024 (height x width), not {text!r}.")
+    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() and len(part) <= 9 for part in parts):
+        raise UserError(f"image size must look like 512 or 512x1024 (height x width), not {text[:40]!r}.")
     sides = [int(part) for part in parts]
     return Task(image_size=(sides[0], sides[-1])).image_size
 
@@ -322,7 +326,7 @@ def _require_int(what: str, value: object, least: int, most: int) -> None:
 
 def _require_choice(what: str, value: object, legal: Iterable[object]) -> None:
     choices = tuple(legal)
-    if value not in choices or isinstance(value, bool):
+    if not any(type(value) is type(choice) and value == choice for choice in choices):  # 64.0 is not 64
         raise UserError(f"{what} must be one of {', '.join(map(str, choices))}, not {value!r}.")
 
 
@@ -335,10 +339,11 @@ def _require_mapping(values: object, known: Iterable[str], where: str) -> dict[s
     return dict(values)
 
 
-def _parse_json(text: str, where: str) -> object:
+def parse_json(text: str, where: str) -> object:
+    """Raises `UserError` that names the source for anything that is no JSON."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, RecursionError) as error:  # also thousands of digits or brackets, or no text
         raise UserError(f"{where}: not JSON ({error}).") from None
 
 

@@ -39,6 +39,7 @@ from topformer.config import MIN_IMAGE_PX, STAGE_STRIDES, OutputKind, Task, TopF
 from topformer.errors import UserError
 
 HEAD_DROPOUT = 0.1
+MAX_PARAMETERS = 500_000_000
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -352,6 +353,12 @@ class _Backbone(nn.Module):
 
     def __init__(self, arch: TopFormerConfig, blocks: tuple[Block, ...], token_stride: int) -> None:
         super().__init__()
+        count = sum(block.parameters for block in blocks)
+        if count > MAX_PARAMETERS:
+            raise UserError(
+                f"architecture {arch.key} has {count:,} parameters; networks of more than {MAX_PARAMETERS:,} are not "
+                "built (T, S and B have 1.4 to 5.1 million). Choose fewer channels or rows."
+            )
         self.arch = arch
         self.token_stride = token_stride
         self.token_pyramid = TokenPyramid(blocks)

@@ -13,9 +13,10 @@ import pickle
 import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -93,8 +94,12 @@ def saved_model(path: str | os.PathLike[str]) -> TopFormer:
     """The segmentation network of one of our safetensors files, architecture and classes as saved."""
     source = Path(path)
     metadata, _ = _read_safetensors(source)
-    if metadata.get("kind") != "segmentation":
-        raise CheckpointError(f"{source} holds a {metadata.get('kind')} network; a segmentation network is needed.")
+    if metadata["kind"] != "segmentation":
+        raise CheckpointError(f"{source} holds a {metadata['kind']} network; a segmentation network is needed.")
+    if not re.fullmatch(r"[1-9]\d{0,5}", metadata["num_classes"]):
+        raise CheckpointError(
+            f"{source}: num_classes is {metadata['num_classes'][:40]!r} in its metadata; was it edited?"
+        )
     arch = TopFormerConfig.from_json(metadata["architecture"], where=str(source))
     return load_model(arch, num_classes=int(metadata["num_classes"]), weights=source)
 
@@ -127,6 +132,13 @@ def _fill(model: nn.Module, given: Mapping[str, Tensor], wanted: set[str], path:
         if name not in wanted:
             raise CheckpointError(f"{path}: unexpected tensor {name!r}; {advice}")
     for name, tensor in given.items():
+        plain = tensor.layout == torch.strided and not tensor.is_nested and tensor.device.type == "cpu"
+        if not plain or tensor.is_quantized or tensor.dtype.is_complex:
+            raise CheckpointError(f"{path}: tensor {name!r} is not a plain array of numbers ({tensor.dtype}).")
+        if tensor.dtype.is_floating_point != own[name].dtype.is_floating_point or tensor.dtype == torch.bool:
+            raise CheckpointError(f"{path}: tensor {name!r} is of {tensor.dtype}, the network needs {own[name].dtype}.")
+        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: tensor {name!r} has values that are not finite; the weights are damaged.")
         if tensor.shape != own[name].shape:
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, the network needs "
@@ -141,9 +153,14 @@ def _in_backbone(name: str) -> bool:
 
 def _read(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor]]:
     """Kind and tensors, under our names."""
-    if not path.is_file():
+    try:
+        ours = path.is_file() and _is_safetensors(path)
+        found = path.is_file()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read the weights {str(path)[:200]!r} ({error}).") from None
+    if not found:
         raise CheckpointError(f"no weights file {str(path)!r}.")
-    if _is_safetensors(path):
+    if ours:
         metadata, tensors = _read_safetensors(path)
         saved = TopFormerConfig.from_json(metadata["architecture"], where=str(path))
         if saved != arch:
@@ -197,21 +214,34 @@ def _read_released(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[st
     return ("segmentation" if segmentation else "classification"), {rename(n): t for n, t in tensors.items()}
 
 
+_NUMBERS = ("Bool", *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)))
+_NUMBERS += ("Float16", "Float32", "Float64", "Complex64", "Complex128")
 _HARMLESS = [  # data only: constructing them runs nothing of the checkpoint's
     argparse.Namespace,
-    np.dtype,
     np.ndarray,
     codecs.encode,
-    *(getattr(numpy_dtypes, name) for name in numpy_dtypes.__all__ if name.endswith("DType")),
+    *(getattr(numpy_dtypes, f"{name}DType") for name in _NUMBERS),
 ]
+
+
+def _number_dtype(code: object, *_: object) -> np.dtype[Any]:
+    """Stands in for `numpy.dtype` in a pickle: arrays of objects are pointers, which a file must not supply."""
+    dtype = np.dtype(code)  # type: ignore[call-overload]
+    if dtype.kind not in "biufc":
+        raise pickle.UnpicklingError(f"GLOBAL numpy.dtype({code!r}) was not allowed")
+    return cast("np.dtype[Any]", dtype)
 
 
 def _load_pickled_tensors(path: Path) -> object:
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]  # what NumPy scalars are pickled as
     rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    harmless: list[Any] = [*_HARMLESS]
+    harmless: list[Any] = [*_HARMLESS, (_number_dtype, "numpy.dtype")]
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and 1 spell it differently
         harmless += [(scalar, f"{module}.scalar"), (rebuild, f"{module}._reconstruct")]
+    if zipfile.is_zipfile(path) and any(
+        i.compress_type != zipfile.ZIP_STORED for i in zipfile.ZipFile(path).infolist()
+    ):
+        raise CheckpointError(f"{path} is a compressed archive; checkpoints are stored uncompressed. Unpack it first.")
     try:
         with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter(
@@ -225,7 +255,7 @@ def _load_pickled_tensors(path: Path) -> object:
                 "Save the state_dict alone with the tool that made it."
             ) from None
         raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({_first_line(error)}).") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # a damaged or hostile file can raise anything out of the unpickler
         raise CheckpointError(f"{path} is not a readable checkpoint ({_first_line(error)}).") from None
 
 

@@ -166,6 +166,25 @@ def test_a_damaged_table_does_not_hide_the_others(studied: Shell) -> None:
     assert "bad.lut" in err
 
 
+def test_a_card_is_an_architecture_too(studied: Shell) -> None:
+    card = {"architecture": TINY.as_dict(), "task": {"image_size": [64, 64], "num_classes": 59}, "other": 1}
+    (studied.folder / "card.json").write_text(json.dumps(card))
+    content = studied.json("latency", "query", "card.json", "--table", "toy")
+    assert isinstance(content, dict)
+    assert (content["arch_key"], content["task"]["image_size"]) == (TINY.key, [64, 64])
+
+
+def test_a_study_can_be_forgotten_and_its_evaluations_stay(studied: Shell) -> None:
+    assert studied.json("study", "delete", "toy") == {"study": "toy", "trials": 12}
+    assert studied.json("study", "list") == []
+    assert run_toy(studied.folder, toy_config(trials=12), ToyEvaluator(keeps_weights=True)).trained == 0
+
+
+def test_the_version_is_printed(shell: Shell) -> None:
+    code, out, _ = shell("--version")
+    assert (code, out.split()[0]) == (0, "topformer-nas")
+
+
 def test_doctor_reports_without_a_store(shell: Shell) -> None:
     content = shell.json("doctor")
     assert isinstance(content, dict)
@@ -221,6 +240,14 @@ def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
         ("export toy#0 --out out --weights a --random-weights", "exclude one another"),
         ("export tiny --out out --weights nothing.pth", "no weights file 'nothing.pth'"),
         ("export toy#0 --out out --classes 19", "was trained for 59 classes, not 19"),
+        ("front toy --latency-max nan --plot late.png", "positive number of ms"),
+        ("latency measure --size 64 --out my/table!.lut", "a table's name must consist of"),
+        ("describe tiny --size " + "9" * 5000, "image size must look like 512"),
+        ("describe toy#" + "9" * 5000, "unknown architecture"),
+        ("describe " + "a" * 5000, "unknown architecture"),
+        ("search " + "a" * 5000, "no study file"),
+        ("study delete other", "unknown study 'other'"),
+        ("dashboard --port 99999999", "port 99999999 cannot be used"),
         ("frobnicate", "No such command 'frobnicate'"),
     ],
 )
@@ -228,10 +255,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(words: str, fragment: str,
     assert fragment in studied.refusal(*words.split())
 
 
-def test_a_quickstart_search_without_its_table_says_how_to_measure_it(shell: Shell) -> None:
-    code, _, err = shell("search", "quickstart")
-    assert code == 2
-    assert "unknown latency table 'host'" in err
+def test_a_quickstart_search_without_its_table_makes_no_database(shell: Shell) -> None:
+    assert "unknown latency table 'host'" in shell.refusal("search", "quickstart")
 
 
 def test_changed_weights_are_not_exported(studied: Shell) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,52 @@ def test_a_damaged_database_is_one_sentence(content: bytes, tmp_path: Path) -> N
     assert (tmp_path / "toy.db").read_bytes() == content
 
 
+@pytest.mark.parametrize("tables", [[], ["topformer_nas_schema"], ["topformer_nas_schema", "studies"]])
+def test_a_first_start_that_was_broken_off_is_begun_anew(tables: list[str], tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        for table in tables:
+            columns = "version INTEGER PRIMARY KEY" if table.endswith("schema") else "id INTEGER PRIMARY KEY, name TEXT"
+            if table != "studies":
+                connection.execute(f"CREATE TABLE {table} ({columns})")
+    assert len(run_toy(tmp_path, toy_config(trials=6)).trials) == 6
+
+
+def test_two_first_starts_at_once_both_open_the_store(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: Store.open(toy_url(tmp_path), create=True), range(8)))
+    for store in stores:
+        assert store.studies() == ()
+        store.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE studies SET config_json = '{'",
+        "UPDATE studies SET config_json = '{}'",
+        "UPDATE candidates SET arch_json = '{'",
+        "UPDATE records SET metrics_json = '[]'",
+        "UPDATE proposals SET latency_json = 'x'",
+        "UPDATE proposals SET latency_json = '{}'",
+    ],
+)
+def test_damaged_content_is_one_sentence(damage: str, tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        connection.execute(damage)
+    with Store.open(toy_url(tmp_path), read_only=True) as store, pytest.raises(UserError, match="damaged"):
+        assert store.study("toy") and store.trials("toy")  # noqa: PT018, one of them reads what is damaged
+
+
+@pytest.mark.parametrize("name", ["a#b", "a%b", "ä b"])
+def test_any_file_name_is_that_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    run_toy(tmp_path / name, toy_config(trials=6))
+    with Store.open(toy_url(tmp_path / name), read_only=True) as store:
+        assert len(store.trials("toy")) == 6
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     run_toy(tmp_path, toy_config(trials=6))
     with sqlite3.connect(tmp_path / "toy.db") as connection:
@@ -71,6 +118,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         ("sqlite:///:memory:", "must be a file"),
         ("foo://host/name", "driver that is not installed"),
         ("sqlite:////", "is a folder"),
+        ("sqlite:////dev/null/x.db", "cannot make the folder"),
     ],
 )
 def test_an_unusable_url_is_refused(url: str, fragment: str) -> None:

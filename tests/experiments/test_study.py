@@ -181,6 +181,23 @@ def test_too_many_failures_stop_the_study_with_the_last_reason(tmp_path: Path) -
         run_toy(tmp_path, evaluator=ToyEvaluator(fails=always))
 
 
+def test_a_fault_of_the_machine_is_not_recorded_against_an_architecture(tmp_path: Path) -> None:
+    """A full disk or a cache that cannot be written once failed three anchors for every later study."""
+    with pytest.raises(UserError, match=r"trial \d could not be evaluated: No space left .* Nothing is recorded"):
+        run_toy(tmp_path, evaluator=ToyEvaluator(disk_is_full=True))
+    result = run_toy(tmp_path)
+    assert all(trial.state == "complete" for trial in result.trials)
+
+
+def test_a_study_that_never_began_may_be_changed(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with Store.open(toy_url(tmp_path)) as store:
+        stored = store.study("toy")
+        store.delete_study("toy")
+        store.create_study("toy", config=stored.config, evaluator="other", fidelity="toy", table_text=stored.table_text)
+    assert len(run_toy(tmp_path, toy_config(trials=8, seed=3)).trials) == 8
+
+
 def test_a_worker_that_dies_is_replaced_and_its_candidate_tried_again(tmp_path: Path) -> None:
     for name in ("marks", "calm", "wild"):
         (tmp_path / name).mkdir()
@@ -201,7 +218,7 @@ def test_weights_are_kept_for_the_front_and_the_anchors_only(tmp_path: Path) -> 
 
 def test_a_table_without_a_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with Store.open(toy_url(tmp_path), create=True) as store:
-        with pytest.raises(UserError, match="has no row for"):
+        with pytest.raises(UserError, match=r"lacks 60 of the rows .* --study FILE\.toml --out toy"):
             run_study(toy_config(), store, evaluator=ToyEvaluator(), table=toy_table(drop=60))
         assert store.studies() == ()
 

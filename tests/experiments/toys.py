@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -50,6 +51,7 @@ class ToyEvaluator:
     fails: Callable[[Candidate], bool] | None = None
     bars: Callable[[Candidate], bool] | None = None
     keeps_weights: bool = False
+    disk_is_full: bool = False
     dies_once_in: Path | None = None
     """A folder; the first evaluation of each of three candidates kills its own process and leaves a mark there."""
     seconds: float = 0.0
@@ -66,6 +68,8 @@ class ToyEvaluator:
             if not mark.exists() and len(list(self.dies_once_in.iterdir())) < 3:
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self.disk_is_full:
+            raise OSError(errno.ENOSPC, "No space left on device", "/full")
         if self.fails and self.fails(candidate):
             raise RuntimeError("this architecture never works")
         luck = int.from_bytes(hashlib.sha256(f"{candidate.key}/{replicate}".encode()).digest()[:2]) / 65536

@@ -220,7 +220,7 @@ def signed(old: str, new: str) -> str:
         (signed('"scale_pct": 3', '"scale_pct": -3'), "scale_pct must be a number from 0"),
         (signed("median_ms,p5_ms", "p50_ms,p5_ms"), "columns must be median_ms"),
         (signed(ROW.key, STEM.key), "two rows for stem"),
-        (signed("3.0,3.0,3.0", "-3.0,-3.0,-3.0"), "must be a number from 0, not -3.0"),
+        (signed("3.0,3.0,3.0", "-3.0,-3.0,-3.0"), "must be a number from 0 to 1e12, not -3.0"),
         (signed("3.0,3.0,3.0", "0,0,0"), "must be above 0"),
         (signed("3.0,3.0,3.0", "nan,nan,nan"), "not nan"),
         (signed("3.0,3.0,3.0", "inf,inf,inf"), "not inf"),

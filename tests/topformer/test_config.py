@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topformer import ANCHORS, BASE, SMALL, TINY, Candidate, MBConv, Task, TopFormerConfig, UserError
+from topformer import ANCHORS, BASE, SMALL, TINY, Candidate, MBConv, Task, TopFormer, TopFormerConfig, UserError
 from topformer.blocks import decompose, token_grid
 from topformer.config import named_arch, parse_image_size
 
@@ -91,6 +91,8 @@ def test_the_grid_of_output_stride_64_rounds_up_from_stride_32() -> None:
         ({"injected_strides": ()}, "non-empty"),
         ({"injected_strides": (32, 8)}, "ascending"),
         ({"injected_strides": (8, 12)}, "subset"),
+        ({"injected_strides": (8.0, 16, 32)}, "subset"),
+        ({"token_stride": 64.0}, "one of 32, 64, 128"),
         ({"token_stride": 48}, "one of 32, 64, 128"),
         ({"num_heads": 0}, "num_heads must be a whole number from 1"),
         ({"num_blocks": True}, "num_blocks"),
@@ -106,6 +108,18 @@ def test_the_grid_of_output_stride_64_rounds_up_from_stride_32() -> None:
 def test_an_impossible_architecture_is_refused_with_the_field(change: dict[str, object], fragment: str) -> None:
     with pytest.raises(UserError, match=fragment.replace("(", r"\(")):
         TINY.replace(**change)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "\0", ""])
+def test_text_of_any_kind_is_a_sentence(text: str) -> None:
+    with pytest.raises(UserError, match=r"not JSON|expected a table"):
+        TopFormerConfig.from_json(text)
+
+
+def test_a_network_beyond_reason_is_refused_before_it_is_built() -> None:
+    wide = tuple(tuple(MBConv(15, 16, 4096, row.stride) for row in stage) for stage in TINY.stages)
+    with pytest.raises(UserError, match="networks of more than 500,000,000 are not built"):
+        TopFormer(TINY.replace(stages=wide), num_classes=3)
 
 
 @pytest.mark.parametrize("row", [(2, 4, 16, 1), (3, 0.5, 16, 1), (3, 4, 0, 1), (3, 4, 16, 3), (3, True, 16, 1)])

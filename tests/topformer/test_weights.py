@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from topformer_oracle import released_classification_checkpoint, released_segmen
 
 import topformer
 from topformer import TINY, CheckpointError, UserError
+from topformer.weights import _number_dtype
 
 
 @pytest.fixture
@@ -127,6 +129,57 @@ def test_a_checkpoint_without_weights_is_refused(content: object, tmp_path: Path
     torch.save(content, tmp_path / "weights")
     with pytest.raises(CheckpointError, match="holds no weights"):
         topformer.load_model("tiny", weights=tmp_path / "weights")
+
+
+def test_arrays_of_objects_are_refused() -> None:
+    """Their bytes would be taken for pointers; with the dtype's flags cleared, that once crashed the process."""
+    for code in ("O", "V8", "U4"):
+        with pytest.raises(pickle.UnpicklingError):
+            _number_dtype(code)
+    assert _number_dtype("f8", False, True) == np.float64
+
+
+class Crafted:
+    """Pickles as the call it is given."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+def test_a_crafted_object_array_does_not_reach_memory(tmp_path: Path) -> None:
+    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    dtype = Crafted(np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 0))
+    array = Crafted(reconstruct, (np.ndarray, (0,), b"b"), (1, (1,), dtype, False, b"\x41" * 8))
+    (tmp_path / "n.pth").write_bytes(pickle.dumps(array, 2))
+    with pytest.raises(CheckpointError):
+        topformer.load_model("tiny", weights=tmp_path / "n.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        (lambda t: t.to(torch.complex64), "not a plain array"),
+        (lambda t: t > 0, "is of torch.bool"),
+        (lambda t: t.to(torch.int64), "is of torch.int64"),
+        (lambda t: torch.full_like(t, torch.nan), "not finite"),
+        (lambda t: t.to_sparse(), "not a plain array"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(change: Any, fragment: str, released: Path) -> None:
+    name = "decode_head.conv_seg.weight"
+    rewritten(released, lambda c: c["state_dict"].update({name: change(c["state_dict"][name])}))
+    with pytest.raises(CheckpointError, match=fragment):
+        topformer.load_model("tiny", weights=released)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 1_000_000)
+    with pytest.raises(CheckpointError, match="compressed archive"):
+        topformer.load_model("tiny", weights=tmp_path / "bomb.pth")
 
 
 def test_harmless_metadata_is_accepted(released: Path) -> None:
