@@ -60,8 +60,8 @@ def worst_difference(candidate: Candidate, model: nn.Module) -> float:
     ("name", "size"), [("tiny", (64, 96)), ("small", (64, 96)), ("base", (64, 96)), ("tiny", (512, 512))]
 )
 def test_the_payload_computes_the_logits_of_an_anchor(name: str, size: tuple[int, int]) -> None:
-    """At 512 random weights decide how much rounding grows: with seeds 1 and 2 the payload's logits of Tiny are 5e-4 and
-    1e-3 from torch's, but torch's own float32 logits are 2e-4 and 1e-3 from its float64 ones. With seed 0 neither is.
+    """At 512 random weights decide how much rounding grows: with seeds 1 and 2 the payload's logits of Tiny are 5e-4
+    and 1e-3 from torch's, but torch's own float32 logits are 2e-4 and 1e-3 from its float64 ones.
     """
     torch.manual_seed(0)
     model = settled(TopFormer(ANCHORS[name], num_classes=150), size=max(256, *size))
