@@ -1,0 +1,142 @@
+"""qemu-user: runs the ncnn payload's Arm instructions on this machine. It counts them; it never times them.
+
+Counts are exact and the same everywhere: source and compiler of the program are pinned, and it sees one core with the
+caches of a Snapdragon 865 (ncnn cuts matrices to the size of the second level), an empty environment and a fixed
+address space.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latency_lut.payload import build
+from latency_lut.runtimes.ncnn import NcnnNetwork
+from topformer.errors import UserError
+
+QEMU = "qemu-aarch64"
+LINE_BYTES = 64
+"""Of the cache model."""
+
+_ADDRESS_SPACE = "0x400000000"  # 16 GiB reserved, so that addresses do not depend on where the host has room
+_CACHES = (("1", "Data", "64K"), ("1", "Instruction", "64K"), ("2", "Unified", "512K"), ("3", "Unified", "4096K"))
+"""Level, type and size as the kernel of a Snapdragon 865 tells them of its fastest core."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What a piece of a network executes on one core in one inference, the caches as the run before left them."""
+
+    instructions: int
+    vector_fma: int
+    vector_other: int
+    """Other vector operations, moves and permutations too."""
+    scalar_fp: int
+    vector_load: int
+    """Vector registers loaded; an instruction may load several."""
+    vector_store: int
+    scalar_load: int
+    scalar_store: int
+    prefetch: int
+    branch: int
+    """And system instructions."""
+    l1_miss: int
+    """Of the model: 64 KiB 4-way, 512 KiB 8-way and 4 MiB 16-way, LRU, lines of 64 bytes, no prefetching."""
+    l2_miss: int
+    l3_miss: int
+
+    def __add__(self, other: object) -> Counts:
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in _COUNTS})
+
+
+_COUNTS = tuple(item.name for item in fields(Counts))
+NOTHING = Counts(**dict.fromkeys(_COUNTS, 0))
+
+
+def infer(network: NcnnNetwork, weights: bytes, inputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One inference; `inputs` are (channels, height, width) each, and so is what it gives."""
+    if shapes := [given.shape for given in inputs if given.shape not in network.inputs]:
+        raise UserError(f"inputs must have shapes {network.inputs}, not {shapes}.")
+    with _workplace(network) as folder:
+        (folder / "net.bin").write_bytes(weights)
+        (folder / "in").write_bytes(b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in inputs))
+        _run(folder, "--warm", "0", "--weights", "net.bin", "--input", "in", "--output", "out")
+        values = np.fromfile(folder / "out", "<f4")
+    size = prod(network.output)
+    return values[-size:].reshape(
+        network.output
+    )  # before it: blobs that nothing reads, as a share that is not injected
+
+
+def count(network: NcnnNetwork) -> dict[str, Counts]:
+    """Counts of each block, by name, in the order they run; of the second inference, with weights made up.
+
+    A lone block's name is `latency_lut.runtimes.ncnn.LONE_BLOCK`. What joins blocks belongs to the block before it.
+    """
+    block_of = {layer.name: layer.block for layer in network.layers}
+    by_block: dict[str, Counts] = {}
+    for name, counts in count_layers(network):
+        by_block[block_of[name]] = by_block.get(block_of[name], NOTHING) + counts
+    return by_block
+
+
+def count_layers(network: NcnnNetwork) -> tuple[tuple[str, Counts], ...]:
+    """Counts of each layer, by name, in the order they run; of the second inference, with weights made up."""
+    plugin = build.counting_plugin()
+    with _workplace(network) as folder:
+        (folder / "lutcount.so").symlink_to(plugin)
+        _run(folder, "--warm", "1", "--marks", plugin="./lutcount.so,out=counts")
+        with (folder / "counts").open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    return tuple(
+        (network.layers[int(row["layer"])].name, Counts(**{name: int(row[name]) for name in _COUNTS})) for row in rows
+    )
+
+
+@contextmanager
+def _workplace(network: NcnnNetwork) -> Iterator[Path]:
+    """A folder with the program, the network and what the program may see of a machine."""
+    program = build.payload()
+    with tempfile.TemporaryDirectory(prefix="lutbench-") as name:
+        folder = Path(name)
+        (folder / "lutbench").symlink_to(program)
+        (folder / "net.param").write_text(network.param)
+        cpu = folder / "machine/sys/devices/system/cpu/cpu0"
+        for index, texts in enumerate(_CACHES):
+            cache = cpu / f"cache/index{index}"
+            cache.mkdir(parents=True)
+            for item, text in zip(("level", "type", "size", "shared_cpu_map"), (*texts, "1"), strict=True):
+                (cache / item).write_text(f"{text}\n")
+        (folder / "machine/proc").mkdir()
+        (folder / "machine/proc/cpuinfo").write_text("processor\t: 0\n")
+        yield folder
+
+
+def _run(folder: Path, *arguments: str, plugin: str | None = None) -> None:
+    """Program and arguments have the same names each time, because they are on the stack of what is counted."""
+    qemu = shutil.which(QEMU)
+    if not qemu:
+        raise UserError(f"no {QEMU} program; on Debian: apt-get install qemu-user")
+    options = ["-L", str(folder / "machine"), "-R", _ADDRESS_SPACE, *(("-plugin", plugin) if plugin else ())]
+    command = [qemu, *options, "./lutbench", "--core", "0", *arguments, "net.param"]
+    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"lutbench failed under {QEMU} with exit code {done.returncode}: {_complaint(done)}")
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
+    errors = [line["error"] for line in map(json.loads, done.stdout.splitlines()) if "error" in line]
+    return "; ".join([*errors, *done.stderr.splitlines()[-3:]]) or "it says nothing"

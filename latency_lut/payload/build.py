@@ -1,0 +1,197 @@
+"""Builds `lutbench`, a static aarch64 program, from ncnn's source distribution with compilers that pip provides.
+
+Everything is pinned: the source by its SHA-256, the compiler (zig's clang, from the `ziglang` wheel) by its version.
+What is built is kept in the user's cache folder under a key of all that went into it, so that a change of anything
+builds anew. Needs the extra `arm`: pip install 'topformer-nas[arm]'. Standard library besides.
+"""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from topformer.errors import UserError
+
+NCNN_VERSION = "1.0.20261020"
+NCNN_SHA256 = "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200"
+"""Of `ncnn-1.0.20261020.tar.gz` on PyPI (BSD-3-Clause)."""
+ZIG_VERSION = "0.17.0"
+TARGET = "aarch64-linux-musl"
+CPU = "generic"
+"""The oldest 64-bit cores: ncnn's float32 kernels need no more, and the program then runs on any of them."""
+CACHE_VARIABLE = "TOPFORMER_NAS_CACHE"
+
+_FOLDER = Path(__file__).parent
+_SOURCES = ("CMakeLists.txt", "lutbench.cpp")
+_FLAGS = "-O3 -g0 -DNDEBUG"
+_ADVICE = "install the tools with: pip install 'topformer-nas[arm]'"
+
+
+def payload() -> Path:
+    """The program `lutbench` for aarch64 Linux and Android; built at the first call, which takes minutes."""
+    key = _key(NCNN_SHA256, ZIG_VERSION, TARGET, CPU, _FLAGS, *((_FOLDER / name).read_text() for name in _SOURCES))
+    return _cached(f"lutbench-{key}", _build_payload)
+
+
+def counting_plugin() -> Path:
+    """The QEMU plugin `lutcount.so`, for this machine; needs a C compiler, as `cc`."""
+    source = _FOLDER / "lutcount.c"
+    return _cached(f"lutcount-{_key(source.read_text())}.so", _build_plugin)
+
+
+def checksum(path: Path) -> str:
+    """16 hexadecimal digits of a file's SHA-256, as tables' headers have them."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """$TOPFORMER_NAS_CACHE, or topformer-nas in $XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "topformer-nas"
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cached(name: str, build: Callable[[Path, Path], None]) -> Path:
+    """The file of that name in the cache; `build(folder, out)` makes it, in a folder that is deleted afterwards."""
+    out = cache_folder() / name
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(out.with_name(f"{name}.lock")), tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        if not out.exists():  # another process may have built it meanwhile
+            made = Path(folder) / "made"
+            build(Path(folder), made)
+            part = out.with_name(f"{name}.part")
+            shutil.copy(made, part)
+            part.chmod(0o755)
+            part.replace(out)
+    return out
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build_payload(folder: Path, out: Path) -> None:
+    zig = _zig()
+    source = _ncnn_source(folder / "ncnn")
+    toolchain = folder / "toolchain.cmake"
+    toolchain.write_text(_toolchain(zig, folder))
+    build = folder / "build"
+    cmake = _tool("cmake")
+    ninja = _tool("ninja")
+    configure = (cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
+    _run(*configure, "-DCMAKE_BUILD_TYPE=Release", f"-DNCNN_SOURCE={source}", "-S", str(_FOLDER), "-B", str(build))
+    _run(cmake, "--build", str(build), "--target", "lutbench")
+    shutil.copy(build / "lutbench", out)
+
+
+def _build_plugin(_folder: Path, out: Path) -> None:
+    compiler = shutil.which("cc")
+    if not compiler:
+        raise UserError("counting needs a C compiler for this machine; on Debian: apt-get install gcc libc6-dev")
+    _run(compiler, "-O2", "-std=c11", "-Wall", "-fPIC", "-shared", "-o", str(out), str(_FOLDER / "lutcount.c"))
+
+
+def _toolchain(zig: Path, folder: Path) -> str:
+    """zig has compiler and archiver in one program; paths of the build stay out of the result."""
+    flags = f"-target {TARGET} -mcpu={CPU} -ffile-prefix-map={folder}=. -ffile-prefix-map={_FOLDER}=."
+    lines = [
+        "set(CMAKE_SYSTEM_NAME Linux)",
+        "set(CMAKE_SYSTEM_PROCESSOR aarch64)",
+        "set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)",
+    ]
+    for language, driver in (("C", "cc"), ("CXX", "c++")):
+        lines += [
+            f'set(CMAKE_{language}_COMPILER "{zig}" {driver})',
+            f'set(CMAKE_{language}_FLAGS_INIT "{flags}")',
+            f'set(CMAKE_{language}_FLAGS_RELEASE "{_FLAGS}")',
+            f'set(CMAKE_{language}_ARCHIVE_CREATE "{zig} ar qcD <TARGET> <OBJECTS>")',
+            f'set(CMAKE_{language}_ARCHIVE_APPEND "{zig} ar qD <TARGET> <OBJECTS>")',
+            f'set(CMAKE_{language}_ARCHIVE_FINISH "{zig} ranlib <TARGET>")',
+        ]
+    lines.append('set(CMAKE_EXE_LINKER_FLAGS_INIT "-static -s")')
+    return "\n".join(lines) + "\n"
+
+
+def _zig() -> Path:
+    try:
+        found = version("ziglang")
+    except PackageNotFoundError:
+        raise UserError(f"no ziglang package, which cross-compiles for Arm; {_ADVICE}") from None
+    if found != ZIG_VERSION:
+        raise UserError(f"ziglang must be {ZIG_VERSION}, not {found}: counts depend on the compiler; {_ADVICE}")
+    import ziglang  # noqa: PLC0415, of the extra `arm`
+
+    return Path(ziglang.__file__).parent / "zig"
+
+
+def _tool(name: str) -> str:
+    """A program that pip installed beside this interpreter, or any other of the name."""
+    beside = Path(sys.executable).parent / name
+    if found := str(beside) if beside.exists() else shutil.which(name):
+        return found
+    raise UserError(f"no {name} program; {_ADVICE}")
+
+
+def _ncnn_source(folder: Path) -> Path:
+    """ncnn's source distribution, unpacked, from the package index that pip uses.
+
+    `pip download` refuses it: its metadata have the day of the build as version.
+    """
+    try:
+        from unearth import PackageFinder  # noqa: PLC0415, of the extra `arm`
+    except ImportError:
+        raise UserError(f"no unearth package, which fetches ncnn's source; {_ADVICE}") from None
+    indexes, links = _pip_sources()
+    finder = PackageFinder(index_urls=indexes, find_links=links, no_binary=[":all:"])
+    best = finder.find_best_match(f"ncnn=={NCNN_VERSION}").best
+    if best is None:
+        raise UserError(f"ncnn {NCNN_VERSION} has no source distribution on {', '.join(indexes)}.")
+    archive = folder.with_name("archive")
+    for part in (folder, archive):
+        part.mkdir()
+    finder.download_and_unpack(best.link, folder, archive)
+    files = list(archive.iterdir())
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest() if len(files) == 1 else "no archive"
+    if digest != NCNN_SHA256:
+        raise UserError(f"{best.link.filename} has SHA-256 {digest}, not {NCNN_SHA256}: it is not built.")
+    return folder
+
+
+def _pip_sources() -> tuple[list[str], list[str]]:
+    """(index URLs, places of loose files) as pip is configured, PyPI where it is not."""
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    values: dict[str, list[str]] = {}
+    for line in listing.splitlines():  # global.index-url='https://...'
+        name, _, text = line.partition("=")
+        if text.startswith(("'", '"')):
+            values.setdefault(name.rpartition(".")[2], []).extend(str(ast.literal_eval(text)).split())
+    index = values.get("index-url", ["https://pypi.org/simple/"])[-1:]
+    return index + values.get("extra-index-url", []), values.get("find-links", [])
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        raise UserError(f"{' '.join(command[:4])} ... failed with exit code {done.returncode}:\n{tail}")
