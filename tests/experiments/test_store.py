@@ -118,6 +118,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         ("sqlite:///:memory:", "must be a file"),
         ("foo://host/name", "driver that is not installed"),
         ("sqlite:////", "is a folder"),
+        ("sqlite:///a?b.db", "write a '\\?' in its name as %3F"),
         ("sqlite:////dev/null/x.db", "cannot make the folder"),
     ],
 )
