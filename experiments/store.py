@@ -566,7 +566,7 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
             return create_engine(parsed, pool_pre_ping=True), Path("topformer-nas.artefacts")
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise UserError(f"storage {url!r} needs a database driver that is not installed ({error}).") from None
-    if parsed.query:
+    if "?" in url:
         raise UserError(f"storage {url!r}: what follows '?' has no meaning for a file; write a '?' in its name as %3F.")
     if not parsed.database or parsed.database == ":memory:":
         raise UserError(
