@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.charts import block_figure, pareto_figure
 from dashboard.queries import StudyView, best_row, block_frame, class_frame, study_names, study_view
-from experiments.store import DEFAULT_URL
+from experiments import DEFAULT_URL
 from topformer.errors import UserError
 
 REFRESH_S = 5

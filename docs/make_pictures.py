@@ -14,8 +14,9 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 import dashboard.app
+from experiments import DEFAULT_URL
 from experiments.figures import draw_front
-from experiments.store import DEFAULT_URL, Store
+from experiments.store import Store
 
 HERE = Path(__file__).parent
 STUDY = "quickstart"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments import DEFAULT_URL
 from topformer.config import Task, parse_image_size
 from topformer.errors import UserError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from latency_lut.table import LatencyEstimate, LatencyTable
 
 STOPPED = 130
-DEFAULT_STORAGE = "sqlite:///topformer-nas.db"
 
 app = typer.Typer(
     name="topformer-nas",
@@ -103,7 +103,7 @@ def search(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A study's TOML file, or the name of one that comes with the tool.")
     ],
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     workers: Annotated[int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores]")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -127,8 +127,8 @@ def search(
     evaluator = config.build_evaluator()
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
-    require_anchors(config.search_space(), config.search.anchors)
     if not Store.exists(storage):  # what would be refused anyway makes no database
+        require_anchors(config.search_space(), config.search.anchors)
         require_rows(config, find_table(config.latency.table))
     console = _console(stderr=True)
     console.print(
@@ -188,7 +188,7 @@ def search(
 @app.command()
 def front(
     study: Annotated[str, typer.Argument(metavar="STUDY")],
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     every: Annotated[bool, typer.Option("--all", help="List every evaluation, not only the front.")] = False,
     latency_max: Annotated[
         str | None, typer.Option(metavar="MS", help="Only the best point within this budget, or an anchor's latency.")
@@ -215,7 +215,8 @@ def front(
         from experiments.figures import draw_front
 
         draw_front(found, trials, plot, latency_max_ms=budget)
-    rows = [_row(found, trial) for trial in shown]
+    table = found.table
+    rows = [_row(table, trial) for trial in shown]
     if latency_max is not None:
         rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
     if as_json:
@@ -225,7 +226,7 @@ def front(
     console.print(_front_table(found, rows, [t.number for t in members]))
     console.print(
         f"mIoU by {found.fidelity}; ranking {pareto.UNTESTED}: no trust report says how far its order can be believed. "
-        f"Latency {found.table.kind}; {found.table.interval_note}."
+        f"Latency {table.kind}; {table.interval_note}."
     )
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
         console.print(
@@ -242,7 +243,7 @@ def describe(
     size: Size = None,
     classes: Classes = None,
     classification: Annotated[bool, typer.Option(help="The ImageNet variant.")] = False,
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Parameters and multiply-adds of an architecture, whole and per block."""
@@ -317,7 +318,7 @@ def export(
     classes: Classes = None,
     output: Annotated[str, typer.Option(help="What the graph returns: logits, resized or labels.")] = "logits",
     table: Annotated[str | None, typer.Option(help="Latency table for the card. [default: the study's]")] = None,
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Export an architecture as one ONNX file, proven equal to the network, with a JSON card beside it."""
@@ -348,7 +349,7 @@ def export(
 
 @app.command()
 def dashboard(
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
     headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
 ) -> None:
@@ -370,7 +371,7 @@ def dashboard(
 
 
 @app.command()
-def doctor(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """What this installation has: versions, machine, store, tables."""
     from experiments.doctor import diagnose
 
@@ -386,7 +387,7 @@ def doctor(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
 
 @study_commands.command("delete")
 def study_delete(
-    study: Annotated[str, typer.Argument(metavar="STUDY")], storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False
+    study: Annotated[str, typer.Argument(metavar="STUDY")], storage: Storage = DEFAULT_URL, as_json: AsJson = False
 ) -> None:
     """Forget a study; its evaluations stay in the store, so nothing would be trained twice."""
     from experiments.store import Store
@@ -401,7 +402,7 @@ def study_delete(
 
 
 @study_commands.command("list")
-def study_list(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """The studies of a store."""
     from experiments.store import Store
 
@@ -435,7 +436,7 @@ def latency_query(
     size: Size = None,
     classes: Classes = None,
     output: Annotated[str, typer.Option(help="logits, resized or labels: what the timed graph returns.")] = "logits",
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
@@ -512,6 +513,7 @@ def latency_measure(
     size: Size = None,
     classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
     out: Annotated[str, typer.Option("--out", "--table", help="Name of the table, or a path ending in .lut.")] = "host",
+    storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
@@ -530,7 +532,7 @@ def latency_measure(
     from latency_lut.runtimes import runtime_named
 
     where, how = device_named(device), runtime_named(runtime)
-    archs = tuple(chosen(text, storage=DEFAULT_STORAGE).arch for text in arch or ())
+    archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
     wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
     table_path(out)  # an illegal name is found before anything is timed
     console = _console(stderr=True)
@@ -621,7 +623,7 @@ def _task(
     )
 
 
-def _row(study: "Study", trial: "Trial") -> dict[str, Any]:
+def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
     from experiments.pareto import UNTESTED
 
     record = trial.record
@@ -636,7 +638,7 @@ def _row(study: "Study", trial: "Trial") -> dict[str, Any]:
         "latency_low_ms": trial.latency.low_ms,
         "latency_high_ms": trial.latency.high_ms,
         "latency_kind": trial.latency.kind,
-        "table": study.table.header.name,
+        "table": table.name,
         "ranking_trust": UNTESTED,
         "anchor": trial.anchor,
         "status": trial.state,
@@ -720,4 +722,4 @@ def _pixels(task: Task) -> str:
 
 
 def _storage_flag(storage: str) -> str:
-    return "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    return "" if storage == DEFAULT_URL else f" --storage {storage}"

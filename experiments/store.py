@@ -41,12 +41,12 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchM
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import NullPool
 
+from experiments import DEFAULT_URL
 from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.config import Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
 
 SCHEMA_VERSION = 1
-DEFAULT_URL = "sqlite:///topformer-nas.db"
 LEASE = timedelta(seconds=60)
 BUSY_TIMEOUT_S = 30
 
@@ -334,8 +334,8 @@ class Store:
         """Forget a study and its trials; its evaluations stay, for other studies to draw on."""
         with self._session() as session:
             row = _study_row(session, name)
-            if row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner):
-                raise UserError(f"study {name!r} is being driven by {row.lease_owner}; stop it first.")
+            if driver := _driver(row):
+                raise UserError(f"study {name!r} is being driven by {driver}; stop it first.")
             for table in (_Proposal, _Batch):
                 session.execute(delete(table).where(table.study_id == row.id))
             session.delete(row)
@@ -507,9 +507,9 @@ class Lease:
     def take(self) -> None:
         with self._store._session() as session:
             row = _study_row(session, self._name, lock=True)
-            if row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner):
+            if driver := _driver(row):
                 raise UserError(
-                    f"study {self._name!r} is being driven by {row.lease_owner} (lease until {row.lease_until}); "
+                    f"study {self._name!r} is being driven by {driver} (lease until {row.lease_until}); "
                     "wait for it, or stop it first."
                 )
             taken = session.execute(
@@ -542,6 +542,12 @@ class Lease:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _driver(row: _Study) -> str | None:
+    """Who holds the study's lease; None where nobody does, or it ran out, or its process is gone."""
+    held = row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner)
+    return row.lease_owner if held else None
 
 
 def _is_dead(owner: str) -> bool:

@@ -154,8 +154,8 @@ def _in_backbone(name: str) -> bool:
 def _read(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor]]:
     """Kind and tensors, under our names."""
     try:
-        ours = path.is_file() and _is_safetensors(path)
         found = path.is_file()
+        ours = found and _is_safetensors(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the weights {str(path)[:200]!r} ({error}).") from None
     if not found:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from toys import TOY_HEADER
 
 from evaluators.compiled import CompiledTable
-from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows, TableHeader
+from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows
 from search_space import SearchSpace, blocks, preset
 from topformer import ANCHORS, BASE, SMALL, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks
@@ -24,23 +26,7 @@ def table_of(space: SearchSpace, *, drop: int = 0) -> LatencyTable:
     for block in blocks(space):
         ms = rng.uniform(0.01, 1)
         rows.append(LatencyRow(key=block.key, median_ms=ms, p5_ms=ms, p95_ms=ms, n=0, kind="estimated"))
-    header = TableHeader(
-        name="random",
-        device="none",
-        soc="none",
-        core="none",
-        frequency_mhz=None,
-        governor=None,
-        threads=1,
-        precision="fp32",
-        runtime="none",
-        runtime_version="0",
-        runtime_checksum="0",
-        protocol={},
-        tool_version="0",
-        date="2026-11-21",
-        error_model=ErrorModel(scale=0.9),
-    )
+    header = replace(TOY_HEADER, name="random", error_model=ErrorModel(scale=0.9))
     return LatencyTable.of(header, rows[: len(rows) - drop])
 
 

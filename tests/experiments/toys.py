@@ -95,6 +95,24 @@ def is_unlucky(candidate: Candidate) -> bool:
     return candidate.key[0] in "01"
 
 
+TOY_HEADER = TableHeader(
+    name="toy",
+    device="toy",
+    soc="none",
+    core="none",
+    frequency_mhz=None,
+    governor=None,
+    threads=1,
+    precision="fp32",
+    runtime="none",
+    runtime_version="0",
+    runtime_checksum="0",
+    protocol={},
+    tool_version="0",
+    date="2026-11-21",
+)
+
+
 @functools.cache
 def toy_table(*, drop: int = 0) -> LatencyTable:
     """Estimated rows of 1 microsecond plus 1 ms a GMAC, for every block of quickstart but the last `drop`."""
@@ -109,23 +127,7 @@ def toy_table(*, drop: int = 0) -> LatencyTable:
         )
         for block in blocks(preset("quickstart", task=TASK))
     ]
-    header = TableHeader(
-        name="toy",
-        device="toy",
-        soc="none",
-        core="none",
-        frequency_mhz=None,
-        governor=None,
-        threads=1,
-        precision="fp32",
-        runtime="none",
-        runtime_version="0",
-        runtime_checksum="0",
-        protocol={},
-        tool_version="0",
-        date="2026-11-21",
-    )
-    return LatencyTable.of(header, rows[: len(rows) - drop])
+    return LatencyTable.of(TOY_HEADER, rows[: len(rows) - drop])
 
 
 def toy_config(*, trials: int = 14, seed: int = 0, sampler: str = "nsga2", max_ms: float | None = None) -> StudyConfig:
