@@ -1,6 +1,5 @@
 """The `topformer-nas` command: parse, make one call, print. Heavy imports wait until a command needs them."""
 
-import json
 import os
 import signal
 import sys
@@ -10,15 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
-from topformer.config import Task, parse_image_size
+from experiments.latency_cli import latency
+from experiments.terminal import (
+    Arch,
+    AsJson,
+    Classes,
+    Size,
+    Storage,
+    console_of,
+    pixels,
+    print_json,
+    print_rows,
+    storage_flag,
+    task_of,
+)
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.lookup import Chosen
     from experiments.store import Study, Trial
-    from latency_lut.table import LatencyEstimate, LatencyTable
+    from latency_lut.table import LatencyTable
 
 STOPPED = 130
 
@@ -29,21 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-latency = typer.Typer(help="Query, measure and list latency tables.", no_args_is_help=True)
 study_commands = typer.Typer(help="List what the store holds.", no_args_is_help=True)
 app.add_typer(latency, name="latency")
 app.add_typer(study_commands, name="study")
-
-Arch = Annotated[
-    str,
-    typer.Argument(
-        metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms (the best under a budget)."
-    ),
-]
-Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512, or 512x1024 (height x width).")]
-Classes = Annotated[int | None, typer.Option("--classes", help="Number of classes.")]
 
 
 def main() -> None:
@@ -130,7 +129,7 @@ def search(
     if not Store.exists(storage):  # what would be refused anyway makes no database
         require_anchors(config.search_space(), config.search.anchors)
         require_rows(config, find_table(config.latency.table))
-    console = _console(stderr=True)
+    console = console_of(stderr=True)
     console.print(
         f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset} "
         f"(ranking {UNTESTED}: no trust report), latency by table {config.latency.table}"
@@ -171,7 +170,7 @@ def search(
         "front": [trial.number for trial in result.front],
     }
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     if not result.trained and not result.cached:
         console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
@@ -182,7 +181,7 @@ def search(
             f"as over the budget, {summary['invalid_dropped']} as beyond the proxy, {summary['duplicates_dropped']} as "
             "known."
         )
-    print(f"see the front with: topformer-nas front {result.name}{_storage_flag(storage)}")
+    print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
 
 
 @app.command()
@@ -220,9 +219,9 @@ def front(
     if latency_max is not None:
         rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    console = _console()
+    console = console_of()
     console.print(_front_table(found, rows, [t.number for t in members]))
     console.print(
         f"mIoU by {found.fidelity}; ranking {pareto.UNTESTED}: no trust report says how far its order can be believed. "
@@ -254,7 +253,7 @@ def describe(
     from topformer.published import published_figures
 
     found = chosen(arch, storage=storage)
-    task = _task(found, size, classes, classification=classification)
+    task = task_of(found, size, classes, classification=classification)
     counted = costs(found.arch, task)
     blocks = decompose(found.arch, task)
     content: dict[str, Any] = {
@@ -278,17 +277,17 @@ def describe(
         ],
     }
     if as_json:
-        _print_json(content)
+        print_json(content)
         return
     from rich.table import Table
 
-    table = Table(title=f"{found.label} ({found.arch.key}), {_pixels(task)} px, {task.num_classes} classes")
+    table = Table(title=f"{found.label} ({found.arch.key}), {pixels(task)} px, {task.num_classes} classes")
     for column in ("block", "kind", "output C x H x W", "parameters", "MMACs"):
         table.add_column(column, justify="left" if column in ("block", "kind") else "right")
     for block in blocks:
         shape = " x ".join(map(str, block.output))
         table.add_row(block.name, block.kind, shape, f"{block.parameters:,}", f"{block.macs / 1e6:,.2f}")
-    console = _console()
+    console = console_of()
     console.print(table)
     for module, count in counted.params_by_module.items():
         console.print(f"{module:20s} {count:>12,} parameters", highlight=False)
@@ -328,7 +327,7 @@ def export(
     from latency_lut.table import find_table
 
     found = chosen(arch, storage=storage)
-    task = _task(found, size, classes, output=output)
+    task = task_of(found, size, classes, output=output)
     prices = find_table(table) if table else None
     model, provenance = network_of(
         found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=prices
@@ -341,7 +340,7 @@ def export(
         "opset": result.opset,
     }
     if as_json:
-        _print_json(content)
+        print_json(content)
         return
     print(f"{result.onnx_path}: opset {result.opset}, onnxruntime equals torch within {result.max_abs_error:.2g}")
     print(f"{result.card_path}: architecture, weights ({provenance.weights}), latency and checksums")
@@ -377,7 +376,7 @@ def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
 
     findings = diagnose(storage)
     if as_json:
-        _print_json(findings)
+        print_json(findings)
         return
     for topic, facts in findings.items():
         print(topic)
@@ -396,7 +395,7 @@ def study_delete(
         trials = len(store.trials(study))
         store.delete_study(study)
     if as_json:
-        _print_json({"study": study, "trials": trials})
+        print_json({"study": study, "trials": trials})
         return
     print(f"study {study} with {trials} trials is forgotten; its evaluations are kept.")
 
@@ -422,205 +421,9 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
             for study in store.studies()
         ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    _print_rows(rows, "studies")
-
-
-@latency.command("query")
-def latency_query(
-    arch: Arch,
-    table: Annotated[
-        str | None, typer.Option(help="Name or path of a table. [default: host, or the trial's own]")
-    ] = None,
-    size: Size = None,
-    classes: Classes = None,
-    output: Annotated[str, typer.Option(help="logits, resized or labels: what the timed graph returns.")] = "logits",
-    storage: Storage = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
-    from experiments.lookup import chosen
-    from latency_lut.table import find_table
-    from topformer.blocks import decompose
-    from topformer.config import anchor_name
-    from topformer.published import published_figures
-
-    found = chosen(arch, storage=storage)
-    task = _task(found, size, classes, output=output)
-    prices = found.study.table if found.study and not table else find_table(table or "host")
-    blocks = decompose(found.arch, task)
-    estimate = prices.estimate(blocks)
-    published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
-    by_module = _ms_by_module(estimate)
-    if as_json:
-        _print_json(
-            {
-                "arch_key": found.arch.key,
-                "task": task.as_dict(),
-                "total_ms": estimate.total_ms,
-                "low_ms": estimate.low_ms,
-                "high_ms": estimate.high_ms,
-                "kind": estimate.kind,
-                "by_block": [{"block": name, "ms": ms} for name, ms in estimate.by_block],
-                "by_module_ms": by_module,
-                "published": published,
-                "interval": estimate.interval_note,
-                "coverage": prices.coverage(blocks),
-                "validated": prices.validated,
-                "table": prices.header.name,
-                "table_checksum": prices.checksum,
-            }
-        )
-        return
-    _print_estimate(found, task, prices, estimate)
-    for module, ms in by_module.items():
-        print(f"  {module:20s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %")
-    if published:
-        print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
-
-
-def _ms_by_module(estimate: "LatencyEstimate") -> dict[str, float]:
-    from topformer.blocks import MODULES
-
-    shares = {module: sum(ms for name, ms in estimate.by_block if name.split(".")[0] == module) for module in MODULES}
-    return {module: ms for module, ms in shares.items() if ms}
-
-
-def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:
-    longest = max(ms for _, ms in estimate.by_block)
-    for name, ms in estimate.by_block:
-        print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
-    print(
-        f"{found.label} at {_pixels(task)} px, {task.num_classes} classes, output {task.output}: "
-        f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
-        f"{estimate.interval_note}"
-    )
-    header = prices.header
-    print(
-        f"table {header.name}: {header.soc}, core {header.core}, {header.threads} thread, {header.precision}, "
-        f"{header.runtime} {header.runtime_version}, {header.date}; coverage 100 %"
-    )
-
-
-@latency.command("measure")
-def latency_measure(
-    device: Annotated[str, typer.Option(help="Where to time: host, this machine.")] = "host",
-    runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime.")] = "onnxruntime",
-    study: Annotated[str | None, typer.Option(help="What this study needs: a TOML file or a shipped name.")] = None,
-    space: Annotated[str | None, typer.Option(help="Every block of this search space: quickstart or pyramid.")] = None,
-    arch: Annotated[list[str] | None, typer.Option(help="The blocks of this ARCH; may be given again.")] = None,
-    size: Size = None,
-    classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
-    out: Annotated[str, typer.Option("--out", "--table", help="Name of the table, or a path ending in .lut.")] = "host",
-    storage: Storage = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from experiments.lookup import chosen
-    from experiments.measurement import measure, plan, table_path
-    from latency_lut.devices import device_named
-    from latency_lut.runtimes import runtime_named
-
-    where, how = device_named(device), runtime_named(runtime)
-    archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
-    wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
-    table_path(out)  # an illegal name is found before anything is timed
-    console = _console(stderr=True)
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bar = progress.add_task("preparing", total=None)
-
-        def report(done: int, total: int, what: str) -> None:
-            progress.update(bar, completed=done, total=total, description=what)
-
-        table = measure(wanted, device=where, runtime=how, out=out, report=report)
-    header = table.header
-    content = {
-        "table": header.name,
-        "path": str(table_path(out)),
-        "rows": len(table.rows),
-        "kind": table.kind,
-        "soc": header.soc,
-        "validation": [
-            {
-                "network": check.name,
-                "whole_ms": check.whole_ms,
-                "repeat_ms": check.repeat_ms,
-                "sum_ms": check.sum_ms,
-                "error_pct": check.scaled_error_pct(header.error_model.scale),
-                "noise_pct": check.noise_pct,
-            }
-            for check in header.validation
-        ],
-        "scale": header.error_model.scale,
-        "interval": table.interval_note,
-    }
-    if as_json:
-        _print_json(content)
-        return
-    scale = header.error_model.scale
-    for check in header.validation:
-        print(
-            f"{check.name:8s} whole {check.whole_ms:8.2f} ms, again {check.repeat_ms:8.2f} ms; "
-            f"table {scale * check.sum_ms:8.2f} ms ({check.scaled_error_pct(scale):+.1f} %)"
-        )
-    print(f"{content['path']}: {len(table.rows)} rows on {header.soc}, core {header.core}")
-
-
-@latency.command("tables")
-def latency_tables(as_json: AsJson = False) -> None:
-    """The latency tables at hand."""
-    from latency_lut.table import available_tables, find_table
-
-    rows = []
-    for path in available_tables():
-        try:
-            table = find_table(path)
-        except UserError as error:  # one damaged file does not hide the others
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        rows.append(
-            {
-                "table": path.stem,
-                "kind": table.kind,
-                "device": table.header.device,
-                "soc": table.header.soc,
-                "runtime": table.header.runtime,
-                "rows": len(table.rows),
-                "validated": table.validated,
-                "date": table.header.date,
-                "path": str(path),
-            }
-        )
-    if as_json:
-        _print_json(rows)
-        return
-    _print_rows(rows, "latency tables")
-
-
-def _task(
-    found: "Chosen", size: str | None, classes: int | None, *, output: str = "logits", classification: bool = False
-) -> Task:
-    """The task asked for; what is not given is the trial's, or the published one's."""
-    base = found.task or (
-        Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task()
-    )
-    return Task(
-        kind="classification" if classification else "segmentation",
-        image_size=parse_image_size(size) if size is not None else base.image_size,
-        num_classes=classes if classes is not None else base.num_classes,
-        output=output,  # type: ignore[arg-type]  # checked by Task
-    )
+    print_rows(rows, "studies")
 
 
 def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
@@ -691,35 +494,3 @@ def _settled(trial: "Trial") -> str:
         return f"{name}: failed, {trial.record.reason if trial.record else 'no record'}; {priced}"
     source = "from the store" if trial.from_cache else f"{trial.record.seconds:.0f} s" if trial.record else ""
     return f"{name}: mIoU {trial.miou_pct:.2f} %, {priced}, {source}"
-
-
-def _print_rows(rows: list[dict[str, Any]], title: str) -> None:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in rows[0] if rows else ("nothing yet",):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    _console().print(table)
-
-
-def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(
-        stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
-    )  # a pipe has no width
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=2))
-
-
-def _pixels(task: Task) -> str:
-    return "x".join(map(str, task.image_size))
-
-
-def _storage_flag(storage: str) -> str:
-    return "" if storage == DEFAULT_URL else f" --storage {storage}"

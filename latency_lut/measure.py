@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,22 +20,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from latency_lut.devices import Device, DeviceInfo, Timer
+from latency_lut.devices import Burst, Device, DeviceInfo, Loaded
+from latency_lut.progress import Progress, silent
 from latency_lut.runtimes import Runtime, RuntimeInfo
 from latency_lut.table import LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, Setting, TableHeader
-from topformer.blocks import Block, Shape, candidate_blocks
+from topformer.blocks import Block, candidate_blocks
 from topformer.config import Candidate
 from topformer.errors import UserError
-from topformer.model import BlockModule, TopFormer, TopFormerClassifier
 
-Progress = Callable[[int, int, str], None]
-"""Called with (steps done, steps in all, what is going on); the number in all is an estimate and may change.
-The last call is (1, 1, what came of it)."""
-
-_WEIGHT_SEED = 0
 _LEAST_NETWORKS = 2
 """Networks from which an error model can be calibrated."""
 
@@ -89,7 +82,8 @@ def measure_table(
     Raises UserError where `out` or `OUT.partial` come from another device, runtime or timing.
     """
     timing = timing or Timing()
-    report = progress or _silent
+    report = progress or silent
+    device.require(runtime.info())
     source = _source(device.info(), runtime.info())
     wanted = _distinct((*blocks, *(block for net in networks.values() for block in candidate_blocks(net))))
     if not wanted:
@@ -181,50 +175,45 @@ def _time_all(
     keys = tuple(blocks)
     chunks = [keys[start : start + timing.blocks_at_once] for start in range(0, len(keys), timing.blocks_at_once)]
     bar = _Bar(report, len(keys) + len(networks))
-    whole: dict[str, Timer] = {}
-    for net_name, net in networks.items():
-        bar.step(f"building {net_name}")
-        whole[net_name] = device.load(runtime, runtime.build(_network_module(net), _image(net)))
-    for index, chunk in enumerate(chunks or [()]):
-        timers: dict[str, Timer] = {}
-        for key in chunk:
-            bar.step(f"building {blocks[key].kind}")
-            timers[key] = device.load(runtime, runtime.build(_block_module(blocks[key]), blocks[key].inputs))
-        for net_name, timer in whole.items():
-            timers |= {_network_item(net_name, series, index): timer for series in (0, 1)}
-        with device.hold():
-            _time_passes(timers, timing, journal, bar)
+    whole: dict[str, Loaded] = {}
+    with device.hold():
+        for net_name, net in networks.items():
+            bar.step(f"building {net_name}")
+            whole[net_name] = device.load(runtime, runtime.build(net), alone=False)
+        for index, chunk in enumerate(chunks or [()]):
+            graphs: dict[str, Loaded] = {}
+            for key in chunk:
+                bar.step(f"building {blocks[key].kind}")
+                graphs[key] = device.load(runtime, runtime.build(blocks[key]), alone=True)
+            for net_name, graph in whole.items():
+                graphs |= {_network_item(net_name, series, index): graph for series in (0, 1)}
+            _time_passes(graphs, device, timing, journal, bar)
 
 
-def _time_passes(timers: Mapping[str, Timer], timing: Timing, journal: _Journal, bar: _Bar) -> None:
-    """Every timer once per pass, until the medians are narrow or the time is up; what the journal has stays."""
-    runs = {item: _runs_per_burst(timer, timing) for item, timer in timers.items()}
-    limit_s = timing.seconds_per_item * len(timers)
+def _time_passes(graphs: Mapping[str, Loaded], device: Device, timing: Timing, journal: _Journal, bar: _Bar) -> None:
+    """Every graph once per pass, until the medians are narrow or the time is up; what the journal has stays."""
+    burst = Burst(warm_up=timing.warm_up_runs, runs=timing.min_runs, ms=timing.burst_ms)
+    limit_s = timing.seconds_per_item * len(graphs)
     for index in range(timing.max_passes):
-        spent_s = journal.seconds_of(timers)
+        spent_s = journal.seconds_of(graphs)
         if index >= timing.min_passes and (
             spent_s >= limit_s
-            or all(median_half_width_pct(undisturbed(journal.samples[item])) <= timing.target_pct for item in timers)
+            or all(median_half_width_pct(undisturbed(journal.samples[item])) <= timing.target_pct for item in graphs)
         ):
             return
-        order = sorted(timers)
+        order = sorted(graphs)
         random.Random(f"{timing.seed} {index}").shuffle(order)
         due = [item for item in order if len(journal.samples.get(item, ())) <= index]
         passes = (
             min(max(limit_s * index / spent_s, timing.min_passes), timing.max_passes) if index else timing.min_passes
         )
-        bar.expect(len(due) + len(timers) * max(round(passes) - index - 1, 0))
-        for item in due:
-            start = perf_counter()
-            times_ms = timers[item](timing.warm_up_runs + runs[item])[timing.warm_up_runs :]
-            journal.add(item, float(np.percentile(times_ms, 25)), perf_counter() - start)
+        bar.expect(len(due) + len(graphs) * max(round(passes) - index - 1, 0))
+        start = perf_counter()
+        for item, times_ms in zip(due, device.time([graphs[item] for item in due], burst), strict=True):
+            end = perf_counter()
+            journal.add(item, float(np.percentile(times_ms, 25)), end - start)
             bar.step(f"timing, pass {index + 1}")
-
-
-def _runs_per_burst(timer: Timer, timing: Timing) -> int:
-    timer(1)  # the first run allocates
-    once_ms = min(timer(2))
-    return max(timing.min_runs, math.ceil(timing.burst_ms / max(once_ms, 1e-3)))
+            start = end
 
 
 def undisturbed(samples: Sequence[float]) -> list[float]:
@@ -348,25 +337,6 @@ def _distinct(blocks: Iterable[Block]) -> dict[str, Block]:
     return by_key
 
 
-def _block_module(block: Block) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(_WEIGHT_SEED)
-        return BlockModule(block)
-
-
-def _network_module(candidate: Candidate) -> nn.Module:
-    arch, task = candidate.arch, candidate.task
-    with torch.random.fork_rng():
-        torch.manual_seed(_WEIGHT_SEED)
-        if task.kind == "classification":
-            return TopFormerClassifier(arch, num_classes=task.num_classes)
-        return TopFormer(arch, num_classes=task.num_classes, output=task.output)
-
-
-def _image(candidate: Candidate) -> tuple[Shape, ...]:
-    return ((3, *candidate.task.image_size),)
-
-
 def _source(device: DeviceInfo, runtime: RuntimeInfo) -> dict[str, Any]:
     return {
         "device": device.name,
@@ -422,7 +392,3 @@ def _tool_version() -> str:
         return version("topformer-nas")
     except PackageNotFoundError:
         return "not installed"
-
-
-def _silent(_done: int, _total: int, _description: str) -> None:
-    """For callers without a bar."""

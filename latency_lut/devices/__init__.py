@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from latency_lut.runtimes import Runtime
+from latency_lut.runtimes import Runtime, RuntimeInfo
 from topformer.errors import unknown_name
 
 DEVICES = ("host",)
@@ -25,9 +25,20 @@ class DeviceInfo:
     governor: str | None
 
 
-class Timer(Protocol):
-    def __call__(self, runs: int) -> tuple[float, ...]:
-        """Milliseconds of each of `runs` inferences in a row."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Burst:
+    """Inferences in a row."""
+
+    warm_up: int
+    """First ones, not timed."""
+    runs: int
+    """At least so many are timed, ..."""
+    ms: float
+    """... and as many more until they have taken so long together."""
+
+
+Loaded = Any
+"""A graph as its device keeps it; only that device looks inside."""
 
 
 class Device(Protocol):
@@ -35,11 +46,19 @@ class Device(Protocol):
 
     def info(self) -> DeviceInfo: ...
 
-    def hold(self) -> AbstractContextManager[None]:
-        """Pin, connect, whatever timing needs; undone on leaving. Timers run only inside."""
+    def require(self, runtime: RuntimeInfo) -> None:
+        """Raises UserError where it cannot run that runtime's graphs."""
 
-    def load(self, runtime: Runtime, graph: bytes) -> Timer:
-        """Put a graph where it is timed."""
+    def hold(self) -> AbstractContextManager[None]:
+        """Pin, connect, whatever timing needs; undone on leaving. Loads and times only inside."""
+
+    def load(self, runtime: Runtime, graph: bytes, *, alone: bool) -> Loaded:
+        """Put a graph where it is timed. `alone`: it is one block, which in a network finds the caches full of others'
+        data; a device that can restore that does."""
+
+    def time(self, graphs: Sequence[Loaded], burst: Burst) -> Iterator[tuple[float, ...]]:
+        """Milliseconds of each timed inference of one burst of each graph, in that order, each as soon as it is known.
+        Raises UserError where the connection breaks; what was given by then stays valid."""
 
     def conditions(self) -> Mapping[str, str | float]:
         """For the table's protocol: the clock, and what disturbed the timings so far."""

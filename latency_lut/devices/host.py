@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from latency_lut.devices import DeviceInfo, Timer
-from latency_lut.runtimes import Runtime
+from latency_lut.devices import Burst, DeviceInfo
+from latency_lut.runtimes import Runtime, RuntimeInfo
+from topformer.errors import UserError
 
 _CPUS = Path("/sys/devices/system/cpu")
 
@@ -54,22 +55,31 @@ class Host:
             if before is not None:
                 os.sched_setaffinity(0, before)
 
-    def load(self, runtime: Runtime, graph: bytes) -> Timer:
-        assert runtime.info().threads == 1, "the thread clock does not see other threads"
-        infer = runtime.load(graph)
+    def require(self, runtime: RuntimeInfo) -> None:
+        if runtime.name == "ncnn":
+            raise UserError(
+                "--device host does not run ncnn's payload, a program for Arm; use --runtime onnxruntime, or an Arm "
+                "device: ssh://USER@HOST or adb:SERIAL."
+            )
+        assert runtime.threads == 1, "the thread clock does not see other threads"
 
-        def timer(runs: int) -> tuple[float, ...]:
-            times_ms = []
+    def load(self, runtime: Runtime, graph: bytes, *, alone: bool) -> Callable[[], None]:
+        """A lone block finds its own data in the caches."""
+        return runtime.load(graph)
+
+    def time(self, graphs: Sequence[Callable[[], None]], burst: Burst) -> Iterator[tuple[float, ...]]:
+        for infer in graphs:
+            for _ in range(burst.warm_up):
+                infer()
+            times_ms: list[float] = []
             wall = time.perf_counter_ns()
-            for _ in range(runs):
+            while len(times_ms) < burst.runs or sum(times_ms) < burst.ms:
                 start = time.thread_time_ns()
                 infer()
                 times_ms.append((time.thread_time_ns() - start) / 1e6)
             self._wall_ms += (time.perf_counter_ns() - wall) / 1e6
             self._cpu_ms += sum(times_ms)
-            return tuple(times_ms)
-
-        return timer
+            yield tuple(times_ms)
 
     def conditions(self) -> Mapping[str, str | float]:
         """`contention_pct`: time the thread spent waiting for its core, over the time it ran."""

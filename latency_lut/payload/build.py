@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,14 +33,19 @@ CPU = "generic"
 CACHE_VARIABLE = "TOPFORMER_NAS_CACHE"
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("CMakeLists.txt", "lutbench.cpp")
-_FLAGS = "-O3 -g0 -DNDEBUG"
+_FLAGS = ("-O3", "-g0", "-DNDEBUG")
+_OUR_FLAGS = ("-std=c++11", "-fno-rtti", "-fno-exceptions", "-static", "-s")
+_OFF = (  # one thread, float32
+    *("VULKAN", "OPENMP", "THREADS", "BENCHMARK", "C_API", "PIXEL", "INT8", "WEIGHT_QUANT", "BF16"),
+    *("ARM82", "ARM82DOT", "ARM82FP16FML", "ARM84BF16", "ARM84I8MM", "ARM86SVE"),
+    *("BUILD_TOOLS", "BUILD_EXAMPLES", "BUILD_BENCHMARK", "BUILD_TESTS"),
+)
 _ADVICE = "install the tools with: pip install 'topformer-nas[arm]'"
 
 
 def payload() -> Path:
-    """The program `lutbench` for aarch64 Linux and Android; built at the first call, which takes minutes."""
-    key = _key(NCNN_SHA256, ZIG_VERSION, TARGET, CPU, _FLAGS, *((_FOLDER / name).read_text() for name in _SOURCES))
+    """The program `lutbench` for aarch64 Linux and Android; the first call builds ncnn, which takes minutes."""
+    key = _key(_ncnn_key(), *_OUR_FLAGS, (_FOLDER / "lutbench.cpp").read_text())
     return _cached(f"lutbench-{key}", _build_payload)
 
 
@@ -47,6 +53,11 @@ def counting_plugin() -> Path:
     """The QEMU plugin `lutcount.so`, for this machine; needs a C compiler, as `cc`."""
     source = _FOLDER / "lutcount.c"
     return _cached(f"lutcount-{_key(source.read_text())}.so", _build_plugin)
+
+
+def plugin_checksum() -> str:
+    """Of the counting plugin's source: compilers differ from machine to machine, what it counts does not."""
+    return checksum(_FOLDER / "lutcount.c")
 
 
 def checksum(path: Path) -> str:
@@ -89,18 +100,34 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
+def _ncnn_key() -> str:
+    return _key(NCNN_SHA256, ZIG_VERSION, TARGET, CPU, *_FLAGS, *_OFF)
+
+
 def _build_payload(folder: Path, out: Path) -> None:
+    with tarfile.open(_cached(f"ncnn-{_ncnn_key()}.tar", _build_ncnn)) as library:
+        library.extractall(folder, filter="data")
+    own = (*_target_flags(folder), *_FLAGS, *_OUR_FLAGS, "-I", str(folder / "include/ncnn"))
+    files = (str(_FOLDER / "lutbench.cpp"), str(folder / "lib/libncnn.a"))
+    _run(str(_zig()), "c++", *own, "-o", str(out), *files)
+
+
+def _build_ncnn(folder: Path, out: Path) -> None:
+    """The static library and its headers, in a tar file."""
     zig = _zig()
     source = _ncnn_source(folder / "ncnn")
     toolchain = folder / "toolchain.cmake"
     toolchain.write_text(_toolchain(zig, folder))
-    build = folder / "build"
+    build, installed = folder / "build", folder / "installed"
     cmake = _tool("cmake")
-    ninja = _tool("ninja")
-    configure = (cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
-    _run(*configure, "-DCMAKE_BUILD_TYPE=Release", f"-DNCNN_SOURCE={source}", "-S", str(_FOLDER), "-B", str(build))
-    _run(cmake, "--build", str(build), "--target", "lutbench")
-    shutil.copy(build / "lutbench", out)
+    configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"]
+    configure += ["-DCMAKE_BUILD_TYPE=Release", "-DNCNN_VERSION=20261020"]  # left alone, it is the day of the build
+    configure += [f"-DCMAKE_INSTALL_PREFIX={installed}", *(f"-DNCNN_{feature}=OFF" for feature in _OFF)]
+    _run(*configure, "-S", str(source), "-B", str(build))
+    _run(cmake, "--build", str(build), "--target", "install")
+    with tarfile.open(out, "w") as library:
+        for name in ("lib/libncnn.a", "include/ncnn"):
+            library.add(installed / name, arcname=name)
 
 
 def _build_plugin(_folder: Path, out: Path) -> None:
@@ -111,8 +138,8 @@ def _build_plugin(_folder: Path, out: Path) -> None:
 
 
 def _toolchain(zig: Path, folder: Path) -> str:
-    """zig has compiler and archiver in one program; paths of the build stay out of the result."""
-    flags = f"-target {TARGET} -mcpu={CPU} -ffile-prefix-map={folder}=. -ffile-prefix-map={_FOLDER}=."
+    """zig has compiler and archiver in one program."""
+    flags = " ".join(_target_flags(folder))
     lines = [
         "set(CMAKE_SYSTEM_NAME Linux)",
         "set(CMAKE_SYSTEM_PROCESSOR aarch64)",
@@ -122,13 +149,18 @@ def _toolchain(zig: Path, folder: Path) -> str:
         lines += [
             f'set(CMAKE_{language}_COMPILER "{zig}" {driver})',
             f'set(CMAKE_{language}_FLAGS_INIT "{flags}")',
-            f'set(CMAKE_{language}_FLAGS_RELEASE "{_FLAGS}")',
+            f'set(CMAKE_{language}_FLAGS_RELEASE "{" ".join(_FLAGS)}")',
             f'set(CMAKE_{language}_ARCHIVE_CREATE "{zig} ar qcD <TARGET> <OBJECTS>")',
             f'set(CMAKE_{language}_ARCHIVE_APPEND "{zig} ar qD <TARGET> <OBJECTS>")',
             f'set(CMAKE_{language}_ARCHIVE_FINISH "{zig} ranlib <TARGET>")',
         ]
-    lines.append('set(CMAKE_EXE_LINKER_FLAGS_INIT "-static -s")')
     return "\n".join(lines) + "\n"
+
+
+def _target_flags(folder: Path) -> tuple[str, ...]:
+    """Paths of the build stay out of the result."""
+    maps = (f"-ffile-prefix-map={path}=." for path in (folder, _FOLDER))
+    return ("-target", TARGET, f"-mcpu={CPU}", *maps)
 
 
 def _zig() -> Path:

@@ -1,10 +1,14 @@
 // Runs ncnn networks on one core of an aarch64 Linux or Android machine and prints a line of JSON for the machine and
 // one for each network. What it times or marks is every layer in the order of the .param file, inside the network.
 //
-//   lutbench [--core N] [--warm N] [--runs N] [--layers] [--marks] [--weights F] [--input F] [--output F] NET.param ...
+//   lutbench [--core N] [OPTIONS] NET.param [OPTIONS] NET.param ...        an option holds for the networks behind it
+//   lutbench @FILE                                                         arguments from a file, one in a line
 //
 // --core     pin to this core; without it, to the one with the highest maximum frequency (the last among equals)
-// --warm     runs before those that count                           --runs     runs that count
+// --warm     runs before those that count
+// --runs     runs that count, at least; --burst-ms: and as many more until they have taken so long together
+// --evict    bytes of memory to go through before each run, for a block that in its network finds the caches full of
+//            other blocks' data; its inputs are then touched, as the layer before it would, but for those named far*
 // --layers   also print the times of each layer, in microseconds
 // --marks    tell a QEMU plugin by a system call without a meaning where each layer ends (see lutcount.c)
 // --weights  ncnn's .bin; without it, weights are made up           --input, --output  float32, all blobs in a row
@@ -32,16 +36,25 @@ namespace {
 const long MARK_SYSCALL = 0x5afe; // no kernel has it: it fails with ENOSYS
 enum Mark { MARK_START = 0, MARK_LAYER = 1, MARK_END = 2 };
 
+const size_t LINE_BYTES = 64;
+const int MAX_RUNS = 10000;
+
 struct Settings {
     int core = -1;
     int warm = 1;
     int runs = 1;
+    double burst_us = 0;
+    size_t evict = 0;
     bool layers = false;
     bool marks = false;
     const char* weights = nullptr;
     const char* input = nullptr;
     const char* output = nullptr;
-    std::vector<const char*> networks;
+};
+
+struct Job {
+    Settings settings;
+    const char* network;
 };
 
 uint32_t next_random(uint32_t* state)
@@ -121,6 +134,15 @@ double now_us()
     return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
 }
 
+// Reads and writes a word of every cache line.
+void touch(void* memory, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += LINE_BYTES) {
+        volatile char* word = static_cast<char*>(memory) + i;
+        *word = *word;
+    }
+}
+
 std::string text_of(const std::string& path)
 {
     std::string text;
@@ -152,6 +174,13 @@ int fastest_cpu()
     return best;
 }
 
+// What a kernel for boards or Qualcomm's says of itself; Android's properties are read from outside.
+std::string soc()
+{
+    const std::string board = text_of("/proc/device-tree/model");
+    return board.empty() ? text_of("/sys/devices/soc0/machine") : board;
+}
+
 void print_machine(int core)
 {
     cpu_set_t only;
@@ -159,11 +188,11 @@ void print_machine(int core)
     CPU_SET(core, &only);
     const bool pinned = sched_setaffinity(0, sizeof only, &only) == 0;
     printf("{\"core\":%d,\"pinned\":%s,\"midr\":\"%s\",\"max_khz\":\"%s\",\"now_khz\":\"%s\",\"governor\":\"%s\","
-           "\"l2_bytes\":%d,\"ncnn\":\"%s\",\"compiler\":\"%s\"}\n",
+           "\"l2_bytes\":%d,\"soc\":\"%s\",\"ncnn\":\"%s\",\"compiler\":\"%s\"}\n",
            core, pinned ? "true" : "false", of_cpu(core, "regs/identification/midr_el1").c_str(),
            of_cpu(core, "cpufreq/cpuinfo_max_freq").c_str(), of_cpu(core, "cpufreq/scaling_cur_freq").c_str(),
-           of_cpu(core, "cpufreq/scaling_governor").c_str(), ncnn::get_cpu_level2_cache_size(), NCNN_VERSION_STRING,
-           __VERSION__);
+           of_cpu(core, "cpufreq/scaling_governor").c_str(), ncnn::get_cpu_level2_cache_size(), soc().c_str(),
+           NCNN_VERSION_STRING, __VERSION__);
     fflush(stdout);
 }
 
@@ -249,8 +278,15 @@ int run(const Settings& settings, const char* path)
     const std::vector<ncnn::Layer*>& layers = net.layers();
     std::vector<double> total_us;
     std::vector<std::vector<double> > layer_us(layers.size());
-    for (int i = 0; i < settings.warm + settings.runs; i++) {
+    std::vector<char> others(settings.evict);
+    double spent_us = 0;
+    for (int i = 0; i < settings.warm + MAX_RUNS; i++) {
         const bool counts = i >= settings.warm;
+        const bool last = i + 1 >= settings.warm + settings.runs && spent_us >= settings.burst_us;
+        touch(others.data(), others.size());
+        for (const Input& input : inputs)
+            if (settings.evict && input.blob.compare(0, 3, "far") != 0)
+                touch(input.values.data, input.values.total() * input.values.elemsize);
         ncnn::Extractor extractor = net.create_extractor();
         for (const Input& input : inputs)
             extractor.input(input.blob.c_str(), input.values);
@@ -277,8 +313,11 @@ int run(const Settings& settings, const char* path)
         if (counts) {
             mark(settings, MARK_END, 0);
             total_us.push_back(end - start);
+            spent_us += end - start;
         }
-        if (i + 1 == settings.warm + settings.runs && settings.output) {
+        if (!last)
+            continue;
+        if (settings.output) {
             FILE* file = fopen(settings.output, "wb");
             if (!file)
                 return fail(path, "cannot write the output");
@@ -289,8 +328,11 @@ int run(const Settings& settings, const char* path)
             }
             fclose(file);
         }
+        break;
     }
-    printf("{\"network\":\"%s\",", path);
+    const int core = sched_getcpu();
+    printf("{\"network\":\"%s\",\"core\":%d,\"now_khz\":\"%s\",", path, core,
+           of_cpu(core, "cpufreq/scaling_cur_freq").c_str());
     print_times("total_us", total_us);
     if (settings.layers) {
         printf(",\"layers\":{");
@@ -310,49 +352,100 @@ int run(const Settings& settings, const char* path)
     return 0;
 }
 
-bool parse(int argc, char** argv, Settings* settings)
+// False for a word that is not understood, or a number that is not one.
+bool parse(const std::vector<std::string>& words, std::vector<Job>* jobs)
 {
-    for (int i = 1; i < argc; i++) {
-        const std::string name = argv[i];
-        if (name == "--layers")
-            settings->layers = true;
-        else if (name == "--marks")
-            settings->marks = true;
-        else if (name.compare(0, 2, "--") != 0)
-            settings->networks.push_back(argv[i]);
-        else if (i + 1 == argc)
+    Settings settings;
+    for (size_t i = 0; i < words.size(); i++) {
+        const std::string& name = words[i];
+        if (name == "--layers") {
+            settings.layers = true;
+            continue;
+        }
+        if (name == "--marks") {
+            settings.marks = true;
+            continue;
+        }
+        if (name.compare(0, 2, "--") != 0) {
+            jobs->push_back(Job{settings, name.c_str()});
+            continue;
+        }
+        if (i + 1 == words.size())
             return false;
-        else if (name == "--core")
-            settings->core = atoi(argv[++i]);
-        else if (name == "--warm")
-            settings->warm = atoi(argv[++i]);
-        else if (name == "--runs")
-            settings->runs = atoi(argv[++i]);
-        else if (name == "--weights")
-            settings->weights = argv[++i];
+        const char* value = words[++i].c_str();
+        if (name == "--weights")
+            settings.weights = value;
         else if (name == "--input")
-            settings->input = argv[++i];
+            settings.input = value;
         else if (name == "--output")
-            settings->output = argv[++i];
-        else
-            return false;
+            settings.output = value;
+        else {
+            char* end;
+            const double number = strtod(value, &end);
+            if (end == value || *end || number < 0)
+                return false;
+            if (name == "--core")
+                settings.core = static_cast<int>(number);
+            else if (name == "--warm")
+                settings.warm = static_cast<int>(number);
+            else if (name == "--runs")
+                settings.runs = static_cast<int>(number);
+            else if (name == "--burst-ms")
+                settings.burst_us = 1e3 * number;
+            else if (name == "--evict")
+                settings.evict = static_cast<size_t>(number);
+            else
+                return false;
+        }
     }
-    return !settings->networks.empty() && settings->runs > 0 && settings->warm >= 0;
+    for (const Job& job : *jobs)
+        if (job.settings.runs < 1 || job.settings.core != jobs->front().settings.core)
+            return false;
+    return !jobs->empty();
+}
+
+bool words_of(const char* path, std::vector<std::string>* words)
+{
+    FILE* file = fopen(path, "r");
+    std::string word;
+    for (int c; file && (c = fgetc(file)) != EOF;) {
+        if (c != '\n') {
+            word += static_cast<char>(c);
+            continue;
+        }
+        if (!word.empty())
+            words->push_back(word);
+        word.clear();
+    }
+    if (!word.empty())
+        words->push_back(word);
+    if (file)
+        fclose(file);
+    return file != nullptr;
 }
 
 } // namespace
 
 int main(int argc, char** argv)
 {
-    Settings settings;
-    if (!parse(argc, argv, &settings)) {
-        fprintf(stderr, "usage: lutbench [--core N] [--warm N] [--runs N] [--layers] [--marks] [--weights FILE] "
-                        "[--input FILE] [--output FILE] NETWORK.param ...\n");
+    std::vector<std::string> words(argv + 1, argv + argc);
+    if (argc == 2 && argv[1][0] == '@') {
+        words.clear();
+        if (!words_of(argv[1] + 1, &words)) {
+            fprintf(stderr, "lutbench: cannot read %s\n", argv[1] + 1);
+            return 2;
+        }
+    }
+    std::vector<Job> jobs;
+    if (!parse(words, &jobs)) {
+        fprintf(stderr, "usage: lutbench [--core N] [--warm N] [--runs N] [--burst-ms N] [--evict BYTES] [--layers] "
+                        "[--marks] [--weights FILE] [--input FILE] [--output FILE] NETWORK.param ...\n");
         return 2;
     }
-    print_machine(settings.core < 0 ? fastest_cpu() : settings.core);
+    const int core = jobs.front().settings.core;
+    print_machine(core < 0 ? fastest_cpu() : core);
     int failures = 0;
-    for (const char* network : settings.networks)
-        failures += run(settings, network);
+    for (const Job& job : jobs)
+        failures += run(job.settings, job.network);
     return failures ? 1 : 0;
 }

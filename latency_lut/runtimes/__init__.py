@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from topformer.blocks import Shape
+from topformer.blocks import Block
+from topformer.config import Candidate
 from topformer.errors import unknown_name
 
-if TYPE_CHECKING:
-    from torch import nn
-
-RUNTIMES = ("onnxruntime",)
+RUNTIMES = ("onnxruntime", "ncnn")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,15 +26,15 @@ class RuntimeInfo:
 
 
 class Runtime(Protocol):
-    """Turns a module into a graph file, and such a file into something this process can call."""
+    """Turns a block or a whole network into a graph file, and such a file into something this process can call."""
 
     def info(self) -> RuntimeInfo: ...
 
-    def build(self, module: nn.Module, inputs: tuple[Shape, ...]) -> bytes:
-        """The runtime's graph file for one image; `inputs` are (channels, height, width). Leaves `module` as it is."""
+    def build(self, what: Block | Candidate) -> bytes:
+        """The runtime's graph file for one image, the same bytes each time; weights are made up."""
 
     def load(self, graph: bytes) -> Callable[[], None]:
-        """One call is one inference on fixed inputs. Only devices that run in this process use it."""
+        """One call is one inference on fixed inputs, in this process; UserError where the runtime cannot."""
 
 
 def runtime_named(name: str) -> Runtime:
@@ -45,4 +43,8 @@ def runtime_named(name: str) -> Runtime:
         from latency_lut.runtimes.onnxruntime import OnnxRuntime  # noqa: PLC0415, a listing of names waits for no runtime
 
         return OnnxRuntime()
+    if name == "ncnn":
+        from latency_lut.runtimes.ncnn import Ncnn  # noqa: PLC0415
+
+        return Ncnn()
     raise unknown_name("runtime", name, RUNTIMES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -40,6 +40,7 @@ from topformer.blocks import (
     candidate_blocks,
 )
 from topformer.config import Candidate
+from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 LONE_BLOCK = "body"
 """Name of the block in the network that `block_network` gives; as in `topformer.model.BlockModule`."""
+
+EVICT_BYTES = 8 << 20
+"""Twice the largest cache of a phone's core."""
 
 _MAGIC = 7767517
 _FLOAT32 = bytes(4)
@@ -86,6 +90,8 @@ class NcnnNetwork:
     layers: tuple[NcnnLayer, ...]
     inputs: tuple[Shape, ...]
     output: Shape
+    evict_bytes: int = 0
+    """To go through before each run (`lutbench --evict`)."""
 
     @property
     def param(self) -> str:
@@ -101,23 +107,39 @@ class NcnnNetwork:
         )
 
 
-def runtime_info() -> RuntimeInfo:
-    """Of the payload; builds it if need be."""
-    return RuntimeInfo(
-        name="ncnn",
-        version=build.NCNN_VERSION,
-        checksum=build.checksum(build.payload()),
-        precision="float32",
-        threads=1,
-    )
+class Ncnn:
+    """The `Runtime` of the payload `lutbench`, which an Arm device runs; float32, one thread."""
+
+    def info(self) -> RuntimeInfo:
+        """Of the payload; builds it if need be."""
+        return RuntimeInfo(
+            name="ncnn",
+            version=build.NCNN_VERSION,
+            checksum=build.checksum(build.payload()),
+            precision="float32",
+            threads=1,
+        )
+
+    def build(self, what: Block | Candidate) -> bytes:
+        """A `.param` file; the payload makes the weights up."""
+        network = block_network(what) if isinstance(what, Block) else candidate_network(what)
+        return network.param.encode()
+
+    def load(self, graph: bytes) -> Callable[[], None]:
+        raise UserError("ncnn's payload is a program for Arm: it does not run in this process.")
 
 
 def block_network(block: Block) -> NcnnNetwork:
-    """The block alone, on its inputs."""
+    """The block alone, on its inputs: `near0` of the layer just before it in a network, `far0` of one long before.
+
+    What was written long before has left the caches, see `lutbench --evict`: the tokens that are pooled or injected.
+    """
     graph = _Graph()
-    inputs = [graph.input(f"in{index}", shape) for index, shape in enumerate(block.inputs)]
+    far = isinstance(block.spec, PoolSpec | InjectionSpec | AdditionSpec)
+    names = (f"{'far' if far and index == 0 else 'near'}{index}" for index in range(len(block.inputs)))
+    inputs = [graph.input(name, shape) for name, shape in zip(names, block.inputs, strict=True)]
     _write(graph, dataclasses.replace(block, name=LONE_BLOCK), inputs)
-    return graph.network(block.inputs, block.output)
+    return dataclasses.replace(graph.network(block.inputs, block.output), evict_bytes=EVICT_BYTES)
 
 
 def candidate_network(candidate: Candidate) -> NcnnNetwork:

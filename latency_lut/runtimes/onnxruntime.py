@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latency_lut.runtimes import RuntimeInfo
-from topformer.blocks import PPM_BINS, Shape
-from topformer.model import Pool, PyramidPoolingModule, upsample
+from topformer.blocks import PPM_BINS, Block, Shape
+from topformer.config import Candidate
+from topformer.model import BlockModule, Pool, PyramidPoolingModule, TopFormer, TopFormerClassifier, upsample
 
 OPSET = 17
 """The newest that torch's TorchScript exporter supports without conversion."""
 _INPUT_SEED = 0
+_WEIGHT_SEED = 0
 
 
 class OnnxRuntime:
@@ -45,21 +47,12 @@ class OnnxRuntime:
             threads=1,
         )
 
-    def build(self, module: nn.Module, inputs: tuple[Shape, ...]) -> bytes:
+    def build(self, what: Block | Candidate) -> bytes:
         """An ONNX model."""
-        out = io.BytesIO()
-        static = exportable(module, inputs)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX", DeprecationWarning)
-            warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
-            # the guard against images under 32 px, decided here for good because the size is static
-            warnings.filterwarnings(
-                "ignore",
-                "Converting a tensor to a Python boolean",
-                torch.jit.TracerWarning,  # type: ignore[attr-defined]
-            )
-            torch.onnx.export(static, _examples(inputs), out, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]  # buffers too
-        return out.getvalue()
+        with torch.random.fork_rng():
+            torch.manual_seed(_WEIGHT_SEED)
+            module, inputs = _module_of(what)
+        return timing_graph(module, inputs)
 
     def load(self, graph: bytes) -> Callable[[], None]:
         """Binding spares a copy of the inputs and an allocation of the outputs, which no block in a network pays."""
@@ -71,6 +64,34 @@ class OnnxRuntime:
         options.log_severity_level = 3  # errors; the optimiser's warnings are about graphs it leaves as they are
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         return _BoundSession(session)
+
+
+def timing_graph(module: nn.Module, inputs: tuple[Shape, ...]) -> bytes:
+    """An ONNX model of `module`, which stays as it is, for one image; `inputs` are (channels, height, width)."""
+    out = io.BytesIO()
+    static = exportable(module, inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX", DeprecationWarning)
+        warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+        # the guard against images under 32 px, decided here for good because the size is static
+        warnings.filterwarnings(
+            "ignore",
+            "Converting a tensor to a Python boolean",
+            torch.jit.TracerWarning,  # type: ignore[attr-defined]
+        )
+        torch.onnx.export(static, _examples(inputs), out, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]  # buffers too
+    return out.getvalue()
+
+
+def _module_of(what: Block | Candidate) -> tuple[nn.Module, tuple[Shape, ...]]:
+    """With the shapes of its inputs."""
+    if isinstance(what, Block):
+        return BlockModule(what), what.inputs
+    arch, task = what.arch, what.task
+    image = ((3, *task.image_size),)
+    if task.kind == "classification":
+        return TopFormerClassifier(arch, num_classes=task.num_classes), image
+    return TopFormer(arch, num_classes=task.num_classes, output=task.output), image
 
 
 class _BoundSession:

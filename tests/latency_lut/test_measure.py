@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from latency_lut.devices import DeviceInfo, Timer
+from latency_lut.devices import Burst, DeviceInfo
 from latency_lut.devices.host import Host
 from latency_lut.measure import (
     Timing,
@@ -32,7 +31,7 @@ from latency_lut.runtimes import Runtime, RuntimeInfo
 from latency_lut.runtimes.onnxruntime import OnnxRuntime
 from latency_lut.table import LatencyTable, NetworkCheck
 from topformer import SMALL, TINY, Candidate, Task, UserError
-from topformer.blocks import Block, Shape, candidate_blocks
+from topformer.blocks import Block, candidate_blocks
 
 NETWORKS = {
     "tiny": Candidate(arch=TINY, task=Task(image_size=(64, 64))),
@@ -51,7 +50,8 @@ class ToyRuntime:
     def info(self) -> RuntimeInfo:
         return RuntimeInfo(name="toyrt", version=self.version, checksum="none", precision="float32", threads=1)
 
-    def build(self, module: torch.nn.Module, inputs: tuple[Shape, ...]) -> bytes:
+    def build(self, what: Block | Candidate) -> bytes:
+        inputs = what.inputs if isinstance(what, Block) else ((3, *what.task.image_size),)
         return str(sum(channels * height * width for channels, height, width in inputs)).encode()
 
     def load(self, graph: bytes) -> Callable[[], None]:
@@ -70,12 +70,16 @@ class ToyDevice:
     def hold(self) -> nullcontext[None]:
         return nullcontext()
 
-    def load(self, runtime: Runtime, graph: bytes) -> Timer:
-        def timer(runs: int) -> tuple[float, ...]:
-            self.runs += runs
-            return (int(graph) / 1000,) * runs
+    def require(self, runtime: RuntimeInfo) -> None:
+        pass
 
-        return timer
+    def load(self, runtime: Runtime, graph: bytes, *, alone: bool) -> float:
+        return int(graph) / 1000
+
+    def time(self, graphs: Sequence[float], burst: Burst) -> Iterator[tuple[float, ...]]:
+        for ms in graphs:
+            self.runs += burst.runs
+            yield (ms,) * burst.runs
 
     def conditions(self) -> Mapping[str, str | float]:
         return {"clock": "toy"}
@@ -171,7 +175,7 @@ def test_a_table_is_extended_by_the_rows_it_lacks(tmp_path: Path) -> None:
     more = measure(tmp_path / "toy.lut", blocks=TINY_BLOCKS[2:6], device=device)
     assert few.rows.items() <= more.rows.items()
     assert len(more.rows) == 6
-    assert device.runs == 2 * (1 + 2 + 4 * (1 + 3))  # first run, calibration, four bursts of warm-up and three
+    assert device.runs == 2 * 4 * 3  # two rows, four bursts of three timed runs
 
 
 def test_a_table_of_another_source_is_not_extended(tmp_path: Path) -> None:

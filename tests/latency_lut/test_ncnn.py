@@ -69,8 +69,8 @@ def test_every_blob_is_made_before_it_is_read_and_read_at_most_once(name: str) -
 def test_param_text_of_a_stem_is_what_ncnn_documents() -> None:
     stem = candidate_blocks(Candidate(arch=TINY, task=Task(image_size=(64, 96))))[0]
     assert block_network(stem).param == (
-        "7767517\n2 2\nInput in0 0 1 in0 0=96 1=64 2=3\n"
-        "Convolution body/conv 1 1 in0 body/conv 0=16 1=3 2=1 3=2 4=1 5=1 6=432 9=1\n"
+        "7767517\n2 2\nInput near0 0 1 near0 0=96 1=64 2=3\n"
+        "Convolution body/conv 1 1 near0 body/conv 0=16 1=3 2=1 3=2 4=1 5=1 6=432 9=1\n"
     )
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from latency_lut.runtimes.onnxruntime import OnnxRuntime, StaticPool, exportable
+from latency_lut.runtimes.onnxruntime import OnnxRuntime, StaticPool, exportable, timing_graph
 from topformer import TINY, Task, TopFormer, TopFormerClassifier
 from topformer.blocks import Block, decompose
 from topformer.model import BlockModule, Pool
@@ -79,7 +79,7 @@ def test_graphs_of_blocks_compute_what_the_modules_do(size: tuple[int, int], ext
     for block in by_kind.values():
         module = BlockModule(block).eval()
         inputs = [torch.randn(1, *shape) for shape in block.inputs]
-        session = onnxruntime.InferenceSession(OnnxRuntime().build(module, block.inputs))
+        session = onnxruntime.InferenceSession(timing_graph(module, block.inputs))
         feeds = {node.name: x.numpy() for node, x in zip(session.get_inputs(), inputs, strict=True)}
         with torch.no_grad():
             np.testing.assert_allclose(session.run(None, feeds)[0], module(*inputs), rtol=1e-3, atol=1e-4)
@@ -87,7 +87,7 @@ def test_graphs_of_blocks_compute_what_the_modules_do(size: tuple[int, int], ext
 
 def test_a_classifier_builds_and_runs() -> None:
     model = TopFormerClassifier(TINY, num_classes=7).eval()
-    OnnxRuntime().load(OnnxRuntime().build(model, ((3, 96, 96),)))()
+    OnnxRuntime().load(timing_graph(model, ((3, 96, 96),)))()
 
 
 def optimised_operators(graph: bytes, folder: Path) -> Counter[str]:
@@ -109,4 +109,4 @@ def test_both_exporters_optimise_to_the_same_operators(tmp_path: Path) -> None:
         )
     assert program is not None
     dynamo = program.model_proto.SerializeToString()
-    assert optimised_operators(dynamo, tmp_path) == optimised_operators(OnnxRuntime().build(model, (shape,)), tmp_path)
+    assert optimised_operators(dynamo, tmp_path) == optimised_operators(timing_graph(model, (shape,)), tmp_path)

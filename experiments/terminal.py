@@ -1,0 +1,71 @@
+"""How do commands take their common options and print? Typer annotations, JSON, tables, progress bars."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from experiments import DEFAULT_URL
+from topformer.config import Task, parse_image_size
+
+if TYPE_CHECKING:
+    from experiments.lookup import Chosen
+
+Arch = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms (the best under a budget)."
+    ),
+]
+Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512, or 512x1024 (height x width).")]
+Classes = Annotated[int | None, typer.Option("--classes", help="Number of classes.")]
+
+
+def task_of(
+    found: "Chosen", size: str | None, classes: int | None, *, output: str = "logits", classification: bool = False
+) -> Task:
+    """The task asked for; what is not given is the trial's, or the published one's."""
+    base = found.task or (
+        Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task()
+    )
+    return Task(
+        kind="classification" if classification else "segmentation",
+        image_size=parse_image_size(size) if size is not None else base.image_size,
+        num_classes=classes if classes is not None else base.num_classes,
+        output=output,  # type: ignore[arg-type]  # checked by Task
+    )
+
+
+def print_rows(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in rows[0] if rows else ("nothing yet",):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console_of().print(table)
+
+
+def console_of(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
+    )  # a pipe has no width
+
+
+def print_json(content: object) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def pixels(task: Task) -> str:
+    return "x".join(map(str, task.image_size))
+
+
+def storage_flag(storage: str) -> str:
+    return "" if storage == DEFAULT_URL else f" --storage {storage}"

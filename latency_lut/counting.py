@@ -1,0 +1,160 @@
+"""What does every block execute on the Arm core? Counts blocks under QEMU, resumably, and keeps them in one file.
+
+Counts are exact, and the same wherever the same payload is counted: they are the evidence an estimated table is made
+from, and anyone can count them again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Self
+
+from latency_lut.devices.qemu import COUNT_NAMES, Counts, count_block
+from latency_lut.payload import build
+from latency_lut.progress import Progress
+from topformer.blocks import Block
+from topformer.errors import UserError
+
+SUFFIX = ".counts.gz"
+_MAGIC = "topformer-nas counts, format 1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountSource:
+    """What was counted, and by what; counts of two sources do not go into one file."""
+
+    ncnn: str
+    ncnn_sha256: str
+    compiler: str
+    payload: str
+    """Start of the program's SHA-256."""
+    plugin: str
+    """Start of the SHA-256 of the counting plugin's source."""
+
+    @classmethod
+    def here(cls) -> Self:
+        """Of the payload that this version builds."""
+        return cls(
+            ncnn=build.NCNN_VERSION,
+            ncnn_sha256=build.NCNN_SHA256,
+            compiler=f"ziglang {build.ZIG_VERSION}",
+            payload=build.checksum(build.payload()),
+            plugin=build.plugin_checksum(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountTable:
+    """Counts by block key."""
+
+    source: CountSource
+    rows: Mapping[str, Counts]
+
+    @property
+    def text(self) -> str:
+        """First line, source as JSON, column names, and one line for each row, sorted by key."""
+        lines = [_MAGIC, json.dumps(asdict(self.source)), "\t".join(("key", *COUNT_NAMES))]
+        lines += ["\t".join((key, *map(str, astuple(self.rows[key])))) for key in sorted(self.rows)]
+        return "\n".join(lines) + "\n"
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the whole file or leave what was there; the same counts are the same bytes."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_bytes(gzip.compress(self.text.encode(), compresslevel=9, mtime=0))
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        try:
+            text = gzip.decompress(path.read_bytes()).decode()
+        except OSError as error:
+            raise UserError(f"cannot read counts {path}: {error.strerror or error}.") from None
+        except (EOFError, ValueError):
+            raise UserError(f"{path}: counts are truncated or damaged; take a fresh copy.") from None
+        try:
+            return cls._from_text(text)
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}: not counts that this version reads (its first line must be {_MAGIC!r})."
+            ) from None
+
+    @classmethod
+    def _from_text(cls, text: str) -> Self:
+        magic, source, columns, *lines = text.splitlines()
+        if magic != _MAGIC or columns.split("\t") != ["key", *COUNT_NAMES]:
+            raise ValueError
+        rows: dict[str, Counts] = {}
+        for line in lines:
+            key, *numbers = line.split("\t")
+            if key in rows:
+                raise ValueError
+            rows[key] = Counts(**dict(zip(COUNT_NAMES, map(int, numbers), strict=True)))
+        return cls(source=CountSource(**json.loads(source)), rows=rows)
+
+
+def count_blocks(
+    blocks: Iterable[Block], *, out: Path, known: CountTable | None = None, workers: int, progress: Progress
+) -> CountTable:
+    """Counts of all `blocks`, and of whatever `known` and the file `out` have; what both lack is counted, into `out`.
+
+    Killed at any moment, the next call goes on from `OUT.partial`. Raises UserError where files come from another
+    payload.
+    """
+    source = CountSource.here()
+    own = CountTable.load(out) if out.exists() else CountTable(source=source, rows={})
+    for table, where in ((own, str(out)), (known, "the shipped counts")):
+        if table and table.source != source:
+            different = next(name for name, value in asdict(table.source).items() if getattr(source, name) != value)
+            raise UserError(
+                f"{where} have {different} {getattr(table.source, different)!r}, but here it is "
+                f"{getattr(source, different)!r}: counts of two payloads do not go together; count into another file."
+            )
+    counted = dict(known.rows if known else {}) | dict(own.rows)
+    wanted = {block.key: block for block in blocks if block.key not in counted}
+    partial = out.with_name(f"{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    added = _journal(partial, source)
+    todo = [block for key, block in wanted.items() if key not in added]
+    with partial.open("a", encoding="utf-8") as journal, ThreadPoolExecutor(workers) as pool:
+        if not journal.tell():
+            journal.write(json.dumps(asdict(source)) + "\n")
+        futures = {pool.submit(count_block, block): block.key for block in todo}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                key = futures[future]
+                added[key] = future.result()
+                journal.write("\t".join((key, *map(str, astuple(added[key])))) + "\n")
+                journal.flush()
+                progress(done, len(todo), f"counting {key.partition('(')[0]}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if added:
+        CountTable(source=source, rows=dict(own.rows) | added).save(out)
+    partial.unlink()
+    return CountTable(source=source, rows=counted | added)
+
+
+def _journal(path: Path, source: CountSource) -> dict[str, Counts]:
+    """Rows counted before an interruption; a last line cut short is dropped from the file."""
+    if not path.exists():
+        return {}
+    complete, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    os.truncate(path, len((complete + newline).encode()))
+    first, *lines = complete.splitlines() or [json.dumps(asdict(source))]
+    if json.loads(first) != asdict(source):
+        raise UserError(f"{path} is an unfinished count of another payload; delete it.")
+    rows = (line.split("\t") for line in lines)
+    return {key: Counts(**dict(zip(COUNT_NAMES, map(int, numbers), strict=True))) for key, *numbers in rows}
