@@ -23,7 +23,7 @@ from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.lookup import Chosen
-    from latency_lut.table import LatencyEstimate, LatencyTable
+    from latency_lut.table import LatencyEstimate, LatencyTable, TableHeader
 
 latency = typer.Typer(help="Query, measure and list latency tables.", no_args_is_help=True)
 
@@ -169,13 +169,22 @@ def latency_measure(
     if as_json:
         print_json(content)
         return
-    scale = header.error_model.scale
-    for check in header.validation:
-        print(
-            f"{check.name:8s} whole {check.whole_ms:8.2f} ms, again {check.repeat_ms:8.2f} ms; "
-            f"table {scale * check.sum_ms:8.2f} ms ({check.scaled_error_pct(scale):+.1f} %)"
-        )
+    for line in check_lines(header):
+        print(line)
     print(f"{content['path']}: {len(table.rows)} rows on {header.soc}, core {header.core}")
+
+
+def check_lines(header: "TableHeader") -> list[str]:
+    """Whole networks beside the table's sums."""
+    scale = header.error_model.scale
+    lines = []
+    for check in header.validation:
+        again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
+        table_ms, error_pct = scale * check.sum_ms, check.scaled_error_pct(scale)
+        lines.append(
+            f"{check.name:12s} whole {check.whole_ms:8.2f} ms;{again} table {table_ms:8.2f} ms ({error_pct:+.1f} %)"
+        )
+    return lines
 
 
 @latency.command("tables")

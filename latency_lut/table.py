@@ -102,6 +102,8 @@ class ErrorModel:
     row_pct: float = 0.0
     """Of each distinct row, however often a network has it."""
     level: float = LEVEL
+    basis: str = "calibrated on whole networks"
+    """What the scale and the errors rest on, to print beside the interval."""
 
     def __post_init__(self) -> None:
         _require_positive("error_model: scale", self.scale)
@@ -115,6 +117,8 @@ class ErrorModel:
         _require_positive("error_model: level", self.level)
         if self.level > 0.999:
             raise UserError(f"error_model: level must be a probability up to 0.999, not {self.level}.")
+        if not isinstance(self.basis, str) or not self.basis.isprintable():
+            raise UserError(f"error_model: basis must be a line of text, not {self.basis!r}.")
 
     def kind_error_pct(self, kind: str) -> float:
         return self.kind_pct.get(kind, max(self.kind_pct.values(), default=0.0))
@@ -122,22 +126,24 @@ class ErrorModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkCheck:
-    """One whole network beside the sum of its rows, timed in the same run."""
+    """One whole network beside the sum of its rows: timed in the same run, or published."""
 
     name: str
     whole_ms: float
-    repeat_ms: float
-    """The same network timed a second time, interleaved with the first: the two differ by noise only."""
+    repeat_ms: float | None
+    """The same network timed a second time, interleaved with the first: the two differ by noise only. None: it was not
+    timed, `whole_ms` is a published figure or a person's own."""
     sum_ms: float
     """Sum of row medians, before the error model's scale."""
 
     def __post_init__(self) -> None:
         for name in ("whole_ms", "repeat_ms", "sum_ms"):
-            _require_positive(f"validation of {self.name}: {name}", getattr(self, name))
+            if (value := getattr(self, name)) is not None or name != "repeat_ms":
+                _require_positive(f"validation of {self.name}: {name}", value)
 
     @property
     def reference_ms(self) -> float:
-        return (self.whole_ms + self.repeat_ms) / 2
+        return self.whole_ms if self.repeat_ms is None else (self.whole_ms + self.repeat_ms) / 2
 
     @property
     def error_pct(self) -> float:
@@ -149,8 +155,9 @@ class NetworkCheck:
         return 100 * (scale * self.sum_ms / self.reference_ms - 1)
 
     @property
-    def noise_pct(self) -> float:
-        return 100 * abs(self.whole_ms - self.repeat_ms) / self.reference_ms
+    def noise_pct(self) -> float | None:
+        """What no table can know better; None where it was timed once."""
+        return None if self.repeat_ms is None else 100 * abs(self.whole_ms - self.repeat_ms) / self.reference_ms
 
 
 T = TypeVar("T")
@@ -220,8 +227,9 @@ class LatencyEstimate:
     table: str
     level: float
     """Probability of the interval."""
-    validated: bool
-    """False where the table's sums were never compared with whole networks: the interval is row noise only."""
+    basis: str | None
+    """What the interval rests on; None where the table's sums were never compared with whole networks: the interval is
+    row noise only."""
 
     @property
     def kind(self) -> RowKind:
@@ -231,7 +239,7 @@ class LatencyEstimate:
     @property
     def interval_note(self) -> str:
         """What the interval covers, to print beside it."""
-        return _interval_note(self.level, self.validated)
+        return _interval_note(self.level, self.basis)
 
 
 class LatencyDifference(NamedTuple):
@@ -299,7 +307,12 @@ class LatencyTable:
     @property
     def interval_note(self) -> str:
         """What this table's intervals cover, to print beside them."""
-        return _interval_note(self.header.error_model.level, self.validated)
+        return _interval_note(self.header.error_model.level, self.basis)
+
+    @property
+    def basis(self) -> str | None:
+        """What its intervals rest on; None where no network was compared."""
+        return self.header.error_model.basis if self.validated else None
 
     def coverage(self, blocks: Iterable[Block]) -> float:
         """Share of the distinct blocks that have a row, 0 to 1; 1 where there are no blocks."""
@@ -328,7 +341,7 @@ class LatencyTable:
             kinds=frozenset(row.kind for row in rows),
             table=self.name,
             level=self.header.error_model.level,
-            validated=self.validated,
+            basis=self.basis,
         )
 
     def difference(self, a_blocks: Iterable[Block], b_blocks: Iterable[Block]) -> LatencyDifference:
@@ -553,9 +566,9 @@ def _row_from(cells: list[str]) -> LatencyRow:
         raise UserError(f"row {key}: times and counts must be numbers, not {','.join(cells[:4])}.") from None
 
 
-def _interval_note(level: float, validated: bool) -> str:
-    if validated:
-        return f"{level:.0%} interval: common scale, block kinds and rows, calibrated on whole networks"
+def _interval_note(level: float, basis: str | None) -> str:
+    if basis is not None:
+        return f"{level:.0%} interval: common scale, block kinds and rows, {basis}"
     return f"{level:.0%} interval of row noise only: not validated on whole networks"
 
 

@@ -162,7 +162,7 @@ def tables(draw: st.DrawFn) -> LatencyTable:
         rows.append(
             LatencyRow(key=key, median_ms=middle, p5_ms=low, p95_ms=high, n=draw(st.integers(1, 99)), kind=kind)
         )
-    checks = st.builds(NetworkCheck, name=TEXT, whole_ms=TIMES, repeat_ms=TIMES, sum_ms=TIMES)
+    checks = st.builds(NetworkCheck, name=TEXT, whole_ms=TIMES, repeat_ms=st.none() | TIMES, sum_ms=TIMES)
     percent = st.floats(0, 100)
     model = st.builds(
         ErrorModel,
