@@ -1,6 +1,7 @@
 """The `topformer-nas latency` commands: parse, make one call, print."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +13,10 @@ from experiments.terminal import (
     Classes,
     Size,
     Storage,
-    console_of,
     pixels,
     print_json,
     print_rows,
+    progress_bar,
     task_of,
 )
 from topformer.config import Task
@@ -118,15 +119,6 @@ def latency_measure(
     as_json: AsJson = False,
 ) -> None:
     """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from experiments.lookup import chosen
     from experiments.measurement import measure, plan, table_path
     from latency_lut.devices import device_named
@@ -136,14 +128,7 @@ def latency_measure(
     archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
     wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
     table_path(out)  # an illegal name is found before anything is timed
-    console = console_of(stderr=True)
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bar = progress.add_task("preparing", total=None)
-
-        def report(done: int, total: int, what: str) -> None:
-            progress.update(bar, completed=done, total=total, description=what)
-
+    with progress_bar() as report:
         table = measure(wanted, device=where, runtime=how, out=out, report=report)
     header = table.header
     content = {
@@ -185,6 +170,66 @@ def check_lines(header: "TableHeader") -> list[str]:
             f"{check.name:12s} whole {check.whole_ms:8.2f} ms;{again} table {table_ms:8.2f} ms ({error_pct:+.1f} %)"
         )
     return lines
+
+
+@latency.command("fit")
+def latency_fit(
+    write: Annotated[bool, typer.Option("--write", help="Replace the shipped table and report (developers).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the shipped Snapdragon 865 table again from the shipped counts, and say how well its scale fits."""
+    from experiments.estimation import refit, save_refitted
+
+    made = refit()
+    if write:
+        save_refitted(made)
+    content = made.report | {"identical_to_shipped": made.identical}
+    if as_json:
+        print_json(content)
+        return
+    for anchor in content["anchors"]:
+        print(
+            f"{anchor['anchor']:6s} {anchor['image_px']} px: published {anchor['published_ms']:g} ms, table "
+            f"{anchor['fitted_ms']:.1f} ms ({anchor['error_pct']:+.1f} %), fitted without it "
+            f"{anchor['left_out_ms']:.1f} ms ({anchor['left_out_error_pct']:+.1f} %)"
+        )
+    print(f"scale {content['scale']}; semantics extractor {content['extractor_share_of_tiny_pct']} % of T")
+    for what, other in content["alternatives"].items():
+        print(
+            f"if {what}: {content['random_networks']}: {other['networks_mean_off_pct']:.1f} % off in the mean, "
+            f"{other['networks_worst_off_pct']:.1f} at worst, {100 * other['networks_inside_interval']:.0f} % inside "
+            f"the interval, Kendall tau {other['networks_kendall_tau']:.3f}"
+        )
+    print(
+        f"{content['rows']} rows; "
+        + ("byte for byte the shipped table and report" if made.identical else "NOT the shipped table or report")
+    )
+    if not made.identical and not write:
+        raise typer.Exit(1)
+
+
+@latency.command("recount")
+def latency_recount(
+    out: Annotated[Path, typer.Option(help="File for the counts; the same command goes on where it stopped.")],
+    sample: Annotated[int | None, typer.Option(help="Rows to count, drawn at random. [default: all]")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Count the blocks of the shipped Snapdragon 865 table again, from nothing, and list every difference."""
+    from experiments.estimation import recount
+
+    with progress_bar() as report:
+        found = recount(out, sample=sample, seed=seed, report=report)
+    if as_json:
+        print_json({"rows": found.rows, "different": found.different})
+    else:
+        for key, counts in found.different.items():
+            print(f"{key}: " + ", ".join(f"{name} {old} here {new}" for name, (old, new) in counts.items()))
+        print(
+            f"{found.rows} rows counted again: {found.rows - len(found.different)} the same, {len(found.different)} not"
+        )
+    if found.different:
+        raise typer.Exit(1)
 
 
 @latency.command("tables")

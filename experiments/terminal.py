@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,6 +59,28 @@ def console_of(*, stderr: bool = False) -> Any:
     return Console(
         stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
     )  # a pipe has no width
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with an estimate on standard error; gives what long work reports to (see `latency_lut.progress`)."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console_of(stderr=True)) as progress:
+        bar = progress.add_task("preparing", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            progress.update(bar, completed=done, total=total, description=what)
+
+        yield report
 
 
 def print_json(content: object) -> None:

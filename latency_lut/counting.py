@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -55,12 +56,14 @@ class CountTable:
     """Counts by block key."""
 
     source: CountSource
+    date: str
+    """ISO 8601, of the last count."""
     rows: Mapping[str, Counts]
 
     @property
     def text(self) -> str:
         """First line, source as JSON, column names, and one line for each row, sorted by key."""
-        lines = [_MAGIC, json.dumps(asdict(self.source)), "\t".join(("key", *COUNT_NAMES))]
+        lines = [_MAGIC, json.dumps(asdict(self.source) | {"date": self.date}), "\t".join(("key", *COUNT_NAMES))]
         lines += ["\t".join((key, *map(str, astuple(self.rows[key])))) for key in sorted(self.rows)]
         return "\n".join(lines) + "\n"
 
@@ -85,7 +88,7 @@ class CountTable:
             raise UserError(f"{path}: counts are truncated or damaged; take a fresh copy.") from None
         try:
             return cls._from_text(text)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, KeyError):
             raise UserError(
                 f"{path}: not counts that this version reads (its first line must be {_MAGIC!r})."
             ) from None
@@ -101,7 +104,10 @@ class CountTable:
             if key in rows:
                 raise ValueError
             rows[key] = Counts(**dict(zip(COUNT_NAMES, map(int, numbers), strict=True)))
-        return cls(source=CountSource(**json.loads(source)), rows=rows)
+        values = json.loads(source)
+        date = values.pop("date")
+        datetime.fromisoformat(date)
+        return cls(source=CountSource(**values), date=date, rows=rows)
 
 
 def count_blocks(
@@ -113,7 +119,7 @@ def count_blocks(
     payload.
     """
     source = CountSource.here()
-    own = CountTable.load(out) if out.exists() else CountTable(source=source, rows={})
+    own = CountTable.load(out) if out.exists() else None
     for table, where in ((own, str(out)), (known, "the shipped counts")):
         if table and table.source != source:
             different = next(name for name, value in asdict(table.source).items() if getattr(source, name) != value)
@@ -121,7 +127,8 @@ def count_blocks(
                 f"{where} have {different} {getattr(table.source, different)!r}, but here it is "
                 f"{getattr(source, different)!r}: counts of two payloads do not go together; count into another file."
             )
-    counted = dict(known.rows if known else {}) | dict(own.rows)
+    old = dict(own.rows) if own else {}
+    counted = dict(known.rows if known else {}) | old
     wanted = {block.key: block for block in blocks if block.key not in counted}
     partial = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -141,10 +148,11 @@ def count_blocks(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    date = datetime.now(UTC).date().isoformat() if added else max(table.date for table in (own, known) if table)
     if added:
-        CountTable(source=source, rows=dict(own.rows) | added).save(out)
+        CountTable(source=source, date=date, rows=old | added).save(out)
     partial.unlink()
-    return CountTable(source=source, rows=counted | added)
+    return CountTable(source=source, date=date, rows=counted | added)
 
 
 def _journal(path: Path, source: CountSource) -> dict[str, Counts]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
@@ -145,11 +146,23 @@ def _run(folder: Path, *arguments: str, plugin: str | None = None) -> None:
         raise UserError(f"no {QEMU} program; on Debian: apt-get install qemu-user")
     options = ["-L", str(folder / "machine"), "-R", _ADDRESS_SPACE, *(("-plugin", plugin) if plugin else ())]
     command = [qemu, *options, "./lutbench", "--core", "0", *arguments, "net.param"]
-    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"lutbench failed under {QEMU} with exit code {done.returncode}: {_complaint(done)}")
+    with subprocess.Popen(
+        command, cwd=folder, env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        try:
+            assert process.stdout is not None
+            machine = process.stdout.readline()  # with it, it has pinned itself, and all its kind to one core
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, os.sched_getaffinity(0))
+            rest, errors = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        complaint = _complaint((machine + rest).decode(), errors.decode())
+        raise UserError(f"lutbench failed under {QEMU} with exit code {process.returncode}: {complaint}")
 
 
-def _complaint(done: subprocess.CompletedProcess[str]) -> str:
-    errors = [line["error"] for line in map(json.loads, done.stdout.splitlines()) if "error" in line]
-    return "; ".join([*errors, *done.stderr.splitlines()[-3:]]) or "it says nothing"
+def _complaint(out: str, errors: str) -> str:
+    own = [line["error"] for line in map(json.loads, out.splitlines()) if "error" in line]
+    return "; ".join([*own, *errors.splitlines()[-3:]]) or "it says nothing"
