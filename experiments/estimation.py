@@ -24,6 +24,7 @@ from latency_lut.table import LatencyTable
 from search_space import blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Task
+from topformer.errors import UserError
 
 SHIPPED_SPACES = ("quickstart", "pyramid")
 SHIPPED_CLASSES = (150, 59)

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass
@@ -84,7 +85,7 @@ class CountTable:
             text = gzip.decompress(path.read_bytes()).decode()
         except OSError as error:
             raise UserError(f"cannot read counts {path}: {error.strerror or error}.") from None
-        except (EOFError, ValueError):
+        except (EOFError, ValueError, zlib.error):
             raise UserError(f"{path}: counts are truncated or damaged; take a fresh copy.") from None
         try:
             return cls._from_text(text)
