@@ -14,10 +14,10 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-import latency_lut.tables
 from experiments.measurement import Plan, table_path
+from latency_lut import tables
 from latency_lut.counting import SUFFIX, CountTable, count_blocks
-from latency_lut.estimate import ALTERNATIVES, SNAPDRAGON_865_TABLE, WHOLE_NETWORK_PCT, estimated_table, fit
+from latency_lut.estimate import ALTERNATIVES, WHOLE_NETWORK_PCT, estimated_table, fit
 from latency_lut.progress import Progress
 from latency_lut.table import SUFFIX as TABLE_SUFFIX
 from latency_lut.table import LatencyTable
@@ -38,7 +38,7 @@ ANCHOR_SIZES = ((448, 448), (480, 480), (512, 512), (512, 1024))
 
 def shipped_path(suffix: str) -> Path:
     """A file of the shipped table: rows, counts or the report of its fit."""
-    return Path(latency_lut.tables.__path__[0]) / f"{SNAPDRAGON_865_TABLE}{suffix}"
+    return Path(tables.__path__[0]) / f"{tables.SNAPDRAGON_865}{suffix}"
 
 
 def shipped_counts() -> CountTable:

@@ -19,6 +19,7 @@ from experiments.terminal import (
     progress_bar,
     task_of,
 )
+from latency_lut import tables
 from topformer.config import Task
 from topformer.errors import UserError
 
@@ -33,7 +34,7 @@ latency = typer.Typer(help="Query, measure and list latency tables.", no_args_is
 def latency_query(
     arch: Arch,
     table: Annotated[
-        str | None, typer.Option(help="Name or path of a table. [default: host, or the trial's own]")
+        str | None, typer.Option(help="Name or path of a table. [default: the trial's own, or the Snapdragon 865's]")
     ] = None,
     size: Size = None,
     classes: Classes = None,
@@ -50,7 +51,7 @@ def latency_query(
 
     found = chosen(arch, storage=storage)
     task = task_of(found, size, classes, output=output)
-    prices = found.study.table if found.study and not table else find_table(table or "host")
+    prices = found.study.table if found.study and not table else find_table(table or tables.SNAPDRAGON_865)
     blocks = decompose(found.arch, task)
     estimate = prices.estimate(blocks)
     published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
+from latency_lut import tables
 from latency_lut.counting import CountTable
 from latency_lut.devices.qemu import LINE_BYTES, Counts
 from latency_lut.table import LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, TableHeader
@@ -19,8 +20,6 @@ from topformer.blocks import Block, decompose
 from topformer.config import ANCHORS, Task
 from topformer.published import LATENCY_PROTOCOL, PUBLISHED
 
-SNAPDRAGON_865_TABLE = "snapdragon865-a77-1core-fp32"
-"""Name of the shipped table."""
 WHOLE_NETWORK_PCT = 10.0
 """Half-width of the interval of a whole network. Measurements that are published twice for one network and chip differ
 by 0 to 12 %, mean 7; precision and kernels of the published runs are not stated. Nothing narrower can be claimed."""
@@ -139,7 +138,7 @@ def fit(rows: Mapping[str, Counts], milliseconds: Callable[[Counts], float] = SN
     )
 
 
-def estimated_table(counts: CountTable, *, name: str = SNAPDRAGON_865_TABLE) -> LatencyTable:
+def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) -> LatencyTable:
     """The same counts give the same table, byte for byte.
 
     A row is the core model's time; its p5 and p95 bound what the alternatives say of it (scaled, relative to what they
