@@ -201,10 +201,8 @@ def latency_fit(
             f"{other['networks_worst_off_pct']:.1f} at worst, {100 * other['networks_inside_interval']:.0f} % inside "
             f"the interval, Kendall tau {other['networks_kendall_tau']:.3f}"
         )
-    print(
-        f"{content['rows']} rows; "
-        + ("byte for byte the shipped table and report" if made.identical else "NOT the shipped table or report")
-    )
+    verdict = "byte for byte the shipped table and report" if made.identical else "not the shipped table and report"
+    print(f"{content['rows']} rows; {verdict}{', which now they are' if write and not made.identical else ''}")
     if not made.identical and not write:
         raise typer.Exit(1)
 

@@ -177,6 +177,7 @@ def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) ->
             "vector_per_cycle": SNAPDRAGON_865.vector_per_cycle,
             "memory_gb_s": SNAPDRAGON_865.memory_gb_s,
             "scaled_to": f"{', '.join(anchor.name for anchor in own.anchors)}: {LATENCY_PROTOCOL}",
+            "bits": 32,  # of the published runs' build, which the scale takes in; what was counted has 64
             "compiler": counts.source.compiler,
             "counts_sha256": counts.checksum,
         },
