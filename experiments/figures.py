@@ -9,7 +9,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.pareto import UNTESTED, evaluated, front
+from experiments.scan import Scan
 from experiments.store import Study, Trial
+from latency_lut.table import LatencyTable
 from topformer.errors import UserError
 
 
@@ -58,11 +60,31 @@ def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max
         axes.set_title(f"study {study.name}: {len(done)} architectures")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=130)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot write the figure {str(path)!r} ({error}); name a .png, .svg or .pdf.") from None
+        _write(figure, path)
+
+
+def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
+    """How many candidates of a space have which latency, and the budget."""
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.hist(scan.latencies_ms, bins=60, weights=[100 / scan.counted] * scan.counted, color="tab:blue")
+        label = f"budget {scan.budget_ms:g} ms: {100 * scan.share:.1f} % of the space"
+        axes.axvline(scan.budget_ms, color="tab:green", linestyle="--", label=label)
+        axes.set_xlabel(f"latency, ms ({table.name}, {table.kind})")
+        axes.set_ylabel("candidates, %")
+        counted = "all" if scan.exact else "a sample of"
+        axes.set_title(f"space {scan.space.name}: {counted} {scan.counted:,} candidates")
+        axes.legend()
+        _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write the figure {str(path)!r} ({error}); name a .png, .svg or .pdf.") from None
 
 
 def _latencies(trials: Sequence[Trial]) -> list[float]:

@@ -67,8 +67,9 @@ def measure(
 
 def table_path(out: str) -> Path:
     """A path as it is; a bare name is a table in the user's own folder. Raises `UserError` for an illegal name."""
-    require_table_name(Path(out).stem)
-    return Path(out) if out.endswith(SUFFIX) else user_tables_folder() / f"{out}{SUFFIX}"
+    is_path = out.endswith(SUFFIX)
+    require_table_name(Path(out).stem if is_path else out)
+    return Path(out) if is_path else user_tables_folder() / f"{out}{SUFFIX}"
 
 
 def _plan_of(space: SearchSpace) -> Plan:

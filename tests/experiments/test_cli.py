@@ -4,58 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from shell import Shell
 from topformer_oracle import released_segmentation_checkpoint
-from toys import ToyEvaluator, run_toy, toy_config, toy_table, toy_url
+from toys import ToyEvaluator, run_toy, toy_config, toy_table
 
-from experiments import cli
 from topformer import ANCHORS, TINY
-
-
-class Shell:
-    """Runs `topformer-nas` in this process, in a folder of its own."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.capsys = capsys
-        self.monkeypatch = monkeypatch
-        self.folder = folder
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(folder / "tables"))
-        monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(folder))
-
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["topformer-nas", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = self.capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    def json(self, *words: str) -> object:
-        code, out, err = self(*words, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    def refusal(self, *words: str) -> str:
-        """The sentence, after checking that it is one and that nothing was written."""
-        before = self.files()
-        code, out, err = self(*words)
-        assert (code, out) == (2, ""), err
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        assert self.files() == before
-        return err
-
-    def files(self) -> list[Path]:
-        """But for what SQLite itself keeps beside a database that is open."""
-        return sorted(path for path in self.folder.rglob("*") if not path.name.endswith(("-wal", "-shm")))
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shell:
-    return Shell(capsys, monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")
