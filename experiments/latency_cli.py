@@ -695,7 +695,7 @@ def _explanation_line(item: "Explanation") -> str:
 def latency_savings(
     arch: Arch,
     space: Annotated[str, typer.Option(help="quickstart, pyramid, or a study's TOML file.")],
-    table: Annotated[str, typer.Option(help="Name or path of a table.")] = "host",
+    table: Annotated[str, typer.Option(help="Name or path of a table.")] = tables.SNAPDRAGON_865,
     save_ms: Annotated[float, typer.Option(help="List changes that save at least this.")] = 0.0,
     size: Size = None,
     classes: Classes = None,
@@ -751,7 +751,7 @@ def latency_savings(
 def latency_scan(
     space: Annotated[str, typer.Option(help="quickstart, pyramid, or a study's TOML file.")],
     latency_max: Annotated[float, typer.Option(metavar="MS", help="The budget.")],
-    table: Annotated[str, typer.Option(help="Name or path of a table.")] = "host",
+    table: Annotated[str, typer.Option(help="Name or path of a table.")] = tables.SNAPDRAGON_865,
     size: Size = None,
     classes: Classes = None,
     samples: Annotated[int, typer.Option(help="Candidates drawn from a space too large to go through.")] = 1_000_000,
@@ -760,8 +760,6 @@ def latency_scan(
     as_json: AsJson = False,
 ) -> None:
     """Which share of a space fits a budget, and how are its latencies distributed?"""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from evaluators.compiled import CompiledTable
     from experiments.scan import ScanPlan, scan, space_named
     from latency_lut.table import LEVEL, find_table
@@ -769,14 +767,8 @@ def latency_scan(
     plan = ScanPlan(budget_ms=latency_max, samples=samples, seed=seed)
     prices = find_table(table)
     compiled = CompiledTable(prices, space_named(space, size=size, classes=classes))
-    console = console_of(stderr=True)
-    with Progress(TextColumn("pricing"), BarColumn(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("pricing", total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        found = scan(compiled, plan, report=report)
+    with progress_bar() as report:
+        found = scan(compiled, plan, report=lambda done, total: report(done, total, "pricing"))
     if plot is not None:
         from experiments.figures import draw_scan
 
