@@ -33,7 +33,7 @@ ANCHOR_CLASSES = (*SHIPPED_CLASSES, 19, 60, 171)
 """And of Cityscapes, of Pascal Context with background, of COCO-Stuff."""
 _NETWORKS = 200
 _SEED = 0
-ANCHOR_SIZES = ((448, 448), (480, 480), (512, 512), (512, 1024))
+ANCHOR_SIZES = ((384, 384), (448, 448), (480, 480), (512, 512), (512, 1024))
 
 
 def shipped_path(suffix: str) -> Path:
