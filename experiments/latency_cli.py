@@ -1,6 +1,8 @@
 """The `topformer-nas latency` commands: parse, make one call, print."""
 
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +14,13 @@ from experiments.terminal import (
     Classes,
     Size,
     Storage,
-    console_of,
     pixels,
     print_json,
     print_rows,
+    progress_bar,
     task_of,
 )
-from topformer.config import Task
+from topformer.config import Task, parse_image_size
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,15 +120,6 @@ def latency_measure(
     as_json: AsJson = False,
 ) -> None:
     """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from experiments.lookup import chosen
     from experiments.measurement import measure, plan, table_path
     from latency_lut.devices import device_named
@@ -136,14 +129,7 @@ def latency_measure(
     archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
     wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
     table_path(out)  # an illegal name is found before anything is timed
-    console = console_of(stderr=True)
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bar = progress.add_task("preparing", total=None)
-
-        def report(done: int, total: int, what: str) -> None:
-            progress.update(bar, completed=done, total=total, description=what)
-
+    with progress_bar() as report:
         table = measure(wanted, device=where, runtime=how, out=out, report=report)
     header = table.header
     content = {
@@ -185,6 +171,78 @@ def check_lines(header: "TableHeader") -> list[str]:
             f"{check.name:12s} whole {check.whole_ms:8.2f} ms;{again} table {table_ms:8.2f} ms ({error_pct:+.1f} %)"
         )
     return lines
+
+
+@latency.command("estimate")
+def latency_estimate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any network of images, as one ONNX file.")],
+    device_model: Annotated[str, typer.Option(help="The core to estimate for: snapdragon865.")] = "snapdragon865",
+    size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of any ONNX network on a core that is not at hand, by counting ncnn's Arm kernels under qemu."""
+    from latency_lut.onnx_estimate import FLAGGED_PCT, device_model_named, estimate_onnx
+    from latency_lut.table import find_table
+
+    where = device_model_named(device_model)
+    header = find_table(where.table).header
+    errors = header.error_model
+    if errors.scale_pct is None:
+        raise UserError(
+            f"table {header.name} was not compared with whole networks, so it has no scale to estimate with."
+        )
+    with progress_bar() as report:
+        found = estimate_onnx(
+            model,
+            core=where.core,
+            scale=errors.scale,
+            interval_pct=errors.scale_pct,
+            size=parse_image_size(size) if size is not None else None,
+            progress=report,
+        )
+    interval = (
+        f"{errors.level:.0%} interval: ±{errors.scale_pct:g} %, {errors.basis}; and above {FLAGGED_PCT:g} % of what is "
+        "flagged"
+    )
+    if as_json:
+        print_json(
+            {
+                "model": str(model),
+                "model_sha256": found.model_sha256,
+                "input": list(found.input),
+                "total_ms": found.total_ms,
+                "low_ms": found.low_ms,
+                "high_ms": found.high_ms,
+                "kind": found.kind,
+                "interval": interval,
+                "by_operator": [asdict(row) for row in found.by_operator],
+                "flagged": [asdict(row) for row in found.flagged],
+                "flagged_ms": found.flagged_ms,
+                "difference_from_onnxruntime": found.difference,
+                "device_model": device_model,
+                "core_model": asdict(where.core),
+                "scale": errors.scale,
+                "scale_pct": errors.scale_pct,
+                "table": header.name,
+                "table_payload": header.runtime_checksum,
+                "counted_with": asdict(found.source) | {"converter": found.converter},
+            }
+        )
+        return
+    for row in found.by_operator:
+        share_pct = 100 * row.ms / found.total_ms
+        print(f"{row.operator:30s} {row.count:4d} x {row.ms:9.3f} ms {share_pct:5.1f} %  {'#' * round(share_pct / 3)}")
+    for flag in found.flagged:
+        print(f"flagged: {flag.count} x {flag.pattern}, {flag.ms:.2f} ms, may take longer: {flag.reason}")
+    print(
+        f"{model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
+        f"{found.high_ms:.2f}), {found.kind}; {interval}"
+    )
+    print(
+        f"device model {device_model} ({header.soc}), scale {errors.scale:.3f} of table {header.name}; ncnn "
+        f"{found.source.ncnn}, payload {found.source.payload} (the table's: {header.runtime_checksum}), "
+        f"{found.converter}"
+    )
 
 
 @latency.command("tables")

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from topformer.config import Task, parse_image_size
 
 if TYPE_CHECKING:
     from experiments.lookup import Chosen
+    from latency_lut.progress import Progress
 
 Arch = Annotated[
     str,
@@ -57,6 +60,29 @@ def console_of(*, stderr: bool = False) -> Any:
     return Console(
         stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
     )  # a pipe has no width
+
+
+@contextmanager
+def progress_bar() -> "Iterator[Progress]":
+    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done."""
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+    )
+    console = console_of(stderr=True)
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("preparing", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            bars.update(bar, completed=done, total=total, description=what)
+
+        yield report
 
 
 def print_json(content: object) -> None:
