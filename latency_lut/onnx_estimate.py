@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -288,7 +288,7 @@ def _made_up_image(shape: Shape) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def _wait(future: Future[object], seconds: int, progress: Progress) -> None:
+def _wait(future: Future[Any], seconds: int, progress: Progress) -> None:
     """Seconds that passed, of those that it may take."""
     start = time.monotonic()
     while True:
