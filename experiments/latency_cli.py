@@ -1,6 +1,7 @@
 """The `topformer-nas latency` commands: parse, make one call, print."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from experiments.terminal import (
     task_of,
 )
 from latency_lut import tables
-from topformer.config import Task
+from topformer.config import Task, parse_image_size
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -263,6 +264,79 @@ def latency_recount(
         )
     if found.different:
         raise typer.Exit(1)
+
+
+@latency.command("estimate")
+def latency_estimate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any network of images, as one ONNX file.")],
+    device_model: Annotated[str, typer.Option(help="The core to estimate for: snapdragon865.")] = "snapdragon865",
+    size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of any ONNX network on a core that is not at hand, by counting ncnn's Arm kernels under qemu."""
+    from latency_lut.estimate import WHOLE_NETWORK_PCT
+    from latency_lut.onnx_estimate import FLAGGED_PCT, device_model_named, estimate_onnx
+    from latency_lut.table import find_table
+
+    where = device_model_named(device_model)
+    header = find_table(where.table).header
+    errors = header.error_model
+    if errors.scale_pct is None:
+        raise UserError(
+            f"table {header.name} was not compared with whole networks, so it has no scale to estimate with."
+        )
+    with progress_bar() as report:
+        found = estimate_onnx(
+            model,
+            core=where.core,
+            scale=errors.scale,
+            interval_pct=WHOLE_NETWORK_PCT,
+            size=parse_image_size(size) if size is not None else None,
+            progress=report,
+        )
+    interval = (
+        f"{errors.level:.0%} interval: ±{WHOLE_NETWORK_PCT:g} %, {errors.basis}; and above {FLAGGED_PCT:g} % of what "
+        "is flagged"
+    )
+    if as_json:
+        print_json(
+            {
+                "model": str(model),
+                "model_sha256": found.model_sha256,
+                "input": list(found.input),
+                "total_ms": found.total_ms,
+                "low_ms": found.low_ms,
+                "high_ms": found.high_ms,
+                "kind": found.kind,
+                "interval": interval,
+                "by_operator": [asdict(row) for row in found.by_operator],
+                "flagged": [asdict(row) for row in found.flagged],
+                "flagged_ms": found.flagged_ms,
+                "difference_from_onnxruntime": found.difference,
+                "device_model": device_model,
+                "core_model": asdict(where.core),
+                "scale": errors.scale,
+                "interval_pct": WHOLE_NETWORK_PCT,
+                "table": header.name,
+                "table_payload": header.runtime_checksum,
+                "counted_with": asdict(found.source) | {"converter": found.converter},
+            }
+        )
+        return
+    for row in found.by_operator:
+        share_pct = 100 * row.ms / found.total_ms
+        print(f"{row.operator:30s} {row.count:4d} x {row.ms:9.3f} ms {share_pct:5.1f} %  {'#' * round(share_pct / 3)}")
+    for flag in found.flagged:
+        print(f"flagged: {flag.count} x {flag.pattern}, {flag.ms:.2f} ms, may take longer: {flag.reason}")
+    print(
+        f"{model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
+        f"{found.high_ms:.2f}), {found.kind}; {interval}"
+    )
+    print(
+        f"device model {device_model} ({header.soc}), scale {errors.scale:.3f} of table {header.name}; ncnn "
+        f"{found.source.ncnn}, payload {found.source.payload} (the table's: {header.runtime_checksum}), "
+        f"{found.converter}"
+    )
 
 
 @latency.command("tables")

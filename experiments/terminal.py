@@ -63,22 +63,23 @@ def console_of(*, stderr: bool = False) -> Any:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar with an estimate on standard error; gives what long work reports to (see `latency_lut.progress`)."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done."""
+    from rich import progress
 
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console_of(stderr=True)) as progress:
-        bar = progress.add_task("preparing", total=None)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+    )
+    console = console_of(stderr=True)
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("preparing", total=None)
 
         def report(done: int, total: int, what: str) -> None:
-            progress.update(bar, completed=done, total=total, description=what)
+            bars.update(bar, completed=done, total=total, description=what)
 
         yield report
 

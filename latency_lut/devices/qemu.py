@@ -73,9 +73,7 @@ def infer(network: NcnnNetwork, weights: bytes, inputs: Sequence[NDArray[np.floa
     if shapes := [given.shape for given in inputs if given.shape not in network.inputs]:
         raise UserError(f"inputs must have shapes {network.inputs}, not {shapes}.")
     with _workplace(network) as folder:
-        (folder / "net.bin").write_bytes(weights)
-        (folder / "in").write_bytes(b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in inputs))
-        _run(folder, "--warm", "0", "--weights", "net.bin", "--input", "in", "--output", "out")
+        _run(folder, "--warm", "0", *_given(folder, weights, inputs), "--output", "out")
         values = np.fromfile(folder / "out", "<f4")
     size = prod(network.output)
     return values[-size:].reshape(
@@ -106,14 +104,32 @@ def count_layers(network: NcnnNetwork) -> tuple[tuple[str, Counts], ...]:
     Of a whole network's second inference, which finds the caches as the first left them; of a lone block's first, whose
     caches are made: a second one misses 1 line in 10,000 more or less.
     """
-    plugin = build.counting_plugin()
     with _workplace(network) as folder:
-        (folder / "lutcount.so").symlink_to(plugin)
-        evict = ("--evict", str(network.evict_bytes))
-        warm = ("--warm", "0" if network.evict_bytes else "1")
-        _run(folder, *warm, "--marks", *evict, plugin="./lutcount.so,out=counts")
-        with (folder / "counts").open(newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+        return _count(folder, network)
+
+
+def count_and_infer(
+    network: NcnnNetwork, weights: bytes, inputs: Sequence[NDArray[np.float32]]
+) -> tuple[tuple[tuple[str, Counts], ...], NDArray[np.float32]]:
+    """`count_layers` with real weights and inputs, and what was computed meanwhile: all outputs in a row."""
+    with _workplace(network) as folder:
+        counts = _count(folder, network, *_given(folder, weights, inputs), "--output", "out")
+        return counts, np.fromfile(folder / "out", "<f4")
+
+
+def _given(folder: Path, weights: bytes, inputs: Sequence[NDArray[np.float32]]) -> tuple[str, ...]:
+    (folder / "net.bin").write_bytes(weights)
+    (folder / "in").write_bytes(b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in inputs))
+    return "--weights", "net.bin", "--input", "in"
+
+
+def _count(folder: Path, network: NcnnNetwork, *arguments: str) -> tuple[tuple[str, Counts], ...]:
+    (folder / "lutcount.so").symlink_to(build.counting_plugin())
+    evict = ("--evict", str(network.evict_bytes))
+    warm = ("--warm", "0" if network.evict_bytes else "1")
+    _run(folder, *warm, "--marks", *evict, *arguments, plugin="./lutcount.so,out=counts")
+    with (folder / "counts").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
         (network.layers[int(row["layer"])].name, Counts(**{name: int(row[name]) for name in COUNT_NAMES}))
         for row in rows

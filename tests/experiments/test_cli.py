@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from shell import Shell
 from topformer_oracle import released_segmentation_checkpoint
 from toys import ToyEvaluator, run_toy, toy_config, toy_table
 
+from latency_lut.onnx_estimate import DEVICE_MODELS
+from latency_lut.table import ErrorModel
 from topformer import ANCHORS, TINY
+
+NO_PAYLOAD = [name for name in ("qemu-aarch64", "cc") if not shutil.which(name)]
+NO_PAYLOAD += [name for name in ("ziglang", "unearth", "pnnx") if not find_spec(name)]
+
+
+def save_device_table(folder: Path, errors: ErrorModel) -> None:
+    """Toy rows under the name of the Snapdragon 865's table."""
+    name = DEVICE_MODELS["snapdragon865"].table
+    header = dataclasses.replace(toy_table().header, name=name, error_model=errors)
+    dataclasses.replace(toy_table(), header=header).save(folder / "tables" / f"{name}.lut")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +138,34 @@ def test_a_damaged_table_does_not_hide_the_others(studied: Shell) -> None:
     assert "bad.lut" in err
 
 
+def test_an_estimate_needs_the_scale_of_its_device_models_table(shell: Shell) -> None:
+    save_device_table(shell.folder, ErrorModel())
+    assert "was not compared with whole networks" in shell.refusal("latency", "estimate", "net.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+@pytest.mark.skipif(bool(NO_PAYLOAD), reason=f"not installed: {', '.join(NO_PAYLOAD)}")
+def test_any_onnx_file_is_estimated_with_the_tables_scale(shell: Shell) -> None:
+    save_device_table(shell.folder, ErrorModel(scale=1.5, scale_pct=10, basis="four anchors"))
+    weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "weight")
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 3, 32, 32))
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 8, 30, 30))
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight"], ["logits"])], "net", [image], [logits], [weight]
+    )
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (shell.folder / "net.onnx").write_bytes(network.SerializeToString())
+    content = shell.json("latency", "estimate", "net.onnx", "--device-model", "snapdragon865")
+    assert isinstance(content, dict)
+    assert (content["kind"], content["scale"], content["flagged"]) == ("estimated", 1.5, [])
+    assert content["high_ms"] == pytest.approx(1.1 * content["total_ms"])
+    assert [row["operator"] for row in content["by_operator"]] == ["Convolution 3x3"]
+    code, out, err = shell("latency", "estimate", "net.onnx")
+    assert (code, err) == (0, "")
+    assert "net.onnx at 32x32 px" in out
+
+
 def test_a_card_is_an_architecture_too(studied: Shell) -> None:
     card = {"architecture": TINY.as_dict(), "task": {"image_size": [64, 64], "num_classes": 59}, "other": 1}
     (studied.folder / "card.json").write_text(json.dumps(card))
@@ -192,6 +236,10 @@ def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
         ("latency measure --device phone", "unknown device 'phone'"),
         ("latency measure --study quickstart --size 64", "leave --space, --size and --classes out"),
         ("latency measure --space tiny", "'tiny'; available: pyramid, quickstart"),
+        ("latency estimate net.onnx --device-model pixel", "unknown device model 'pixel'; available: snapdragon865"),
+        ("latency estimate net.onnx", "no file net.onnx"),
+        ("latency estimate toy.db", "toy.db is not an ONNX file"),
+        ("latency estimate net.onnx --size 0", "image size in pixels must be"),
         ("export tiny --out out", "has no trained weights"),
         ("export toy#0 --out out --weights a --random-weights", "exclude one another"),
         ("export tiny --out out --weights nothing.pth", "no weights file 'nothing.pth'"),
@@ -208,6 +256,7 @@ def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(words: str, fragment: str, studied: Shell) -> None:
+    save_device_table(studied.folder, ErrorModel(scale_pct=10))
     assert fragment in studied.refusal(*words.split())
 
 
