@@ -106,18 +106,41 @@ def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimat
 
 @latency.command("measure")
 def latency_measure(
-    device: Annotated[str, typer.Option(help="Where to time: host, this machine.")] = "host",
-    runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime.")] = "onnxruntime",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where to time: host, this machine; ssh://[USER@]HOST[:PORT], a 64-bit Arm machine; adb:SERIAL, a "
+            "phone as adb devices lists it (adb: alone, the only one)."
+        ),
+    ] = "host",
+    runtime: Annotated[
+        str, typer.Option(help="What runs the network: onnxruntime, on the host; ncnn, on ssh:// and adb: devices.")
+    ] = "onnxruntime",
+    core: Annotated[
+        int | None, typer.Option(help="Number of the core of an ssh:// or adb: device. [default: the fastest]")
+    ] = None,
+    soc: Annotated[
+        str | None,
+        typer.Option(help="What the SoC of an ssh:// or adb: device is called. [default: what the device says]"),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="What this study needs: a TOML file or a shipped name.")] = None,
     space: Annotated[str | None, typer.Option(help="Every block of this search space: quickstart or pyramid.")] = None,
     arch: Annotated[list[str] | None, typer.Option(help="The blocks of this ARCH; may be given again.")] = None,
     size: Size = None,
     classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
-    out: Annotated[str, typer.Option("--out", "--table", help="Name of the table, or a path ending in .lut.")] = "host",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "--table", help="Name of the table, or a path ending in .lut. [default: host, on the host]"
+        ),
+    ] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
+    """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows.
+
+    Stopped at any moment, or where the connection to a device breaks, the same command goes on where it was.
+    """
     from rich.progress import (
         BarColumn,
         Progress,
@@ -132,10 +155,14 @@ def latency_measure(
     from latency_lut.devices import device_named
     from latency_lut.runtimes import runtime_named
 
-    where, how = device_named(device), runtime_named(runtime)
+    where, how = device_named(device, core=core, soc=soc), runtime_named(runtime)
+    if out is None and device != "host":
+        raise UserError(f"a table of {device} needs a name: choose one with --table.")
+    name = out or "host"
+    table_path(name)  # an illegal name is found before anything is timed
+    where.require(how.info())
     archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
     wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
-    table_path(out)  # an illegal name is found before anything is timed
     console = console_of(stderr=True)
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
@@ -144,11 +171,11 @@ def latency_measure(
         def report(done: int, total: int, what: str) -> None:
             progress.update(bar, completed=done, total=total, description=what)
 
-        table = measure(wanted, device=where, runtime=how, out=out, report=report)
+        table = measure(wanted, device=where, runtime=how, out=name, report=report)
     header = table.header
     content = {
         "table": header.name,
-        "path": str(table_path(out)),
+        "path": str(table_path(name)),
         "rows": len(table.rows),
         "kind": table.kind,
         "soc": header.soc,
