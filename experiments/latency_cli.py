@@ -143,33 +143,71 @@ def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimat
 
 @latency.command("measure")
 def latency_measure(
-    device: Annotated[str, typer.Option(help="Where to time: host, this machine.")] = "host",
-    runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime.")] = "onnxruntime",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where to time: host, this machine; ssh://[USER@]HOST[:PORT], a 64-bit Arm machine; adb:SERIAL, a "
+            "phone as adb devices lists it (adb: alone, the only one); qemu counts for the Snapdragon 865's table."
+        ),
+    ] = "host",
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="What runs the network. [default: onnxruntime on the host, ncnn on ssh:// and adb: devices]"),
+    ] = None,
+    core: Annotated[
+        int | None, typer.Option(help="Number of the core of an ssh:// or adb: device. [default: the fastest]")
+    ] = None,
+    soc: Annotated[
+        str | None,
+        typer.Option(help="What the SoC of an ssh:// or adb: device is called. [default: what the device says]"),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="What this study needs: a TOML file or a shipped name.")] = None,
     space: Annotated[str | None, typer.Option(help="Every block of this search space: quickstart or pyramid.")] = None,
     arch: Annotated[list[str] | None, typer.Option(help="The blocks of this ARCH; may be given again.")] = None,
     size: Size = None,
     classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
-    out: Annotated[str, typer.Option("--out", "--table", help="Name of the table, or a path ending in .lut.")] = "host",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "--table", help="Name of the table, or a path ending in .lut. [default: host, on the host]"
+        ),
+    ] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows."""
+    """Time every block that a study, a space or the anchors need; resumes, and adds only the missing rows.
+
+    Stopped at any moment, or where the connection to a device breaks, the same command goes on where it was. On qemu
+    blocks are counted instead: the shipped Snapdragon 865 table with the rows that it lacks, estimated.
+    """
     from experiments.lookup import chosen
     from experiments.measurement import measure, plan, table_path
     from latency_lut.devices import device_named
     from latency_lut.runtimes import runtime_named
 
-    where, how = device_named(device), runtime_named(runtime)
+    if out is None and device != "host":
+        raise UserError(f"a table of {device} needs a name: choose one with --table.")
+    name = out or "host"
+    table_path(name)  # an illegal name is found before anything is timed
     archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
     wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
-    table_path(out)  # an illegal name is found before anything is timed
-    with progress_bar() as report:
-        table = measure(wanted, device=where, runtime=how, out=out, report=report)
+    if device == "qemu":
+        from experiments.estimation import estimate
+
+        if core is not None or soc is not None or runtime not in (None, "ncnn"):
+            raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
+        with progress_bar() as report:
+            table = estimate(wanted, out=name, report=report)
+    else:
+        where = device_named(device, core=core, soc=soc)
+        how = runtime_named(runtime or ("onnxruntime" if device == "host" else "ncnn"))
+        where.require(how.info())
+        with progress_bar() as report:
+            table = measure(wanted, device=where, runtime=how, out=name, report=report)
     header = table.header
     content = {
         "table": header.name,
-        "path": str(table_path(out)),
+        "path": str(table_path(name)),
         "rows": len(table.rows),
         "kind": table.kind,
         "soc": header.soc,

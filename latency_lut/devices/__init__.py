@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from latency_lut.runtimes import Runtime, RuntimeInfo
-from topformer.errors import unknown_name
+from topformer.errors import UserError, unknown_name
 
 DEVICES = ("host",)
+"""Those that are always there."""
+REMOTE_FORMS = ("ssh://[USER@]HOST[:PORT]", "adb:SERIAL")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +66,36 @@ class Device(Protocol):
         """For the table's protocol: the clock, and what disturbed the timings so far."""
 
 
-def device_named(name: str) -> Device:
-    """A built-in device."""
-    if name == "host":
-        from latency_lut.devices.host import Host  # noqa: PLC0415, a listing of names waits for no device
+def device_named(name: str, *, core: int | None = None, soc: str | None = None) -> Device:
+    """A built-in device: host, `ssh://...` or `adb:...`, where "adb:" is the only phone that is connected.
 
-        return Host()
-    raise unknown_name("device", name, DEVICES)
+    `core` and `soc` are a remote device's: the number of the core that times, and what its system on chip is called.
+    """
+    if name.startswith(("ssh:", "adb:")):
+        return _remote(name, core, soc)
+    if name == "qemu":
+        raise UserError(
+            "qemu counts, it never times; a table's times come from a device of Arm's, ssh://[USER@]HOST[:PORT] or "
+            "adb:SERIAL, or from this machine, host."
+        )
+    if name != "host":
+        raise unknown_name("device", name, (*DEVICES, *REMOTE_FORMS))
+    if core is not None or soc is not None:
+        raise UserError(
+            "--core and --soc are for ssh:// and adb: devices; the host takes its fastest core: leave them out."
+        )
+    from latency_lut.devices.host import Host  # noqa: PLC0415, a listing of names waits for no device
+
+    return Host()
+
+
+def _remote(name: str, core: int | None, soc: str | None) -> Device:
+    from latency_lut.devices.remote import Remote  # noqa: PLC0415
+
+    if name.startswith("ssh:"):
+        from latency_lut.devices.ssh import Ssh  # noqa: PLC0415
+
+        return Remote(Ssh(name), core=core, soc=soc)
+    from latency_lut.devices.adb import Adb  # noqa: PLC0415
+
+    return Remote(Adb(name.removeprefix("adb:") or None), core=core, soc=soc)

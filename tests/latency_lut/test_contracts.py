@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -65,8 +66,19 @@ def test_a_device_times_every_graph_as_often_as_asked_or_says_that_it_cannot(dev
 def test_unknown_names_are_errors_that_list_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown runtime 'tnn'; available: ncnn, onnxruntime"):
         runtime_named("tnn")
-    with pytest.raises(UserError, match="unknown device 'phone'; available: host"):
+    with pytest.raises(UserError, match="unknown device 'phone'; available: adb:SERIAL, host, ssh://"):
         device_named("phone")
+
+
+def test_qemu_is_no_device_that_times() -> None:
+    with pytest.raises(UserError, match="qemu counts, it never times"):
+        device_named("qemu")
+
+
+@pytest.mark.parametrize("settings", [{"core": 1}, {"soc": "Snapdragon 865"}])
+def test_the_host_takes_no_core_and_no_label(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--core and --soc are for ssh:// and adb: devices"):
+        device_named("host", **settings)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
