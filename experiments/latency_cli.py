@@ -185,13 +185,14 @@ def latency_measure(
     from latency_lut.devices import device_named
     from latency_lut.runtimes import runtime_named
 
+    where = None if device == "qemu" else device_named(device, core=core, soc=soc)
     if out is None and device != "host":
         raise UserError(f"a table of {device} needs a name: choose one with --table.")
     name = out or "host"
     table_path(name)  # an illegal name is found before anything is timed
     archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
     wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
-    if device == "qemu":
+    if where is None:
         from experiments.estimation import estimate
 
         if core is not None or soc is not None or runtime not in (None, "ncnn"):
@@ -199,7 +200,6 @@ def latency_measure(
         with progress_bar() as report:
             table = estimate(wanted, out=name, report=report)
     else:
-        where = device_named(device, core=core, soc=soc)
         how = runtime_named(runtime or ("onnxruntime" if device == "host" else "ncnn"))
         where.require(how.info())
         with progress_bar() as report:

@@ -15,6 +15,8 @@ from shell import Shell
 from topformer_oracle import released_segmentation_checkpoint
 from toys import ToyEvaluator, run_toy, toy_config, toy_table
 
+from experiments import studies
+from latency_lut import tables
 from latency_lut.onnx_estimate import DEVICE_MODELS
 from latency_lut.table import ErrorModel
 from topformer import ANCHORS, TINY
@@ -134,7 +136,7 @@ def test_tables_and_studies_are_listed(studied: Shell) -> None:
 def test_a_damaged_table_does_not_hide_the_others(studied: Shell) -> None:
     (studied.folder / "tables" / "bad.lut").write_text("nonsense")
     code, out, err = studied("latency", "tables", "--json")
-    assert (code, [table["table"] for table in json.loads(out)]) == (0, ["toy"])
+    assert (code, [table["table"] for table in json.loads(out)]) == (0, ["toy", tables.SNAPDRAGON_865])
     assert "bad.lut" in err
 
 
@@ -260,8 +262,10 @@ def test_bad_input_is_one_sentence_and_writes_nothing(words: str, fragment: str,
     assert fragment in studied.refusal(*words.split())
 
 
-def test_a_quickstart_search_without_its_table_makes_no_database(shell: Shell) -> None:
-    assert "unknown latency table 'host'" in shell.refusal("search", "quickstart")
+def test_a_search_without_its_table_makes_no_database(shell: Shell) -> None:
+    text = (Path(studies.__path__[0]) / "quickstart.toml").read_text(encoding="utf-8")
+    (shell.folder / "mine.toml").write_text(text.replace(tables.SNAPDRAGON_865, "my-phone"), encoding="utf-8")
+    assert "unknown latency table 'my-phone'" in shell.refusal("search", "mine.toml")
 
 
 def test_changed_weights_are_not_exported(studied: Shell) -> None:
