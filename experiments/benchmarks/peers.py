@@ -2,9 +2,9 @@
 
 Rebuilds rows of TopFormer's Table 1 (arXiv:2204.05525) in plain torch from the papers that describe them, exports each
 to ONNX, estimates it like `topformer-nas latency estimate`, without a fitted scale, and prints the time beside the
-published one: none of these networks had a part in the model. A row counts only where its parameters are within 3 % of
-the published ones. Weights are made up; graphs end at the logits. Needs the extra `arm` and qemu-user; ten minutes
-for the light networks, an hour for all.
+published one: none of these networks had a part in the core model. A row counts only where its parameters are within
+3 % of the published ones. Weights are made up; graphs end at the logits. Needs the extra `arm` and qemu-user; ten
+minutes for the light networks, an hour for all.
 
 Published parameters of the MMSegmentation networks (PSPNet, FCN, DeepLabV3+) hold only with their auxiliary head, which
 inference does not run.

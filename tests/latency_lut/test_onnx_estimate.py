@@ -217,14 +217,27 @@ def test_a_gate_fused_into_its_convolution_is_flagged_with_what_it_gates() -> No
     assert found == {"gate": (frozenset(("map", "gate", "product")),)}
 
 
-def test_normalisation_and_activations_outside_the_space_are_flagged_alone() -> None:
+def test_layer_norm_is_flagged_with_its_branch_up_to_the_residual_sum() -> None:
     found = flagged_layers(
         network(
-            "Input - image", "LayerNorm image a", "GELU a b", "HardSwish b c", "HardSwish c d", "Sigmoid d probability"
+            "Input - image",
+            "Gemm image x",
+            "Split x skip,branch",
+            "LayerNorm branch norm",
+            "Gemm norm hidden",
+            "GELU hidden gelu",
+            "Gemm gelu back",
+            "BinaryOp skip,back sum 0=0",
+            "Gemm sum out",
         )
     )
-    expected = {"LayerNorm": ({"a"},), "GELU": ({"b"},), "hard-swish": ({"c"}, {"d"})}
-    assert found == expected
+    branch = {"norm", "hidden", "gelu", "back"}
+    assert found == {"LayerNorm": (branch,), "GELU": (branch - {"norm", "hidden"},)}
+
+
+def test_hard_swish_is_flagged_alone_and_a_sigmoid_that_gates_nothing_is_not() -> None:
+    found = flagged_layers(network("Input - image", "HardSwish image a", "HardSwish a b", "Sigmoid b probability"))
+    assert found == {"hard-swish": ({"a"}, {"b"})}
 
 
 @pytest.mark.parametrize("name", ANCHORS)
