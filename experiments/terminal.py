@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,6 +59,33 @@ def console_of(*, stderr: bool = False) -> Any:
     return Console(
         stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
     )  # a pipe has no width
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A `latency_lut.progress.Progress` that draws a bar on standard error."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    progress = Progress(TextColumn("{task.description}"), *columns, console=console_of(stderr=True))
+    bar = progress.add_task("", total=None)
+
+    def report(done: int, total: int, what: str) -> None:
+        progress.start()  # not before: what is refused at once has no bar
+        progress.update(bar, completed=done, total=total, description=what)
+
+    try:
+        yield report
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def print_json(content: object) -> None:
