@@ -253,10 +253,10 @@ class _Filler:
         for name in names:
             if (block := blocks.get(name)) is None:
                 continue
-            if (row := self._table.rows.get(block.key)) is None:
-                self._missing.setdefault(block.key, block)
+            if block.key in self._table.rows:
+                total += self._table.block_ms(block)
             else:
-                total += row.median_ms
+                self._missing.setdefault(block.key, block)
         return total
 
     def require_complete(self) -> None:

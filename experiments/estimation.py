@@ -62,9 +62,8 @@ def estimate(wanted: Plan, *, out: str, report: Progress) -> LatencyTable:
     Their counts stay in a file beside the table, so that they are counted once.
     """
     path = table_path(out)
-    needed = (*wanted.blocks, *(block for net in wanted.networks.values() for block in decompose(net.arch, net.task)))
     own = path.with_name(path.name.removesuffix(TABLE_SUFFIX) + SUFFIX)
-    counts = count_blocks(needed, out=own, known=shipped_counts(), workers=os.cpu_count() or 1, progress=report)
+    counts = count_blocks(wanted.blocks, out=own, known=shipped_counts(), workers=os.cpu_count() or 1, progress=report)
     table = estimated_table(counts, name=path.stem)
     table.save(path)
     report(1, 1, f"{path}: {len(table.rows)} rows")
@@ -162,7 +161,8 @@ def fit_report(counts: CountTable, table: LatencyTable) -> dict[str, Any]:
             "anchors": anchors,
             "extractor_share_of_tiny_pct": 100 * share / tiny.total_ms,
             "whole_network_interval_pct": WHOLE_NETWORK_PCT,
-            "error_model": asdict(table.header.error_model),
+            "scale_pct": table.header.error_model.scale_pct,
+            "kind_pct": dict(table.header.error_model.kind_pct),
             "random_networks": f"{_NETWORKS} of pyramid at 150 classes, seed {_SEED}",
             "alternatives": {what: _compared(counts, table, what, networks) for what in ALTERNATIVES},
         }

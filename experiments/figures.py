@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.pareto import UNTESTED, evaluated, front
@@ -60,7 +61,7 @@ def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max
         axes.set_title(f"study {study.name}: {len(done)} architectures")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
-        _write(figure, path)
+        _save(figure, path)
 
 
 def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
@@ -76,10 +77,32 @@ def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
         counted = "all" if scan.exact else "a sample of"
         axes.set_title(f"space {scan.space.name}: {counted} {scan.counted:,} candidates")
         axes.legend()
-        _write(figure, path)
+        _save(figure, path)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def draw_agreement(
+    title: str, measured_ms: Sequence[float], predicted_ms: Sequence[float], path: Path, *, band_pct: float = 5.0
+) -> None:
+    """A table's prediction against the measured latency of whole networks, with a band around equality."""
+    ends = np.array([0.9 * min((*measured_ms, *predicted_ms)), 1.1 * max((*measured_ms, *predicted_ms))])
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6, 6), layout="constrained")
+        axes = figure.add_subplot()
+        low, high = ends * (1 - band_pct / 100), ends * (1 + band_pct / 100)
+        axes.fill_between(ends, low, high, color="0.9", label=f"within {band_pct:g} %", zorder=1)
+        axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=2)
+        axes.scatter(measured_ms, predicted_ms, s=24, color="tab:blue", label=f"{len(measured_ms)} networks", zorder=3)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("whole network, measured, ms")
+        axes.set_ylabel("sum over blocks, predicted, ms")
+        axes.set_title(title)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(loc="lower right")
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)

@@ -75,13 +75,17 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         progress.TimeRemainingColumn(),
     )
     console = console_of(stderr=True)
-    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("preparing", total=None)
+    bars = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = bars.add_task("", total=None)
 
-        def report(done: int, total: int, what: str) -> None:
-            bars.update(bar, completed=done, total=total, description=what)
+    def report(done: int, total: int, what: str) -> None:
+        bars.start()  # not before: what is refused at once has no bar
+        bars.update(bar, completed=done, total=total, description=what)
 
+    try:
         yield report
+    finally:
+        bars.stop()
 
 
 def print_json(content: object) -> None:

@@ -6,31 +6,51 @@ that slows down for a while slows all of them alike. What is timed is written do
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist, fmean, median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from latency_lut.devices import Burst, Device, DeviceInfo, Loaded
 from latency_lut.progress import Progress, silent
 from latency_lut.runtimes import Runtime, RuntimeInfo
-from latency_lut.table import LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, Setting, TableHeader
+from latency_lut.table import (
+    LEAST_SHARE,
+    LEVEL,
+    Correction,
+    ErrorModel,
+    LatencyRow,
+    LatencyTable,
+    NetworkCheck,
+    Setting,
+    TableHeader,
+    edge_elements,
+)
+from latency_lut.validation import contradictions
 from topformer.blocks import Block, candidate_blocks
 from topformer.config import Candidate
 from topformer.errors import UserError
 
 _LEAST_NETWORKS = 2
 """Networks from which an error model can be calibrated."""
+_NETWORK_BLOCKS = 8
+"""A network in memory counts as so many blocks."""
+_WIDE = 3
+"""A median stands out if its interval is wider than so many times the aim."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +69,17 @@ class Timing:
     """Passes end when the 90 % interval of every median is within this of it, ..."""
     seconds_per_item: float = 0.2
     """... or when this has been spent for each block (and twice for each network), whichever is first."""
+    passes_at_once: int = 2
+    """Passes over one chunk before the next one's turn."""
     blocks_at_once: int = 128
-    """Sessions kept in memory together; at 512 x 512 they take about 20 MB each."""
+    """A chunk: sessions kept in memory together; at 512 x 512 they take about 20 MB each."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("burst_ms", "target_pct", "seconds_per_item"):
             if not getattr(self, name) > 0:
                 raise UserError(f"timing: {name} must be above 0, not {getattr(self, name)!r}.")
-        for name in ("min_runs", "min_passes", "blocks_at_once"):
+        for name in ("min_runs", "min_passes", "passes_at_once", "blocks_at_once"):
             if getattr(self, name) < 1:
                 raise UserError(f"timing: {name} must be at least 1, not {getattr(self, name)!r}.")
         if self.max_passes < self.min_passes or self.warm_up_runs < 0:
@@ -68,6 +90,7 @@ def measure_table(
     blocks: Iterable[Block],
     *,
     networks: Mapping[str, Candidate],
+    held_out: Mapping[str, Candidate] | None = None,
     device: Device,
     runtime: Runtime,
     out: Path,
@@ -75,8 +98,9 @@ def measure_table(
     timing: Timing | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Time every distinct block of `blocks` and of `networks`, and the networks as wholes; save the table to `out`.
+    """Time every distinct block of `blocks` and of the networks, and the networks as wholes; save the table to `out`.
 
+    The table is calibrated on `networks` and compared with these and with those held out.
     A table that is there already is extended by the rows it lacks, and its sums are compared with the networks anew;
     one that lacks nothing is returned as it is. Killed at any moment, the next call goes on where this one stopped.
     Raises UserError where `out` or `OUT.partial` come from another device, runtime or timing.
@@ -84,33 +108,44 @@ def measure_table(
     timing = timing or Timing()
     report = progress or silent
     device.require(runtime.info())
+    held_out = held_out or {}
     source = _source(device.info(), runtime.info())
-    wanted = _distinct((*blocks, *(block for net in networks.values() for block in candidate_blocks(net))))
+    every = {**networks, **held_out}
+    assert len(every) == len(networks) + len(held_out), "a network that was calibrated on is not held out"
+    wanted = _distinct((*blocks, *(block for net in every.values() for block in candidate_blocks(net))))
     if not wanted:
         raise UserError("nothing to measure: no blocks and no networks were given.")
     partial = out.with_name(f"{out.name}.partial")
     old = LatencyTable.load(out) if out.exists() else None
     if old:
-        _require_source(old.header.source, source, out)
+        _require_source(
+            old.header.source,
+            source,
+            str(out),
+            "rows of two sources do not go into one table; choose another --table name.",
+        )
     missing = {key: block for key, block in wanted.items() if not old or key not in old.rows}
     checked = {check.name for check in old.header.validation} if old else set()
-    if old and not missing and checked.issuperset(networks):
+    if old and not missing and checked.issuperset(every):
         partial.unlink(missing_ok=True)  # of a run killed between its last two steps
         report(1, 1, f"{out} has all {len(wanted)} rows: nothing to measure")
         return old
     with _Journal(partial, source | {"timing": asdict(timing)}) as journal:
-        _time_all(missing, networks, device, runtime, timing, journal, report)
+        _time_all(missing, every, device, runtime, timing, journal, report)
     rows = dict(old.rows) if old else {}
     rows |= {key: _row(key, journal.samples[key]) for key in missing}
     validation = old.header.validation if old else ()
     error_model = old.header.error_model if old else ErrorModel()
     if networks:
-        validation = tuple(_check(net_name, net, rows, journal.samples) for net_name, net in networks.items())
-        error_model = calibrate(validation, [_ms_by_row(net, rows) for net in networks.values()])
+        seen = [_whole(net_name, net, rows, journal.samples) for net_name, net in networks.items()]
+        unseen = [_whole(net_name, net, rows, journal.samples) for net_name, net in held_out.items()]
+        error_model, validation = fit(seen, unseen)
     header = TableHeader(
         name=name,
         **source,
-        protocol=_protocol(timing, journal.samples.values()) | dict(device.conditions()),
+        protocol=_protocol(timing, journal.samples.values())
+        | {"timed_again": journal.timed_again, "contradictions": len(contradictions(rows.values()))}
+        | dict(device.conditions()),
         tool_version=_tool_version(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         error_model=error_model,
@@ -124,31 +159,204 @@ def measure_table(
     return table
 
 
-def calibrate(checks: Sequence[NetworkCheck], ms_by_row: Sequence[Mapping[str, float]]) -> ErrorModel:
-    """The error model that whole networks give; `ms_by_row` are each network's times by block key.
+def check_networks(
+    table: LatencyTable,
+    networks: Mapping[str, Candidate],
+    *,
+    device: Device,
+    runtime: Runtime,
+    partial: Path,
+    timing: Timing | None = None,
+    progress: Progress | None = None,
+) -> tuple[NetworkCheck, ...]:
+    """Time networks that the table was not calibrated on, as wholes, and compare; the table stays as it is.
+
+    Killed at any moment, the next call goes on from `partial`. Raises UserError where device or runtime are not those
+    of the table, and MissingRows where it lacks a block.
+    """
+    timing = timing or Timing()
+    device.require(runtime.info())
+    source = _source(device.info(), runtime.info())
+    _require_source(table.header.source, source, table.name, "it can be compared with networks on its own device only.")
+    estimates = {name: table.estimate(candidate_blocks(network)).total_ms for name, network in networks.items()}
+    with _Journal(partial, source | {"timing": asdict(timing)}) as journal:
+        _time_all({}, networks, device, runtime, timing, journal, progress or silent)
+    wholes = [_whole(name, network, table.rows, journal.samples) for name, network in networks.items()]
+    partial.unlink()
+    return tuple(whole.check(table.header.error_model.correction, estimates[whole.name]) for whole in wholes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Whole:
+    """A network that was timed as a whole, and what a table knows of its blocks."""
+
+    name: str
+    whole_ms: float
+    repeat_ms: float | None
+    keys: tuple[str, ...]
+    """Of its blocks, in the order they run; so are all that follow."""
+    alone_ms: NDArray[np.float64]
+    edges: NDArray[np.float64]
+    """Elements of inputs and output."""
+    weights: NDArray[np.float64]
+    """Parameters."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        blocks: Sequence[Block],
+        rows: Mapping[str, LatencyRow],
+        whole_ms: float,
+        repeat_ms: float | None,
+    ) -> Whole:
+        return cls(
+            name=name,
+            whole_ms=whole_ms,
+            repeat_ms=repeat_ms,
+            keys=tuple(block.key for block in blocks),
+            alone_ms=np.array([rows[block.key].median_ms for block in blocks]),
+            edges=np.array([edge_elements(block) for block in blocks], dtype=float),
+            weights=np.array([block.parameters for block in blocks], dtype=float),
+        )
+
+    @property
+    def reference_ms(self) -> float:
+        return self.whole_ms if self.repeat_ms is None else (self.whole_ms + self.repeat_ms) / 2
+
+    def block_ms(self, correction: Correction) -> NDArray[np.float64]:
+        """As `Correction.within_network_ms`."""
+        change_ms = 1e-6 * (correction.weight_ns * self.weights - correction.edge_ns * self.edges) - correction.block_ms
+        return np.maximum(self.alone_ms + change_ms, LEAST_SHARE * self.alone_ms)
+
+    def check(self, correction: Correction, unseen_ms: float) -> NetworkCheck:
+        return NetworkCheck(
+            name=self.name,
+            whole_ms=self.whole_ms,
+            repeat_ms=self.repeat_ms,
+            sum_ms=round(float(self.block_ms(correction).sum()), 5),
+            unseen_ms=round(unseen_ms, 5),
+        )
+
+
+def fit(seen: Sequence[Whole], unseen: Sequence[Whole] = ()) -> tuple[ErrorModel, tuple[NetworkCheck, ...]]:
+    """Correction, scale and errors from the networks seen, and checks of all networks.
+
+    A term of the correction is kept where networks that it was not fitted on (each one seen is left out once) are
+    predicted better with it, by more than twice the standard error of the gain in squared error: in a noisy measurement
+    of 14 networks a term that merely lowered the mean error made others worse. What a check calls unseen is left out.
+    """
+    terms = _best_terms(seen)
+    correction = _correction(seen, terms)
+    by_row = [_by_key(whole, correction) for whole in seen]
+    checks = [whole.check(correction, left_ms) for whole, left_ms in zip(seen, _left_out_ms(seen, terms), strict=True)]
+    model = replace(calibrate(checks, by_row, fitted=1 + len(terms)), correction=correction)
+    held_out = [whole.check(correction, model.scale * float(whole.block_ms(correction).sum())) for whole in unseen]
+    return model, (*checks, *held_out)
+
+
+def _best_terms(seen: Sequence[Whole]) -> tuple[str, ...]:
+    """Fewest first; none where there are too few networks to tell."""
+    best: tuple[str, ...] = ()
+    least = _left_out_squares(seen, best)
+    for count in range(1, len(_TERMS) + 1):
+        if len(seen) < count + 1 + _SPARE_NETWORKS:
+            break
+        squares, terms = min(
+            ((_left_out_squares(seen, terms), terms) for terms in combinations(_TERMS, count)),
+            key=lambda each: each[0].sum(),
+        )
+        gain = least - squares
+        if gain.mean() > _SURE * gain.std(ddof=1) / math.sqrt(len(seen)):
+            best, least = terms, squares
+    return best
+
+
+def _left_out_squares(seen: Sequence[Whole], terms: tuple[str, ...]) -> NDArray[np.float64]:
+    """Squared relative errors."""
+    references = np.array([whole.reference_ms for whole in seen])
+    squares: NDArray[np.float64] = (np.array(_left_out_ms(seen, terms)) / references - 1) ** 2
+    return squares
+
+
+def _left_out_ms(seen: Sequence[Whole], terms: tuple[str, ...]) -> list[float]:
+    """Of each network, from a correction and a scale fitted on the others; a lone network has no others."""
+    if len(seen) < _LEAST_NETWORKS:
+        return [float(whole.alone_ms.sum()) for whole in seen]
+    left_out = []
+    for index, whole in enumerate(seen):
+        others = [*seen[:index], *seen[index + 1 :]]
+        correction = _correction(others, terms)
+        scale = fmean(other.reference_ms / float(other.block_ms(correction).sum()) for other in others)
+        left_out.append(scale * float(whole.block_ms(correction).sum()))
+    return left_out
+
+
+def _correction(seen: Sequence[Whole], terms: tuple[str, ...]) -> Correction:
+    """Least squares of the relative errors of scale * (sum of rows + terms), no coefficient below 0."""
+    if not terms:
+        return Correction()
+    columns = [
+        [
+            float(whole.alone_ms.sum()),
+            *(sign * float(amounts(whole)) for sign, amounts in (_TERMS[term] for term in terms)),
+        ]
+        for whole in seen
+    ]
+    relative = np.array(columns) / np.array([[whole.reference_ms] for whole in seen])
+    (scale, *coefficients), _ = nnls(relative, np.ones(len(seen)))
+    if scale <= 0:
+        return Correction()
+    return Correction(**{term: round(each / scale, 6) for term, each in zip(terms, coefficients, strict=True)})
+
+
+_TERMS: Mapping[str, tuple[int, Callable[[Whole], float]]] = {
+    "block_ms": (-1, lambda whole: len(whole.keys)),
+    "edge_ns": (-1, lambda whole: 1e-6 * float(whole.edges.sum())),
+    "weight_ns": (1, lambda whole: 1e-6 * float(whole.weights.sum())),
+}
+"""Of a `Correction`: its sign, and a network's amount of it in milliseconds for a coefficient of 1."""
+_SPARE_NETWORKS = 3
+"""More networks than coefficients, at least, for a term to be tried."""
+_SURE = 2
+
+
+def _by_key(whole: Whole, correction: Correction) -> dict[str, float]:
+    by_key: dict[str, float] = {}
+    for key, ms in zip(whole.keys, whole.block_ms(correction), strict=True):
+        by_key[key] = by_key.get(key, 0.0) + float(ms)
+    return by_key
+
+
+def calibrate(
+    checks: Sequence[NetworkCheck], ms_by_row: Sequence[Mapping[str, float]], *, fitted: int = 1
+) -> ErrorModel:
+    """The scale and the errors that whole networks give; `ms_by_row` are each network's times by block key, `fitted` is
+    how many coefficients were: the scale, and the terms of a correction that the times have already.
 
     With r_i = whole / sum of rows of n networks: scale = mean(r). d_i = r_i / scale - 1 is what the scale leaves,
-    s = sqrt(sum(d_i^2) / (n - 1)) its RMS with the fitted scale's degree of freedom taken off; t = Student's t at the
-    level with n - 1 degrees. The scale itself is known to t * s / sqrt(n): `scale_pct`. What differs between networks
-    cannot be an error of the common scale; it is laid on the rows, equally and independently, so that a network of the
-    average mix gets t * s from them: `row_pct` = t * s / sqrt(mean_i(sum_k(share_ik^2))). Both together are the
-    prediction interval t * s * sqrt(1 + 1 / n) of one more network. Laid on block kinds instead, the same error cancels
-    in differences that in truth it does not: of the 36 pairs of 9 networks, in three measurements with onnxruntime, 33
-    to 44 % were inside their 90 % interval, against 92 to 94 % this way. Fewer than two networks calibrate nothing.
+    s = sqrt(sum(d_i^2) / (n - f)) its RMS with the degrees of freedom of the f fitted coefficients taken off; t =
+    Student's t at the level with n - f degrees. What was fitted is known to about t * s * sqrt(f / n): `scale_pct`.
+    What differs between networks cannot be an error of the common scale; it is laid on the rows, equally and
+    independently, so that a network of the average mix gets t * s from them: `row_pct` = t * s /
+    sqrt(mean_i(sum_k(share_ik^2))). Both together are the prediction interval t * s * sqrt(1 + f / n) of one more
+    network. Laid on block kinds instead, the same error cancels in differences that in truth it does not: of the 36
+    pairs of 9 networks, in three measurements with onnxruntime, 33 to 44 % were inside their 90 % interval, against 92
+    to 94 % this way. Fewer than two networks calibrate nothing.
     """
     n = len(checks)
-    if n < _LEAST_NETWORKS:
+    if n < max(_LEAST_NETWORKS, fitted + 1):
         return ErrorModel()
     ratios = [check.reference_ms / check.sum_ms for check in checks]
     scale = fmean(ratios)
-    left = math.sqrt(math.fsum((ratio / scale - 1) ** 2 for ratio in ratios) / (n - 1))
-    spread_pct = 100 * student_t(n - 1) * left
+    left = math.sqrt(math.fsum((ratio / scale - 1) ** 2 for ratio in ratios) / (n - fitted))
+    spread_pct = 100 * student_t(n - fitted) * left
     concentration = fmean(
         math.fsum((ms / math.fsum(by_row.values())) ** 2 for ms in by_row.values()) for by_row in ms_by_row
     )
     return ErrorModel(
         scale=round(scale, 5),
-        scale_pct=round(spread_pct / math.sqrt(n), 4),
+        scale_pct=round(spread_pct * math.sqrt(fitted / n), 4),
         row_pct=round(spread_pct / math.sqrt(concentration), 4),
     )
 
@@ -162,6 +370,15 @@ def student_t(degrees: int) -> float:
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A graph, and the items of the journal that it is timed for: one for a block, two series for a network."""
+
+    file: Path
+    alone: bool
+    items: tuple[str, ...]
+
+
 def _time_all(
     blocks: Mapping[str, Block],
     networks: Mapping[str, Candidate],
@@ -171,49 +388,154 @@ def _time_all(
     journal: _Journal,
     report: Progress,
 ) -> None:
-    """Passes over the blocks, some hundred at a time, with all networks in each pass."""
+    """A few passes over each chunk in turn, round after round, and then what stands out once more.
+
+    Every chunk is timed from the beginning of the measurement to its end: rows of different chunks, and a network and
+    its blocks, met the same machine, whatever slowed it down for a while.
+    """
+    bar = _Bar(report, len(blocks) + len(networks))
+    with TemporaryDirectory(prefix="topformer-nas-") as folder, device.hold():
+        chunks = _built(blocks, networks, runtime, timing, Path(folder), bar)
+        pending = chunks
+        for first in range(0, timing.max_passes, timing.passes_at_once):
+            bar.expect(sum(_samples_to_come(_items(chunk), first, timing, journal) for chunk in pending))
+            passes = range(first, min(first + timing.passes_at_once, timing.max_passes))
+            visits = [_visit(chunk, passes, device, runtime, timing, journal, bar) for chunk in pending]
+            pending = [chunk for chunk, unfinished in zip(pending, visits, strict=True) if unfinished]
+        items = [item for chunk in chunks for item in _items(chunk)]
+        again = journal.again(items)
+        if again is None:
+            again = journal.time_again(items, _standing_out(items, blocks, timing, journal))
+        for chunk in chunks:
+            _time_again(chunk, again, device, runtime, timing, journal, bar)
+
+
+def _built(
+    blocks: Mapping[str, Block],
+    networks: Mapping[str, Candidate],
+    runtime: Runtime,
+    timing: Timing,
+    folder: Path,
+    bar: _Bar,
+) -> list[list[_Subject]]:
+    """Chunks of blocks, in order, with the networks dealt out among them; graphs are kept on disk."""
     keys = tuple(blocks)
-    chunks = [keys[start : start + timing.blocks_at_once] for start in range(0, len(keys), timing.blocks_at_once)]
-    bar = _Bar(report, len(keys) + len(networks))
-    whole: dict[str, Loaded] = {}
-    with device.hold():
-        for net_name, net in networks.items():
-            bar.step(f"building {net_name}")
-            whole[net_name] = device.load(runtime, runtime.build(net), alone=False)
-        for index, chunk in enumerate(chunks or [()]):
-            graphs: dict[str, Loaded] = {}
-            for key in chunk:
-                bar.step(f"building {blocks[key].kind}")
-                graphs[key] = device.load(runtime, runtime.build(blocks[key]), alone=True)
-            for net_name, graph in whole.items():
-                graphs |= {_network_item(net_name, series, index): graph for series in (0, 1)}
-            _time_passes(graphs, device, timing, journal, bar)
+    count = math.ceil((len(keys) + _NETWORK_BLOCKS * len(networks)) / timing.blocks_at_once)
+    size = math.ceil(len(keys) / count)
+    chunks: list[list[_Subject]] = [[] for _ in range(count)]
+
+    def add(chunk: int, what: Block | Candidate, description: str, *items: str) -> None:
+        bar.step(f"building {description}")
+        file = folder / str(bar.done)
+        file.write_bytes(runtime.build(what))
+        chunks[chunk].append(_Subject(file, isinstance(what, Block), items))
+
+    for index, key in enumerate(keys):
+        add(index // size, blocks[key], blocks[key].kind, key)
+    for index, (name, network) in enumerate(networks.items()):
+        add(index % count, network, name, _network_item(name, 0), _network_item(name, 1))
+    return chunks
 
 
-def _time_passes(graphs: Mapping[str, Loaded], device: Device, timing: Timing, journal: _Journal, bar: _Bar) -> None:
-    """Every graph once per pass, until the medians are narrow or the time is up; what the journal has stays."""
-    burst = Burst(warm_up=timing.warm_up_runs, runs=timing.min_runs, ms=timing.burst_ms)
-    limit_s = timing.seconds_per_item * len(graphs)
-    for index in range(timing.max_passes):
-        spent_s = journal.seconds_of(graphs)
+def _items(chunk: Iterable[_Subject]) -> list[str]:
+    return sorted(item for subject in chunk for item in subject.items)
+
+
+def _samples_to_come(items: Sequence[str], done: int, timing: Timing, journal: _Journal) -> int:
+    """A guess after `done` passes."""
+    passes = float(timing.min_passes)
+    if spent_s := journal.seconds_of(items) if done else 0.0:
+        passes = min(max(timing.seconds_per_item * len(items) * done / spent_s, passes), timing.max_passes)
+    return sum(max(round(passes) - len(journal.samples.get(item, ())), 0) for item in items)
+
+
+def _visit(
+    chunk: Sequence[_Subject],
+    passes: range,
+    device: Device,
+    runtime: Runtime,
+    timing: Timing,
+    journal: _Journal,
+    bar: _Bar,
+) -> bool:
+    """Every item once per pass, until the medians are narrow or the time is up; whether there is more to do.
+
+    What the journal has is not timed again, and where it has all of a visit nothing is loaded.
+    """
+    items = _items(chunk)
+    limit_s = timing.seconds_per_item * len(items)
+    loaded: dict[str, Loaded] = {}
+    for index in passes:
         if index >= timing.min_passes and (
-            spent_s >= limit_s
-            or all(median_half_width_pct(undisturbed(journal.samples[item])) <= timing.target_pct for item in graphs)
+            journal.seconds_of(items) >= limit_s
+            or all(median_half_width_pct(undisturbed(journal.samples[item])) <= timing.target_pct for item in items)
         ):
-            return
-        order = sorted(graphs)
+            return False
+        order = list(items)
         random.Random(f"{timing.seed} {index}").shuffle(order)
-        due = [item for item in order if len(journal.samples.get(item, ())) <= index]
-        passes = (
-            min(max(limit_s * index / spent_s, timing.min_passes), timing.max_passes) if index else timing.min_passes
-        )
-        bar.expect(len(due) + len(graphs) * max(round(passes) - index - 1, 0))
-        start = perf_counter()
-        for item, times_ms in zip(due, device.time([graphs[item] for item in due], burst), strict=True):
-            end = perf_counter()
-            journal.add(item, float(np.percentile(times_ms, 25)), end - start)
-            bar.step(f"timing, pass {index + 1}")
-            start = end
+        if due := [item for item in order if len(journal.samples.get(item, ())) <= index]:
+            loaded = loaded or _loaded(chunk, device, runtime)
+            _time(due, loaded, device, timing, journal, bar, f"timing, pass {index + 1}")
+    return passes.stop < timing.max_passes
+
+
+def _time_again(
+    chunk: Sequence[_Subject],
+    again: Mapping[str, int],
+    device: Device,
+    runtime: Runtime,
+    timing: Timing,
+    journal: _Journal,
+    bar: _Bar,
+) -> None:
+    """Items of `again`, until they have so many samples."""
+    subjects = [subject for subject in chunk if not again.keys().isdisjoint(subject.items)]
+    loaded: dict[str, Loaded] = {}
+    while due := [item for item in _items(subjects) if len(journal.samples[item]) < again.get(item, 0)]:
+        loaded = loaded or _loaded(subjects, device, runtime)
+        random.Random(f"{timing.seed} again {len(journal.samples[due[0]])}").shuffle(due)
+        _time(due, loaded, device, timing, journal, bar, "timing again what stands out")
+
+
+def _loaded(chunk: Iterable[_Subject], device: Device, runtime: Runtime) -> dict[str, Loaded]:
+    loaded: dict[str, Loaded] = {}
+    for subject in chunk:
+        graph = device.load(runtime, subject.file.read_bytes(), alone=subject.alone)
+        loaded |= dict.fromkeys(subject.items, graph)
+    return loaded
+
+
+def _time(
+    due: Sequence[str],
+    loaded: Mapping[str, Loaded],
+    device: Device,
+    timing: Timing,
+    journal: _Journal,
+    bar: _Bar,
+    description: str,
+) -> None:
+    burst = Burst(warm_up=timing.warm_up_runs, runs=timing.min_runs, ms=timing.burst_ms)
+    start = perf_counter()
+    for item, times_ms in zip(due, device.time([loaded[item] for item in due], burst), strict=True):
+        end = perf_counter()
+        journal.add(item, float(np.percentile(times_ms, 25)), end - start)
+        bar.step(description)
+        start = end
+
+
+def _standing_out(
+    items: Sequence[str], blocks: Mapping[str, Block], timing: Timing, journal: _Journal
+) -> dict[str, int]:
+    """Items with wide samples, and rows that contradict each other; with how many samples each shall have.
+
+    A median is wide from three times the aim, and from twice what is usual here.
+    """
+    widths = {item: median_half_width_pct(undisturbed(journal.samples[item])) for item in items}
+    limit_pct = max(_WIDE * timing.target_pct, 2 * median(widths.values()))
+    found = {item for item, width_pct in widths.items() if width_pct > limit_pct}
+    for contradiction in contradictions(_row(key, journal.samples[key]) for key in blocks):
+        found |= {contradiction.key, contradiction.larger_key}
+    return {item: len(journal.samples[item]) + timing.min_passes for item in sorted(found)}
 
 
 def undisturbed(samples: Sequence[float]) -> list[float]:
@@ -240,7 +562,7 @@ def median_half_width_pct(samples: Sequence[float]) -> float:
 def drift_pct(samples: Iterable[Sequence[float]]) -> float:
     """How much the machine's speed changed from pass to pass: range over median of the items' common factor."""
     series = [np.array(values) / np.median(values) for values in samples]
-    passes = max(len(values) for values in series)
+    passes = round(median([len(values) for values in series]))  # what few items were timed again for, says little
     factors = [median([values[index] for values in series if len(values) > index]) for index in range(passes)]
     return float(100 * (max(factors) - min(factors)) / median(factors))
 
@@ -250,6 +572,7 @@ class _Journal:
 
     def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
         self.samples: dict[str, list[float]] = {}
+        self._again: dict[str, dict[str, int]] = {}
         self._seconds: dict[str, float] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_bytes() if path.exists() else b""
@@ -275,16 +598,38 @@ class _Journal:
         self._write(line)
         self._note(line)
 
+    def again(self, items: Iterable[str]) -> dict[str, int] | None:
+        """What was found to stand out among these items; None: that was not yet looked for."""
+        return self._again.get(_fingerprint(items))
+
+    def time_again(self, items: Iterable[str], samples: Mapping[str, int]) -> dict[str, int]:
+        """Note how many samples each item that stands out shall have, so that a resumed measurement takes no others."""
+        line = {"again": dict(samples), "among": _fingerprint(items)}
+        self._write(line)
+        self._note(line)
+        return dict(samples)
+
+    @property
+    def timed_again(self) -> int:
+        return len({item for samples in self._again.values() for item in samples})
+
     def seconds_of(self, items: Iterable[str]) -> float:
         return sum(self._seconds.get(item, 0.0) for item in items)
 
     def _note(self, line: Mapping[str, Any]) -> None:
+        if "again" in line:
+            self._again[line["among"]] = line["again"]
+            return
         self.samples.setdefault(line["item"], []).append(line["ms"])
         self._seconds[line["item"]] = self._seconds.get(line["item"], 0.0) + line["seconds"]
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
+
+
+def _fingerprint(items: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(items)).encode()).hexdigest()[:16]
 
 
 class _Bar:
@@ -309,24 +654,15 @@ def _row(key: str, samples: Sequence[float]) -> LatencyRow:
     return LatencyRow(key=key, median_ms=middle, p5_ms=low, p95_ms=high, n=len(kept), kind="measured")
 
 
-def _check(
+def _whole(
     name: str, network: Candidate, rows: Mapping[str, LatencyRow], samples: Mapping[str, Sequence[float]]
-) -> NetworkCheck:
-    def series_ms(series: int) -> float:
-        start = _network_item(name, series, "")
-        return round(median(undisturbed([ms for item in samples if item.startswith(start) for ms in samples[item]])), 5)
-
-    sum_ms = math.fsum(_ms_by_row(network, rows).values())
-    return NetworkCheck(name=name, whole_ms=series_ms(0), repeat_ms=series_ms(1), sum_ms=round(sum_ms, 5))
+) -> Whole:
+    first, second = (round(median(undisturbed(samples[_network_item(name, series)])), 5) for series in (0, 1))
+    return Whole.of(name, candidate_blocks(network), rows, first, second)
 
 
-def _ms_by_row(network: Candidate, rows: Mapping[str, LatencyRow]) -> dict[str, float]:
-    counts = Counter(block.key for block in candidate_blocks(network))
-    return {key: count * rows[key].median_ms for key, count in counts.items()}
-
-
-def _network_item(name: str, series: int, chunk: int | str) -> str:
-    return f"network {json.dumps(name)} series {series} chunk {chunk}"
+def _network_item(name: str, series: int) -> str:
+    return f"network {json.dumps(name)} series {series}"
 
 
 def _distinct(blocks: Iterable[Block]) -> dict[str, Block]:
@@ -352,13 +688,10 @@ def _source(device: DeviceInfo, runtime: RuntimeInfo) -> dict[str, Any]:
     }
 
 
-def _require_source(table: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
-    if different := [name for name, value in here.items() if table[name] != value]:
+def _require_source(table: Mapping[str, Any], here: Mapping[str, Any], name: str, advice: str) -> None:
+    if different := [key for key, value in here.items() if table[key] != value]:
         first = different[0]
-        raise UserError(
-            f"{path} was measured with {first} {table[first]!r}, but here it is {here[first]!r}: rows of two sources "
-            "do not go into one table; choose another --table name."
-        )
+        raise UserError(f"{name} was measured with {first} {table[first]!r}, but here it is {here[first]!r}: {advice}")
 
 
 def _require_plan(line: str, plan: Mapping[str, Any], path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
@@ -31,6 +32,8 @@ RowKind = Literal["measured", "interpolated", "estimated"]
 FORMAT = 1
 SUFFIX = ".lut"
 TABLES_VARIABLE = "TOPFORMER_NAS_TABLES"
+LEAST_SHARE = 0.1
+"""Of a row's time is left by the correction, however much it takes off."""
 LEVEL = 0.90
 """Probability of every interval, unless a table's error model says otherwise."""
 
@@ -85,6 +88,30 @@ class LatencyRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Correction:
+    """What a lone block takes more, or less, than the same block within a network; fitted on whole networks.
+
+    Rows stay as they were measured, so that it can be fitted anew when the table grows.
+    """
+
+    block_ms: float = 0.0
+    """Less within a network: the call."""
+    edge_ns: float = 0.0
+    """Less for each element of its inputs and output: onnxruntime changes their layout at the ends of a graph."""
+    weight_ns: float = 0.0
+    """More for each parameter: a lone block finds its weights in the caches."""
+
+    def __post_init__(self) -> None:
+        for name in ("block_ms", "edge_ns", "weight_ns"):
+            _require_number(f"correction: {name}", getattr(self, name))
+
+    def within_network_ms(self, block: Block, alone_ms: float) -> float:
+        """At least `LEAST_SHARE` of the time alone, so positive."""
+        change_ms = 1e-6 * (self.weight_ns * block.parameters - self.edge_ns * edge_elements(block)) - self.block_ms
+        return max(alone_ms + change_ms, LEAST_SHARE * alone_ms)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ErrorModel:
     """How far a sum of rows may be from the whole network; half-widths in percent, at the level.
 
@@ -94,7 +121,10 @@ class ErrorModel:
     """
 
     scale: float = 1.0
-    """Whole network over sum of rows, fitted on the networks in the header's validation; every estimate has it."""
+    """Whole network over sum of corrected rows, fitted on the networks in the header's validation; every estimate has
+    it."""
+    correction: Correction = field(default_factory=Correction)
+    """Of every row, before the scale."""
     scale_pct: float | None = None
     """None: no network was compared, so the error of a sum is unknown."""
     kind_pct: Mapping[str, float] = field(default_factory=dict)
@@ -107,6 +137,8 @@ class ErrorModel:
 
     def __post_init__(self) -> None:
         _require_positive("error_model: scale", self.scale)
+        if not isinstance(self.correction, Correction):
+            raise UserError(f"error_model: correction must be a Correction, not {self.correction!r}.")
         if not isinstance(self.kind_pct, Mapping):
             raise UserError(f"error_model: kind_pct must be a mapping, not {self.kind_pct!r}.")
         if self.scale_pct is not None:
@@ -134,11 +166,13 @@ class NetworkCheck:
     """The same network timed a second time, interleaved with the first: the two differ by noise only. None: it was not
     timed, `whole_ms` is a published figure or a person's own."""
     sum_ms: float
-    """Sum of row medians, before the error model's scale."""
+    """Sum of the rows as the error model corrects them, before its scale."""
+    unseen_ms: float | None = None
+    """What a table says that is calibrated on the other networks only; None where that was not worked out."""
 
     def __post_init__(self) -> None:
-        for name in ("whole_ms", "repeat_ms", "sum_ms"):
-            if (value := getattr(self, name)) is not None or name != "repeat_ms":
+        for name in ("whole_ms", "repeat_ms", "sum_ms", "unseen_ms"):
+            if (value := getattr(self, name)) is not None or name not in ("repeat_ms", "unseen_ms"):
                 _require_positive(f"validation of {self.name}: {name}", value)
 
     @property
@@ -319,8 +353,15 @@ class LatencyTable:
         keys = {block.key for block in blocks}
         return sum(key in self.rows for key in keys) / len(keys) if keys else 1.0
 
+    def block_ms(self, block: Block) -> float:
+        """Time of its row within a network, before the error model's scale; KeyError where there is no row."""
+        if (known := self._corrected.get(block.key)) is None:
+            correction = self.header.error_model.correction
+            known = self._corrected[block.key] = correction.within_network_ms(block, self.rows[block.key].median_ms)
+        return known
+
     def estimate(self, blocks: Iterable[Block]) -> LatencyEstimate:
-        """Sum of the rows times the error model's scale; MissingRows where one is not there.
+        """Sum of the corrected rows times the error model's scale; MissingRows where one is not there.
 
         The interval is the root of summed squares of three half-widths: scale error x total; for every block kind,
         its error x its time; for every row, (its noise and its error x its time) x how often the network has it.
@@ -330,9 +371,9 @@ class LatencyTable:
             raise UserError("a latency estimate needs at least one block.")
         rows = self._rows_of(network)
         scale = self.header.error_model.scale
-        by_block = tuple((block.name, scale * row.median_ms) for block, row in zip(network, rows, strict=True))
+        by_block = tuple((block.name, scale * self.block_ms(block)) for block in network)
         total_ms = math.fsum(ms for _, ms in by_block)
-        half_ms = self._half_width_ms([(block, row, 1) for block, row in zip(network, rows, strict=True)])
+        half_ms = self._half_width_ms([(block, 1) for block in network])
         return LatencyEstimate(
             total_ms=total_ms,
             low_ms=max(total_ms - half_ms, 0.0),
@@ -348,10 +389,9 @@ class LatencyTable:
         """a minus b. What both have in common has no error: identical rows, and the scale and kind errors of the rest
         apply to the differences of the times only."""
         a, b = tuple(a_blocks), tuple(b_blocks)
-        rows = self._rows_of((*a, *b))
-        signs = [1] * len(a) + [-1] * len(b)
-        terms = list(zip((*a, *b), rows, signs, strict=True))
-        delta_ms = self.header.error_model.scale * math.fsum(sign * row.median_ms for _, row, sign in terms)
+        self._rows_of((*a, *b))
+        terms = [(block, 1) for block in a] + [(block, -1) for block in b]
+        delta_ms = self.header.error_model.scale * math.fsum(sign * self.block_ms(block) for block, sign in terms)
         half_ms = self._half_width_ms(terms)
         return LatencyDifference(delta_ms, delta_ms - half_ms, delta_ms + half_ms)
 
@@ -363,15 +403,15 @@ class LatencyTable:
             missing = {block.key: block for block in blocks if block.key not in rows}
             raise MissingRows(self.name, self.header.device, tuple(missing.values())) from None
 
-    def _half_width_ms(self, terms: Iterable[tuple[Block, LatencyRow, int]]) -> float:
+    def _half_width_ms(self, terms: Iterable[tuple[Block, int]]) -> float:
         """Of a signed sum of rows."""
         model = self.header.error_model
         by_kind: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for block, row, sign in terms:
-            key, kind = row.key, block.spec.kind
+        for block, sign in terms:
+            key, kind = block.key, block.spec.kind
             counts[key] = counts.get(key, 0) + sign
-            by_kind[kind] = by_kind.get(kind, 0.0) + sign * row.median_ms
+            by_kind[kind] = by_kind.get(kind, 0.0) + sign * self.block_ms(block)
         scale_ms = (model.scale_pct or 0.0) / 100 * math.fsum(by_kind.values())
         kinds_ms = [model.kind_error_pct(kind) / 100 * ms for kind, ms in by_kind.items()]
         rows_ms = [count * self._row_half_ms(key) for key, count in counts.items()]
@@ -381,10 +421,14 @@ class LatencyTable:
         """Half-width of one row: its noise and its error."""
         known = self._row_halves.get(key)
         if known is None:
-            row = self.rows[key]
-            error_ms = self.header.error_model.row_pct / 100 * row.median_ms
-            known = self._row_halves[key] = math.hypot(self._z * row.deviation_ms, error_ms)
+            error_ms = self.header.error_model.row_pct / 100 * self._corrected[key]
+            known = self._row_halves[key] = math.hypot(self._z * self.rows[key].deviation_ms, error_ms)
         return known
+
+    @cached_property
+    def _corrected(self) -> dict[str, float]:
+        """By key; a query reads it thousands of times."""
+        return {}
 
     @cached_property
     def _row_halves(self) -> dict[str, float]:
@@ -408,7 +452,13 @@ class LatencyTable:
     def _body(self) -> str:
         header = {item.name: getattr(self.header, item.name) for item in fields(self.header)}
         header["error_model"] = asdict(self.header.error_model)
-        header["validation"] = [asdict(check) | {"error_pct": check.error_pct} for check in self.header.validation]
+        if self.header.error_model.correction == Correction():
+            del header["error_model"]["correction"]  # as in files from before there was one
+        header["validation"] = [
+            {name: value for name, value in asdict(check).items() if value is not None or name != "unseen_ms"}
+            | {"error_pct": check.error_pct}
+            for check in self.header.validation
+        ]
         header["protocol"] = dict(self.header.protocol)
         out = io.StringIO()
         out.write(json.dumps(header, indent=2, allow_nan=False) + "\n")
@@ -472,6 +522,11 @@ class LatencyTable:
                 raise
 
 
+def edge_elements(block: Block) -> int:
+    """Of its inputs and output."""
+    return sum(map(prod, block.inputs)) + prod(block.output)
+
+
 def user_tables_folder() -> Path:
     """Where a person's own tables are: $TOPFORMER_NAS_TABLES, or ~/.local/share/topformer-nas/tables."""
     given = os.environ.get(TABLES_VARIABLE)
@@ -508,7 +563,10 @@ def find_table(name_or_path: str | Path) -> LatencyTable:
 def _header_from(values: object) -> TableHeader:
     given = _fields_from(TableHeader, values, "header")
     if "error_model" in given:
-        given["error_model"] = _built(ErrorModel, given["error_model"], "error_model")
+        model = _fields_from(ErrorModel, given["error_model"], "error_model")
+        if "correction" in model:
+            model["correction"] = _built(Correction, model["correction"], "correction")
+        given["error_model"] = ErrorModel(**model)
     if "validation" in given:
         checks = given["validation"]
         if not isinstance(checks, list):

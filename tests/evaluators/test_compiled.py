@@ -11,7 +11,7 @@ import pytest
 from toys import TOY_HEADER
 
 from evaluators.compiled import CompiledTable
-from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows
+from latency_lut.table import Correction, ErrorModel, LatencyRow, LatencyTable, MissingRows
 from search_space import SearchSpace, blocks, preset
 from topformer import ANCHORS, BASE, SMALL, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks
@@ -26,7 +26,8 @@ def table_of(space: SearchSpace, *, drop: int = 0) -> LatencyTable:
     for block in blocks(space):
         ms = rng.uniform(0.01, 1)
         rows.append(LatencyRow(key=block.key, median_ms=ms, p5_ms=ms, p95_ms=ms, n=0, kind="estimated"))
-    header = replace(TOY_HEADER, name="random", error_model=ErrorModel(scale=0.9))
+    correction = Correction(block_ms=0.01, edge_ns=0.3, weight_ns=0.7)
+    header = replace(TOY_HEADER, name="random", error_model=ErrorModel(scale=0.9, correction=correction))
     return LatencyTable.of(header, rows[: len(rows) - drop])
 
 

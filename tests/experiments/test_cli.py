@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from toys import ToyEvaluator, run_toy, toy_config, toy_table
 from experiments import studies
 from latency_lut import tables
 from latency_lut.onnx_estimate import DEVICE_MODELS
-from latency_lut.table import ErrorModel
+from latency_lut.table import ErrorModel, LatencyTable, NetworkCheck
 from topformer import ANCHORS, TINY
 
 NO_PAYLOAD = [name for name in ("qemu-aarch64", "cc") if not shutil.which(name)]
@@ -123,6 +125,134 @@ def test_latency_query_adds_up(studied: Shell) -> None:
     trial = studied.json("latency", "query", "toy#0")
     assert isinstance(trial, dict)
     assert trial["total_ms"] == content["total_ms"]
+
+
+def checked_table(folder: Path, **header: Any) -> None:
+    """A measured table, "own", whose header has three networks."""
+    times = [("tiny", 24, 26, 50, 26.0), ("small", 40, 40, 80, 40.4), ("base", 60, 60, 121, None)]
+    names = ("name", "whole_ms", "repeat_ms", "sum_ms", "unseen_ms")
+    checks = tuple(NetworkCheck(**dict(zip(names, values, strict=True))) for values in times)
+    toy = toy_table()
+    rows = [replace(row, kind="measured", n=8) for row in toy.rows.values()]
+    model = ErrorModel(scale=0.5, scale_pct=3)
+    changes = {"name": "own", "error_model": model, "validation": checks} | header
+    LatencyTable.of(replace(toy.header, **changes), rows).save(folder / "tables" / "own.lut")
+
+
+def test_a_tables_report_is_printed_without_measuring(shell: Shell) -> None:
+    checked_table(shell.folder)
+    content = shell.json("latency", "validate", "--table", "own", "--plot", "own.png")
+    assert isinstance(content, dict)
+    assert (content["table"], content["validated"], content["timed_now"]) == ("own", True, False)
+    assert [row["predicted_ms"] for row in content["networks"]] == [26.0, 40.4, 60.5]
+    assert [row["error_pct"] for row in content["networks"]] == pytest.approx([4, 1, 100 / 120])
+    assert content["agreement"]["mean_error_pct"] == pytest.approx((4 + 1 + 100 / 120) / 3)
+    assert content["agreement"]["noise_floor_pct"] == pytest.approx(8 / 3)
+    assert (content["agreement"]["kendall_tau"], content["agreement"]["share_within_5_pct"]) == (1, 1)
+    assert (content["contradictions"], content["source"]["soc"]) == ([], "none")
+    assert (shell.folder / "own.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tables_report_for_people_has_the_same_figures(shell: Shell) -> None:
+    checked_table(shell.folder)
+    code, out, _ = shell("latency", "validate", "--table", "own")
+    assert code == 0
+    for words in (
+        "tiny",
+        "mean error 1.94 %",
+        "100% within 5 %",
+        "Kendall tau 1.000",
+        "noise floor 2.67 %",
+        "90% inter",
+    ):
+        assert words in out
+
+
+def test_a_table_without_a_report_says_so(studied: Shell) -> None:
+    code, out, _ = studied("latency", "validate", "--table", "toy")
+    assert code == 0
+    assert "table toy has no report: its sums were never compared with whole networks" in out
+    content = studied.json("latency", "validate", "--table", "toy")
+    assert isinstance(content, dict)
+    assert (content["agreement"], content["validated"]) == (None, False)
+
+
+def test_published_checks_have_no_noise_floor(shell: Shell) -> None:
+    checked_table(shell.folder, validation=(NetworkCheck(name="tiny", whole_ms=43, repeat_ms=None, sum_ms=88),))
+    code, out, _ = shell("latency", "validate", "--table", "own")
+    assert code == 0
+    assert "mean error 2.33 %" in out
+    assert "noise floor not known" in out
+
+
+def test_rows_that_contradict_each_other_are_listed(shell: Shell) -> None:
+    checked_table(shell.folder)
+    table = LatencyTable.load(shell.folder / "tables" / "own.lut")
+    stem = next(key for key in table.rows if key.startswith("stem"))
+    larger = stem.replace("3x64x64->16x32x32", "3x96x96->16x48x48")
+    quick = replace(table.rows[stem], key=larger, median_ms=1e-5, p5_ms=1e-5, p95_ms=1e-5)
+    LatencyTable.of(table.header, [*table.rows.values(), quick]).save(shell.folder / "tables" / "own.lut")
+    content = shell.json("latency", "validate", "--table", "own")
+    assert isinstance(content, dict)
+    (found,) = content["contradictions"]
+    assert (found["key"], found["larger_key"]) == (stem, larger)
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("--networks 0 --space quickstart", "--networks must be at least 1, not 0"),
+        ("--networks 2", "--networks needs --space or --study"),
+        ("--networks 2 --space tiny", "'tiny'; available: pyramid, quickstart"),
+        ("--seed 3", "say which networks to time: give --networks too"),
+        ("--networks 2 --space quickstart --study quickstart", "leave --space, --size and --classes out"),
+        ("--networks 2 --space quickstart --size 96", "has all rows of only 0 random members of space 'quickstart'"),
+        ("--networks 2 --space quickstart --size 64 --classes 59", "own was measured with soc 'Elsewhere', but here"),
+        ("--plot own.doc", "cannot write the figure"),
+        ("--table toy --networks 1 --space quickstart", "table toy is estimated, not measured"),
+        ("--table toy --plot toy.png", "was compared with no network: there is nothing to draw"),
+    ],
+)
+def test_what_validate_cannot_do_is_one_sentence(words: str, fragment: str, studied: Shell) -> None:
+    checked_table(studied.folder, device="host", soc="Elsewhere", runtime="onnxruntime")
+    options = words if "--table" in words else f"--table own {words}"
+    assert fragment in studied.refusal("latency", "validate", *options.split())
+
+
+@pytest.mark.slow
+def test_fresh_networks_are_timed_on_this_machine_and_the_table_stays(shell: Shell) -> None:
+    (shell.folder / "mine.toml").write_text(SMALL_STUDY)
+    shell.json("latency", "measure", "--study", "mine.toml", "--out", "mine")
+    before = (shell.folder / "tables" / "mine.lut").read_bytes()
+    calibrated = {check.name for check in LatencyTable.load(shell.folder / "tables" / "mine.lut").header.validation}
+    content = shell.json("latency", "validate", "--table", "mine", "--networks", "2", "--study", "mine.toml")
+    assert isinstance(content, dict)
+    assert content["timed_now"]
+    assert len({row["network"] for row in content["networks"]} - calibrated) == 2
+    assert 0 < content["agreement"]["mean_error_pct"] < 100
+    assert (shell.folder / "tables" / "mine.lut").read_bytes() == before
+    assert sorted(path.name for path in (shell.folder / "tables").iterdir()) == ["mine.lut"]
+
+
+SMALL_STUDY = """
+name = "mine"
+[space]
+name = "heads"
+base = "tiny"
+[space.knobs]
+num_heads = [2, 4, 6, 8]
+num_blocks = [1, 2, 3, 4]
+[task]
+image_size = "64x64"
+num_classes = 7
+[latency]
+table = "mine"
+[evaluator]
+recipe = "proxy-short"
+[search]
+trials = 2
+anchors = ["tiny"]
+"""
 
 
 def test_tables_and_studies_are_listed(studied: Shell) -> None:
@@ -297,6 +427,7 @@ def test_every_command_has_help(shell: Shell) -> None:
         ["export"],
         ["dashboard"],
         ["latency", "query"],
+        ["latency", "validate"],
         ["study", "list"],
     ):
         code, out, _ = shell(*words, "--help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,12 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from experiments.measurement import random_networks
 from latency_lut.devices import Burst, DeviceInfo
 from latency_lut.devices.host import Host
 from latency_lut.measure import (
     Timing,
+    Whole,
     calibrate,
+    check_networks,
     drift_pct,
+    fit,
     measure_table,
     median_half_width_pct,
     student_t,
@@ -29,7 +34,9 @@ from latency_lut.measure import (
 )
 from latency_lut.runtimes import Runtime, RuntimeInfo
 from latency_lut.runtimes.onnxruntime import OnnxRuntime
-from latency_lut.table import LatencyTable, NetworkCheck
+from latency_lut.table import Correction, LatencyTable, NetworkCheck, edge_elements
+from latency_lut.validation import contradictions
+from search_space import preset
 from topformer import SMALL, TINY, Candidate, Task, UserError
 from topformer.blocks import Block, candidate_blocks
 
@@ -39,6 +46,7 @@ NETWORKS = {
 }
 TINY_BLOCKS = candidate_blocks(NETWORKS["tiny"])
 QUICK = Timing(burst_ms=0.1, min_passes=4, max_passes=4)  # so rows keep 2 samples
+SMALL_CHUNKS = replace(QUICK, blocks_at_once=16)
 
 
 class ToyRuntime:
@@ -83,6 +91,54 @@ class ToyDevice:
 
     def conditions(self) -> Mapping[str, str | float]:
         return {"clock": "toy"}
+
+
+class UnlikeRuntime:
+    """Its graph says the milliseconds: a lone block pays a call of 0.05 ms and 2 ns for each element at its edges, and
+    saves 1 ns for each parameter, which a network does not."""
+
+    def __init__(self, *, noise_pct: float = 0.0) -> None:
+        self.noise_pct = noise_pct
+
+    def info(self) -> RuntimeInfo:
+        return RuntimeInfo(name="unlike", version="1", checksum="none", precision="float32", threads=1)
+
+    def build(self, what: Block | Candidate) -> bytes:
+        if isinstance(what, Block):
+            ms = self._within_ms(what) + 0.05 + 1e-6 * (2 * edge_elements(what) - what.parameters)
+            assert ms > 0
+            return str(ms).encode()
+        luck = random.Random(what.key).gauss(1, self.noise_pct / 100)
+        return str(0.9 * luck * sum(map(self._within_ms, candidate_blocks(what)))).encode()
+
+    def load(self, graph: bytes) -> Callable[[], None]:
+        return lambda: None
+
+    @staticmethod
+    def _within_ms(block: Block) -> float:
+        return 0.02 + 4e-6 * block.parameters + 3e-6 * edge_elements(block) + 1e-6 * block.macs
+
+
+class SpokenDevice(ToyDevice):
+    """Takes what the graph says, and counts the bursts of each graph; `spoilt` has those that are slower at first."""
+
+    def __init__(self, spoilt: Mapping[str, Sequence[float]] | None = None) -> None:
+        super().__init__()
+        self.spoilt = spoilt or {}
+        self.bursts: Counter[str] = Counter()
+
+    def load(self, runtime: Runtime, graph: bytes, *, alone: bool) -> Any:
+        return graph.decode()
+
+    def time(self, graphs: Sequence[Any], burst: Burst) -> Iterator[tuple[float, ...]]:
+        for graph in graphs:
+            self.bursts[graph] += 1
+            factors = dict(enumerate(self.spoilt.get(graph, ()), start=1))
+            yield (float(graph) * factors.get(self.bursts[graph], 1.0),) * burst.runs
+
+
+def random_members(count: int, *, seed: int = 0) -> dict[str, Candidate]:
+    return random_networks(preset("quickstart", task=Task(image_size=(64, 64))), count, seed=seed)
 
 
 def measure(out: Path, **changes: Any) -> LatencyTable:
@@ -187,6 +243,7 @@ def test_a_table_of_another_source_is_not_extended(tmp_path: Path) -> None:
 def test_networks_are_timed_twice_and_calibrate_the_table(tmp_path: Path) -> None:
     table = measure(tmp_path / "toy.lut", blocks=(), networks=NETWORKS)
     tiny = table.header.validation[0]
+    assert table.header.error_model.correction == Correction()  # two networks cannot tell
     rows_ms = sum(sum(c * h * w for c, h, w in block.inputs) for block in TINY_BLOCKS) / 1000
     assert (tiny.name, tiny.whole_ms, tiny.repeat_ms) == ("tiny", 12.288, 12.288)
     assert tiny.sum_ms == pytest.approx(rows_ms, rel=1e-4)
@@ -213,6 +270,142 @@ def test_blocks_beyond_a_chunk_are_measured_in_the_next(tmp_path: Path) -> None:
     timing = replace(QUICK, blocks_at_once=7)
     table = measure(tmp_path / "toy.lut", networks=NETWORKS, timing=timing)
     assert {row.n for row in table.rows.values()} == {2}
+
+
+def test_a_network_is_timed_in_one_chunk_only(tmp_path: Path) -> None:
+    device, runtime = SpokenDevice(), UnlikeRuntime()
+    networks = random_members(10)
+    measure(tmp_path / "toy.lut", blocks=(), networks=networks, device=device, runtime=runtime, timing=SMALL_CHUNKS)
+    assert {device.bursts[runtime.build(network).decode()] for network in networks.values()} == {2 * QUICK.max_passes}
+
+
+def test_what_a_lone_block_pays_is_found_from_whole_networks(tmp_path: Path) -> None:
+    held_out = random_members(30, seed=1)
+    calibrating = {name: net for name, net in random_members(12).items() if name not in held_out}
+    table = measure(
+        tmp_path / "toy.lut",
+        blocks=(),
+        networks=calibrating,
+        held_out=held_out,
+        device=SpokenDevice(),
+        runtime=UnlikeRuntime(),
+    )
+    model = table.header.error_model
+    found = model.correction
+    assert (found.block_ms, found.edge_ns, found.weight_ns) == pytest.approx((0.05, 2, 1), rel=0.03)
+    assert model.scale == pytest.approx(0.9, rel=1e-3)
+    for network in held_out.values():
+        whole_ms = float(UnlikeRuntime().build(network))
+        assert table.estimate(candidate_blocks(network)).total_ms == pytest.approx(whole_ms, rel=1e-3)
+
+
+def test_rows_stay_as_measured_so_that_an_extended_table_is_fitted_anew(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"device": SpokenDevice(), "runtime": UnlikeRuntime(), "blocks": ()}
+    few = measure(tmp_path / "toy.lut", networks=random_members(3), **settings)
+    more = measure(tmp_path / "toy.lut", networks=random_members(14), **settings)
+    at_once = measure(tmp_path / "other.lut", networks=random_members(14), **settings)
+    assert few.rows.items() <= more.rows.items()
+    assert few.header.error_model != more.header.error_model == at_once.header.error_model
+
+
+def test_nine_in_ten_networks_held_out_are_inside_their_interval(tmp_path: Path) -> None:
+    every = random_members(215)
+    names = list(every)
+    table = measure(
+        tmp_path / "toy.lut",
+        blocks=(),
+        networks={name: every[name] for name in names[:15]},
+        held_out={name: every[name] for name in names[15:]},
+        device=SpokenDevice(),
+        runtime=UnlikeRuntime(noise_pct=2),
+    )
+    estimates = {name: table.estimate(candidate_blocks(every[name])) for name in names[15:]}
+    checks = {check.name: check for check in table.header.validation if check.name in estimates}
+    inside = sum(each.low_ms <= checks[name].reference_ms <= each.high_ms for name, each in estimates.items())
+    assert 170 <= inside <= 199  # 200 times 0.9 is 180; one calibration may be lucky or not
+    assert all(checks[name].unseen_ms == pytest.approx(each.total_ms, abs=1e-4) for name, each in estimates.items())
+
+
+def test_a_calibrating_network_is_also_predicted_from_the_others() -> None:
+    ones = [whole(1.0), whole(1.0), whole(1.0), whole(1.3)]
+    _, checks = fit(ones)
+    assert [each.unseen_ms for each in checks] == pytest.approx([1.1, 1.1, 1.1, 1.0])
+
+
+def whole(whole_ms: float) -> Whole:
+    one = np.array([1.0])
+    return Whole(name="n", whole_ms=whole_ms, repeat_ms=whole_ms, keys=("stem",), alone_ms=one, edges=one, weights=one)
+
+
+def test_a_row_that_a_larger_one_contradicts_is_timed_again(tmp_path: Path) -> None:
+    runtime = UnlikeRuntime()
+    row = TINY_BLOCKS[2]
+    graph = runtime.build(row).decode()
+    device = SpokenDevice({graph: [50.0] * QUICK.max_passes})
+    table = measure(
+        tmp_path / "toy.lut", blocks=(), networks=random_members(6), device=device, runtime=runtime, timing=SMALL_CHUNKS
+    )
+    assert table.rows[row.key].median_ms == pytest.approx(float(graph), rel=1e-4)
+    assert device.bursts[graph] == 2 * QUICK.max_passes
+    assert table.header.protocol["contradictions"] == 0
+
+
+def test_a_contradiction_that_stays_is_counted(tmp_path: Path) -> None:
+    graph = UnlikeRuntime().build(TINY_BLOCKS[2]).decode()
+    device = SpokenDevice({graph: [50.0] * 100})
+    table = measure(tmp_path / "toy.lut", blocks=(), networks=random_members(6), device=device, runtime=UnlikeRuntime())
+    assert [each.key for each in contradictions(table.rows.values())] == [TINY_BLOCKS[2].key]
+    assert table.header.protocol["contradictions"] == 1
+    assert table.header.protocol["timed_again"] == 2  # and the larger row beside it
+
+
+def test_a_row_with_wide_samples_is_timed_again(tmp_path: Path) -> None:
+    graph = UnlikeRuntime().build(TINY_BLOCKS[0]).decode()
+    device = SpokenDevice({graph: [1.0, 3.0, 2.0, 4.0]})
+    table = measure(tmp_path / "toy.lut", device=device, runtime=UnlikeRuntime())
+    assert table.rows[TINY_BLOCKS[0].key].median_ms == pytest.approx(float(graph), rel=1e-4)
+    assert (device.bursts[graph], table.header.protocol["timed_again"]) == (8, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 100, 190, 215, 225])
+def test_a_killed_measurement_ends_with_the_table_of_one_that_was_not(tmp_path: Path, steps: int) -> None:
+    graphs = sorted({UnlikeRuntime().build(block).decode() for block in TINY_BLOCKS})
+    luck = random.Random(0)
+    spoilt = {graph: [luck.choice([1.0, 1.1, 2.0]) for _ in range(20)] for graph in graphs}
+    settings: dict[str, Any] = {"networks": random_members(2), "runtime": UnlikeRuntime(), "timing": SMALL_CHUNKS}
+    settings |= {"held_out": {"tiny": NETWORKS["tiny"]}}
+    steady = measure(tmp_path / "steady.lut", device=SpokenDevice(spoilt), **settings)
+    device = SpokenDevice(spoilt)
+    with pytest.raises(KilledError):
+        measure(tmp_path / "killed.lut", device=device, progress=kill_after(steps), **settings)
+    resumed = measure(tmp_path / "killed.lut", device=device, **settings)
+    assert resumed.rows == steady.rows
+    assert resumed.header.validation == steady.header.validation
+    assert resumed.header.protocol["timed_again"] == steady.header.protocol["timed_again"] > 0
+
+
+def test_fresh_networks_are_compared_and_the_table_stays(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"device": SpokenDevice(), "runtime": UnlikeRuntime()}
+    out, partial = tmp_path / "toy.lut", tmp_path / "toy.partial"
+    every, calibrating = random_members(20), random_members(12)
+    blocks = [block for net in every.values() for block in candidate_blocks(net)]
+    table = measure(out, blocks=blocks, networks=calibrating, **settings)
+    before = out.read_bytes()
+    fresh = {name: net for name, net in every.items() if name not in calibrating}
+    with pytest.raises(KilledError):
+        check_networks(table, fresh, partial=partial, timing=QUICK, progress=kill_after(9), **settings)
+    checks = check_networks(table, fresh, partial=partial, timing=QUICK, **settings)
+    assert [check.name for check in checks] == list(fresh)
+    assert all(check.unseen_ms == pytest.approx(check.whole_ms, rel=1e-3) for check in checks)
+    assert (out.read_bytes(), sorted(path.name for path in tmp_path.iterdir())) == (before, ["toy.lut"])
+
+
+def test_fresh_networks_are_compared_on_the_tables_own_device_only(tmp_path: Path) -> None:
+    table = measure(tmp_path / "toy.lut")
+    with pytest.raises(UserError, match=r"toy was measured with runtime_version '1', but here it is '2': it can be"):
+        check_networks(
+            table, NETWORKS, device=ToyDevice(), runtime=ToyRuntime("2"), partial=tmp_path / "p", timing=QUICK
+        )
 
 
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -16,8 +18,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from latency_lut.runtimes.onnxruntime import OnnxRuntime, StaticPool, exportable, timing_graph
-from topformer import TINY, Task, TopFormer, TopFormerClassifier
+from latency_lut.runtimes.onnxruntime import OnnxRuntime, StaticPool, exportable, normalise, timed_inputs, timing_graph
+from topformer import BASE, TINY, Task, TopFormer, TopFormerClassifier, TopFormerConfig
 from topformer.blocks import Block, decompose
 from topformer.model import BlockModule, Pool
 
@@ -83,6 +85,40 @@ def test_graphs_of_blocks_compute_what_the_modules_do(size: tuple[int, int], ext
         feeds = {node.name: x.numpy() for node, x in zip(session.get_inputs(), inputs, strict=True)}
         with torch.no_grad():
             np.testing.assert_allclose(session.run(None, feeds)[0], module(*inputs), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", [TINY, BASE])
+def test_activations_neither_grow_nor_vanish_along_a_network(arch: TopFormerConfig) -> None:
+    torch.manual_seed(0)
+    network = TopFormer(arch, num_classes=5)
+    normalise(network, ((3, 128, 128),))
+    spreads: list[float] = []
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.register_forward_hook(lambda _part, _given, out: spreads.append(float(out.std())))
+    assert network.training
+    with torch.no_grad():
+        network.eval()(*map(torch.from_numpy, timed_inputs([(1, 3, 128, 128)])))
+    assert 0.5 < min(spreads) <= max(spreads) < 2
+
+
+def test_subnormal_numbers_are_flushed_although_onnxruntimes_first_session_stops_that() -> None:
+    code = """
+import torch
+from latency_lut.devices import Burst
+from latency_lut.devices.host import Host
+from latency_lut.runtimes.onnxruntime import OnnxRuntime
+from topformer.blocks import decompose
+from topformer.config import TINY, Task
+host, runtime, products = Host(), OnnxRuntime(), []
+with host.hold():
+    host.load(runtime, runtime.build(decompose(TINY, Task(image_size=(64, 64)))[0]), alone=True)
+    multiply = lambda: products.append(float(torch.tensor([1e-38]) * torch.tensor([0.01])))
+    tuple(host.time([multiply], Burst(warm_up=0, runs=1, ms=0)))
+assert products == [0.0], products
+assert float(torch.tensor([1e-38]) * torch.tensor([0.01])) > 0
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
 
 
 def test_a_classifier_builds_and_runs() -> None:

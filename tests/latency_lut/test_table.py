@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from latency_lut.table import (
     TABLES_VARIABLE,
+    Correction,
     ErrorModel,
     LatencyRow,
     LatencyTable,
@@ -67,6 +68,36 @@ def test_an_estimate_is_the_scaled_sum_with_blocks_in_order() -> None:
     estimate = table(row(STEM, 2), row(ROW, 3), error_model=ErrorModel(scale=0.9)).estimate([ROW, STEM])
     assert estimate.total_ms == pytest.approx(4.5)
     assert estimate.by_block == ((ROW.name, pytest.approx(2.7)), (STEM.name, pytest.approx(1.8)))
+
+
+def test_every_row_is_corrected_before_the_scale() -> None:
+    # Tiny's stem: 3 x 512 x 512 in, 16 x 256 x 256 out, 3 x 16 x 9 weights and 2 x 16 of its norm
+    model = ErrorModel(scale=0.9, correction=Correction(block_ms=0.1, edge_ns=0.2, weight_ns=3))
+    toy = table(row(STEM, 2), row(ROW, 3), error_model=model)
+    stem_ms = 2 - 0.1 - 0.2e-6 * (3 * 512 * 512 + 16 * 256 * 256) + 3e-6 * (432 + 32)
+    assert toy.block_ms(STEM) == pytest.approx(stem_ms)
+    assert toy.estimate([STEM]).total_ms == pytest.approx(0.9 * stem_ms)
+    assert toy.difference([STEM, ROW], [ROW]).delta_ms == pytest.approx(0.9 * stem_ms)
+
+
+def test_a_correction_leaves_a_tenth_of_a_row_at_least() -> None:
+    toy = table(row(STEM, 2), error_model=ErrorModel(correction=Correction(block_ms=5)))
+    assert toy.estimate([STEM]).total_ms == pytest.approx(0.2)
+
+
+def test_the_error_of_a_row_is_a_share_of_its_corrected_time() -> None:
+    model = ErrorModel(scale_pct=0, row_pct=20, correction=Correction(block_ms=1))
+    assert table(row(STEM, 5), error_model=model).estimate([STEM]).high_ms == pytest.approx(4.8)
+
+
+def test_a_table_from_before_corrections_is_read() -> None:
+    text = TOY.text.split("\n", 2)[2]
+    start = text.index('    "correction": {')
+    old = text[:start] + text[text.index("},", start) + 2 :].lstrip()
+    digest = hashlib.sha256(old.encode()).hexdigest()
+    again = LatencyTable.from_text(f"topformer-nas latency table, format 1\nsha256 {digest}\n{old}")
+    assert "correction" not in old
+    assert again == TOY
 
 
 def test_scale_error_kind_error_and_row_noise_add_in_squares() -> None:
@@ -162,11 +193,14 @@ def tables(draw: st.DrawFn) -> LatencyTable:
         rows.append(
             LatencyRow(key=key, median_ms=middle, p5_ms=low, p95_ms=high, n=draw(st.integers(1, 99)), kind=kind)
         )
-    checks = st.builds(NetworkCheck, name=TEXT, whole_ms=TIMES, repeat_ms=st.none() | TIMES, sum_ms=TIMES)
+    checks = st.builds(
+        NetworkCheck, name=TEXT, whole_ms=TIMES, repeat_ms=st.none() | TIMES, sum_ms=TIMES, unseen_ms=st.none() | TIMES
+    )
     percent = st.floats(0, 100)
     model = st.builds(
         ErrorModel,
         scale=TIMES,
+        correction=st.builds(Correction, block_ms=TIMES, edge_ns=TIMES, weight_ns=TIMES),
         scale_pct=st.none() | percent,
         kind_pct=st.dictionaries(TEXT, percent, max_size=3),
         row_pct=percent,
@@ -213,6 +247,8 @@ def signed(old: str, new: str) -> str:
         (TOY.text[:60], "truncated or edited"),
         (signed('"soc"', '"chip"'), "header: unknown key 'chip'; legal keys: name, device"),
         (signed('"scale_pct"', '"scale_percent"'), "error_model: unknown key"),
+        (signed('"edge_ns"', '"edge_ms"'), "correction: unknown key 'edge_ms'; legal keys: block_ms, edge_ns"),
+        (signed('"edge_ns": 0.0', '"edge_ns": -1'), "correction: edge_ns must be a number from 0"),
         (signed('  "threads": 1,\n', ""), "header: missing threads"),
         (signed('"threads": 1', '"threads": 0'), "threads must be a whole number from 1"),
         (signed("2026-11-21", "21 November"), "date must be ISO 8601"),
