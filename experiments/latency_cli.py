@@ -388,7 +388,7 @@ def latency_estimate(
 
 @latency.command("validate")
 def latency_validate(
-    table: Annotated[str, typer.Option(help="Name or path of a table.")] = "host",
+    table: Annotated[str, typer.Option(help="Name or path of a table.")] = tables.SNAPDRAGON_865,
     networks: Annotated[
         int | None, typer.Option(help="Time so many random networks on the table's device now.", show_default=False)
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Burst:
     """At least so many are timed, ..."""
     ms: float
     """... and as many more until they have taken so long together."""
+
+    @property
+    def cold_runs(self) -> int:
+        """Instead, of a block before each of whose runs the caches are evicted, which takes about a millisecond."""
+        return max(self.runs, math.ceil(self.ms))
 
 
 Loaded = Any

@@ -175,9 +175,12 @@ class Remote:
         self.info()
         assert self._machine
         words = ["--core", str(self._machine.core), "--warm", str(burst.warm_up)]
-        words += ["--runs", str(burst.runs), "--burst-ms", repr(float(burst.ms))]
         for graph in graphs:
-            words += ["--evict", str(EVICT_BYTES if graph.alone else 0), graph.file.name]
+            if graph.alone:
+                words += ["--runs", str(burst.cold_runs), "--burst-ms", "0", "--evict", str(EVICT_BYTES)]
+            else:
+                words += ["--runs", str(burst.runs), "--burst-ms", repr(float(burst.ms)), "--evict", "0"]
+            words.append(graph.file.name)
         lines = self._bench(words, [graph.file for graph in graphs])
         machine = self._understood(next(lines, {}), machine_of)
         self._require_pinned(machine)

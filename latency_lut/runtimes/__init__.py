@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from topformer.blocks import Block
 from topformer.config import Candidate
@@ -25,6 +28,15 @@ class RuntimeInfo:
     threads: int
 
 
+class Inference(Protocol):
+    """One call is one inference on fixed inputs."""
+
+    inputs: Sequence[NDArray[np.float32]]
+    """What it reads, not copies."""
+
+    def __call__(self) -> None: ...
+
+
 class Runtime(Protocol):
     """Turns a block or a whole network into a graph file, and such a file into something this process can call."""
 
@@ -33,8 +45,8 @@ class Runtime(Protocol):
     def build(self, what: Block | Candidate) -> bytes:
         """The runtime's graph file for one image, the same bytes each time; weights are made up."""
 
-    def load(self, graph: bytes) -> Callable[[], None]:
-        """One call is one inference on fixed inputs, in this process; UserError where the runtime cannot."""
+    def load(self, graph: bytes) -> Inference:
+        """In this process; UserError where the runtime cannot."""
 
 
 def runtime_named(name: str) -> Runtime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_lut.payload import build
-from latency_lut.runtimes import RuntimeInfo
+from latency_lut.runtimes import Inference, RuntimeInfo
 from topformer.blocks import (
     PPM_BINS,
     AdditionSpec,
@@ -125,7 +125,7 @@ class Ncnn:
         network = block_network(what) if isinstance(what, Block) else candidate_network(what)
         return network.param.encode()
 
-    def load(self, graph: bytes) -> Callable[[], None]:
+    def load(self, graph: bytes) -> Inference:
         raise UserError("ncnn's payload is a program for Arm: it does not run in this process.")
 
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latency_lut.runtimes import RuntimeInfo
+from latency_lut.runtimes import Inference, RuntimeInfo
 from topformer.blocks import PPM_BINS, Block, Shape
 from topformer.config import Candidate
 from topformer.model import BlockModule, Pool, PyramidPoolingModule, TopFormer, TopFormerClassifier, upsample
@@ -56,7 +56,7 @@ class OnnxRuntime:
             normalise(module, inputs)
         return timing_graph(module, inputs)
 
-    def load(self, graph: bytes) -> Callable[[], None]:
+    def load(self, graph: bytes) -> Inference:
         """Binding spares a copy of the inputs and an allocation of the outputs, which no block in a network pays."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -135,10 +135,12 @@ class _BoundSession:
     def __init__(self, session: Any) -> None:
         self.session = session
         self.binding = session.io_binding()
+        self.inputs: list[NDArray[np.float32]] = []
         self.values: list[Any] = []  # kept here because the binding does not own them
         nodes = session.get_inputs()
         for node, numbers in zip(nodes, timed_inputs([node.shape for node in nodes]), strict=True):
-            self.values.append(onnxruntime.OrtValue.ortvalue_from_numpy(numbers))
+            self.inputs.append(numbers)
+            self.values.append(onnxruntime.OrtValue.ortvalue_from_numpy(numbers))  # which shares the memory
             self.binding.bind_ortvalue_input(node.name, self.values[-1])
         for node in session.get_outputs():
             kind = np.int64 if node.type == "tensor(int64)" else np.float32

@@ -90,14 +90,11 @@ def test_the_error_of_a_row_is_a_share_of_its_corrected_time() -> None:
     assert table(row(STEM, 5), error_model=model).estimate([STEM]).high_ms == pytest.approx(4.8)
 
 
-def test_a_table_from_before_corrections_is_read() -> None:
-    text = TOY.text.split("\n", 2)[2]
-    start = text.index('    "correction": {')
-    old = text[:start] + text[text.index("},", start) + 2 :].lstrip()
-    digest = hashlib.sha256(old.encode()).hexdigest()
-    again = LatencyTable.from_text(f"topformer-nas latency table, format 1\nsha256 {digest}\n{old}")
-    assert "correction" not in old
-    assert again == TOY
+def test_a_table_without_a_correction_is_written_as_before_there_was_one() -> None:
+    corrected = table(row(STEM, 2), error_model=ErrorModel(correction=Correction(block_ms=1)))
+    assert "correction" not in TOY.text
+    assert '"block_ms": 1' in corrected.text
+    assert LatencyTable.from_text(corrected.text) == corrected
 
 
 def test_scale_error_kind_error_and_row_noise_add_in_squares() -> None:
@@ -247,8 +244,11 @@ def signed(old: str, new: str) -> str:
         (TOY.text[:60], "truncated or edited"),
         (signed('"soc"', '"chip"'), "header: unknown key 'chip'; legal keys: name, device"),
         (signed('"scale_pct"', '"scale_percent"'), "error_model: unknown key"),
-        (signed('"edge_ns"', '"edge_ms"'), "correction: unknown key 'edge_ms'; legal keys: block_ms, edge_ns"),
-        (signed('"edge_ns": 0.0', '"edge_ns": -1'), "correction: edge_ns must be a number from 0"),
+        (
+            signed('"scale_pct": 3', '"correction": {"edge_ms": 0}'),
+            "correction: unknown key 'edge_ms'; legal keys: block_ms, edge_ns",
+        ),
+        (signed('"scale_pct": 3', '"correction": {"edge_ns": -1}'), "correction: edge_ns must be a number from 0"),
         (signed('  "threads": 1,\n', ""), "header: missing threads"),
         (signed('"threads": 1', '"threads": 0'), "threads must be a whole number from 1"),
         (signed("2026-11-21", "21 November"), "date must be ISO 8601"),
