@@ -230,7 +230,8 @@ def front(
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
         console.print(
             f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f} % mIoU, "
-            f"{anchor['latency_difference_ms']:+.2f} ms for the chosen architecture."
+            f"{anchor['latency_difference_ms']:+.2f} ms ({anchor['latency_difference_low_ms']:+.2f} to "
+            f"{anchor['latency_difference_high_ms']:+.2f}) for the chosen architecture."
         )
     if plot is not None:
         console.print(f"drawn: {plot}")
@@ -455,16 +456,20 @@ def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
 
 def _against_anchor(trial: "Trial", trials: "tuple[Trial, ...]", study: "Study") -> dict[str, Any] | None:
     from experiments.pareto import nearest_anchor
+    from topformer.blocks import candidate_blocks
 
     anchor = nearest_anchor(trial, trials, fidelity=study.fidelity)
     if anchor is None:
         return None
     assert trial.miou_pct is not None
     assert anchor.miou_pct is not None
+    slower = study.table.difference(candidate_blocks(trial.candidate), candidate_blocks(anchor.candidate))
     return {
         "anchor": anchor.anchor,
         "miou_difference_pct": trial.miou_pct - anchor.miou_pct,
-        "latency_difference_ms": trial.latency.total_ms - anchor.latency.total_ms,
+        "latency_difference_ms": slower.delta_ms,
+        "latency_difference_low_ms": slower.low_ms,
+        "latency_difference_high_ms": slower.high_ms,
     }
 
 
@@ -489,7 +494,8 @@ def _front_table(study: "Study", rows: list[dict[str, Any]], front_numbers: list
 
 def _settled(trial: "Trial") -> str:
     name = f"trial {trial.number}{f' ({trial.anchor})' if trial.anchor else ''}"
-    priced = f"{trial.latency.total_ms:.2f} ms"
+    latency = trial.latency
+    priced = f"{latency.total_ms:.2f} ms ({latency.low_ms:.2f} to {latency.high_ms:.2f}, {latency.kind})"
     if trial.miou_pct is None:
         return f"{name}: failed, {trial.record.reason if trial.record else 'no record'}; {priced}"
     source = "from the store" if trial.from_cache else f"{trial.record.seconds:.0f} s" if trial.record else ""

@@ -107,6 +107,12 @@ def test_the_best_under_a_budget_is_compared_with_the_nearest_anchor(studied: Sh
         within = [row for row in every if row["latency_ms"] <= small["latency_ms"] + 1e-9]
         assert best["miou_pct"] == max(row["miou_pct"] for row in within)
         assert best["nearest_anchor"]["anchor"] in ANCHORS
+        slower = best["nearest_anchor"]
+        assert (
+            slower["latency_difference_low_ms"]
+            <= slower["latency_difference_ms"]
+            <= slower["latency_difference_high_ms"]
+        )
 
 
 def test_front_for_people_says_that_the_ranking_is_untested(studied: Shell) -> None:
