@@ -163,8 +163,8 @@ class NetworkCheck:
     name: str
     whole_ms: float
     repeat_ms: float | None
-    """The same network timed a second time, interleaved with the first: the two differ by noise only. None: it was not
-    timed, `whole_ms` is a published figure or a person's own."""
+    """The same network loaded and timed a second time, interleaved with the first: the two differ by noise only. None:
+    it was not timed, `whole_ms` is a published figure or a person's own."""
     sum_ms: float
     """Sum of the rows as the error model corrects them, before its scale."""
     unseen_ms: float | None = None

@@ -257,6 +257,7 @@ table = "mine"
 recipe = "proxy-short"
 [search]
 trials = 2
+batch_size = 2
 anchors = ["tiny"]
 """
 
