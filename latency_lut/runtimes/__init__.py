@@ -31,8 +31,9 @@ class RuntimeInfo:
 class Inference(Protocol):
     """One call is one inference on fixed inputs."""
 
-    inputs: Sequence[NDArray[np.float32]]
-    """What it reads, not copies."""
+    @property
+    def inputs(self) -> Sequence[NDArray[np.float32]]:
+        """What it reads, not copies."""
 
     def __call__(self) -> None: ...
 
