@@ -590,8 +590,8 @@ class TestAdb:
     @pytest.mark.slow
     def test_the_command_refuses_in_a_sentence(self, android: AdbPhone) -> None:
         for more, said in (
-            ("--table phone", "runs ncnn's payload, not onnxruntime: use --runtime ncnn"),
-            ("--runtime ncnn", "needs a name: choose one with --table"),
+            ("--runtime onnxruntime --table phone", "runs ncnn's payload, not onnxruntime: use --runtime ncnn"),
+            ("", "needs a name: choose one with --table"),
             (
                 "--runtime ncnn --table phone --core 7;touch",
                 "Invalid value for .--core.: Input should be a valid integer",
