@@ -57,7 +57,7 @@ def main() -> None:
         if sentence.startswith("Usage:"):  # a command group without a command
             print(sentence)
             sys.exit(2)
-        _fail(f"{sentence} See topformer-nas --help.")
+        _fail(f"{sentence.rstrip('.')}. See topformer-nas --help.")
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     except BrokenPipeError:

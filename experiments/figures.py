@@ -103,6 +103,8 @@ def draw_agreement(
 
 
 def _save(figure: Figure, path: Path) -> None:
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"cannot write the figure {str(path)!r}; name a .png, .svg or .pdf.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)

@@ -56,7 +56,11 @@ def latency_query(
 
     found = chosen(arch, storage=storage)
     task = task_of(found, size, classes, output=output)
-    prices = found.study.table if found.study and not table else find_table(table or tables.SNAPDRAGON_865)
+    prices = (
+        found.study.table
+        if found.study and table is None
+        else find_table(tables.SNAPDRAGON_865 if table is None else table)
+    )
     blocks = decompose(found.arch, task)
     estimate = prices.estimate(blocks)
     published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
@@ -187,6 +191,8 @@ def latency_measure(
     from latency_lut.runtimes import runtime_named
     from latency_lut.validation import stored_agreement
 
+    if device == "qemu" and (core is not None or soc is not None or runtime not in (None, "ncnn")):
+        raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
     where = None if device == "qemu" else device_named(device, core=core, soc=soc)
     if out is None and device != "host":
         raise UserError(f"a table of {device} needs a name: choose one with --table.")
@@ -197,12 +203,10 @@ def latency_measure(
     if where is None:
         from experiments.estimation import estimate
 
-        if core is not None or soc is not None or runtime not in (None, "ncnn"):
-            raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
         with progress_bar() as report:
             table = estimate(wanted, out=name, report=report)
     else:
-        how = runtime_named(runtime or ("onnxruntime" if device == "host" else "ncnn"))
+        how = runtime_named(runtime if runtime is not None else "onnxruntime" if device == "host" else "ncnn")
         where.require(how.info())
         with progress_bar() as report:
             table = measure(wanted, device=where, runtime=how, out=name, report=report)

@@ -55,6 +55,10 @@ class Residual:
         return abs(self.residual_pct) > self.allowed_pct
 
 
+_MOST_OFF = 1000
+"""Factor between a measurement and a table beyond which it was not in milliseconds."""
+
+
 def anchored(
     table: LatencyTable, measured: Mapping[str, OwnTime], *, name: str, date: str, noise_pct: float = NOISE_PCT
 ) -> LatencyTable:
@@ -143,6 +147,12 @@ def _require_usable(table: LatencyTable, measured: Mapping[str, OwnTime], noise_
                 f"{seen[network]} and {label} are one network to this table; give its time once, the median of yours."
             )
         seen[network] = label
+        ratio = own.ms / table.estimate(own.blocks).total_ms
+        if not 1 / _MOST_OFF <= ratio <= _MOST_OFF:
+            raise UserError(
+                f"{label} takes {own.ms:g} ms as measured, {ratio:.3g} times what table {table.name} says; it "
+                f"must be within a factor of {_MOST_OFF} of it: give milliseconds."
+            )
 
 
 def _spread_pct(ratios: Sequence[float]) -> float:

@@ -85,7 +85,7 @@ def device_named(name: str, *, core: int | None = None, soc: str | None = None) 
             "adb:SERIAL, or from this machine, host."
         )
     if name != "host":
-        raise unknown_name("device", name, (*DEVICES, *REMOTE_FORMS))
+        raise unknown_name("device", name, (*DEVICES, *REMOTE_FORMS, "qemu"))
     if core is not None or soc is not None:
         raise UserError(
             "--core and --soc are for ssh:// and adb: devices; the host takes its fastest core: leave them out."

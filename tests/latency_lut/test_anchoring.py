@@ -78,7 +78,13 @@ def test_measurements_that_agree_by_luck_are_no_surer_than_independent_ones() ->
     assert new.scale_pct == pytest.approx(math.hypot(10, 2) / math.sqrt(2), abs=1e-4)
 
 
-@given(ms=st.floats(1e-3, 1e6))
+@pytest.mark.parametrize("ms", [1e-308, 1e-3, 1e7])
+def test_what_is_not_in_milliseconds_is_refused(ms: float) -> None:
+    with pytest.raises(UserError, match="must be within a factor of 1000 of it: give milliseconds"):
+        anchored(OLD, {"a": OwnTime(blocks=(STEM, ROW), ms=ms)}, name="mine", date=DATE)
+
+
+@given(ms=st.floats(0.1, 1000))
 def test_a_lone_measurement_is_what_the_new_table_says(ms: float) -> None:
     new = anchored(OLD, {"a": OwnTime(blocks=(STEM, ROW), ms=ms)}, name="mine", date=DATE)
     estimate = new.estimate((STEM, ROW))
