@@ -626,7 +626,14 @@ class TestAdb:
 def command(phone: AdbPhone, *more: str) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-m", "experiments", "latency", "measure", "--device", f"adb:{phone.daemon.serial}"]
     words += ["--size", "64", *more]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509, ignored in the background
+    ) as process:
         try:
             yield process
         finally:
