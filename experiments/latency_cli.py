@@ -139,10 +139,13 @@ def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimat
         f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
         f"{estimate.interval_note}"
     )
-    header = prices.header
-    print(
-        f"table {header.name}: {header.soc}, core {header.core}, {header.threads} thread, {header.precision}, "
-        f"{header.runtime} {header.runtime_version}, {header.date}; coverage 100 %"
+    print(f"table {prices.name}: {_provenance(prices.header)}; coverage 100 %")
+
+
+def _provenance(header: "TableHeader") -> str:
+    return (
+        f"{header.soc}, core {header.core}, {header.threads} thread, {header.precision}, "
+        f"{header.runtime} {header.runtime_version}, {header.date}"
     )
 
 
@@ -249,14 +252,17 @@ def check_lines(header: "TableHeader") -> list[str]:
     scale = header.error_model.scale
     lines = []
     for check in header.validation:
-        again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
         table_ms, error_pct = scale * check.sum_ms, check.scaled_error_pct(scale)
         unseen = ""
         if check.unseen_ms is not None:
             unseen = f"; unseen {100 * (check.unseen_ms / check.reference_ms - 1):+.1f} %"
-        whole = f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again}"
-        lines.append(f"{whole} table {table_ms:8.2f} ms ({error_pct:+.1f} %{unseen})")
+        lines.append(f"{_whole(check)} table {table_ms:8.2f} ms ({error_pct:+.1f} %{unseen})")
     return lines
+
+
+def _whole(check: "NetworkCheck") -> str:
+    again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
+    return f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again}"
 
 
 @latency.command("fit")
@@ -456,9 +462,8 @@ def latency_validate(
         print_json(content)
         return
     for check, ms in zip(checks, predictions, strict=True):
-        again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
         error_pct = 100 * (ms / check.reference_ms - 1)
-        print(f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again} predicted {ms:8.2f} ms ({error_pct:+.1f} %)")
+        print(f"{_whole(check)} predicted {ms:8.2f} ms ({error_pct:+.1f} %)")
     if found is None:
         print(f"table {header.name} has no report: its sums were never compared with whole networks.")
     else:
@@ -473,8 +478,7 @@ def latency_validate(
     if len(contradicting) > _SHOWN:
         print(f"  ... {len(contradicting) - _SHOWN} more with --json")
     print(
-        f"table {header.name}, {prices.kind}: {header.soc}, core {header.core}, {header.threads} thread, "
-        f"{header.precision}, {header.runtime} {header.runtime_version}, {header.date}; "
+        f"table {header.name}, {prices.kind}: {_provenance(header)}; "
         f"drift {header.protocol.get('drift_pct', 'not known')} %; {prices.interval_note}"
     )
     if plot is not None:
