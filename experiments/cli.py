@@ -49,6 +49,8 @@ def main() -> None:
     """Run the command line; a mistake of the user's is one sentence on standard error and exit code 2."""
     signal.signal(signal.SIGTERM, _stop)
     try:
+        if "" in sys.argv[1:]:
+            raise UserError("an argument is empty; is it a variable of the shell that was not set?")
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))

@@ -18,6 +18,7 @@ from experiments.terminal import (
     print_json,
     print_rows,
     progress_bar,
+    rows_named,
     task_of,
 )
 from latency_lut import tables
@@ -62,7 +63,8 @@ def latency_query(
         else find_table(tables.SNAPDRAGON_865 if table is None else table)
     )
     blocks = decompose(found.arch, task)
-    estimate = prices.estimate(blocks)
+    with rows_named(arch, task):
+        estimate = prices.estimate(blocks)
     published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
     by_module = _ms_by_module(estimate)
     post_processing = _post_processing(found, task, prices, estimate)
@@ -174,6 +176,9 @@ def latency_measure(
     arch: Annotated[list[str] | None, typer.Option(help="The blocks of this ARCH; may be given again.")] = None,
     size: Size = None,
     classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="resized or labels: with rows for what follows the logits. [default: logits]")
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -202,7 +207,7 @@ def latency_measure(
     name = out or "host"
     table_path(name)  # an illegal name is found before anything is timed
     archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
-    wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()))
+    wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()), output=output)  # type: ignore[arg-type]  # checked by Task
     if where is None:
         from experiments.estimation import estimate
 
@@ -675,7 +680,8 @@ def latency_diff(
         if not arch and min(in_a.coverage(blocks), in_b.coverage(blocks)) < 1:
             left_out.append(name)
         else:
-            networks.append(compare_network(name, blocks, in_a, in_b))
+            with rows_named(text, task):
+                networks.append(compare_network(name, blocks, in_a, in_b))
     if as_json:
         print_json(_comparison_json(in_a, in_b, found, networks, left_out))
         return
@@ -854,7 +860,8 @@ def latency_doctor(
         core=core,
     )
     prices = find_table(table)
-    gap = explain(prices, found.arch, task, measured, setup)
+    with rows_named(arch, task):
+        gap = explain(prices, found.arch, task, measured, setup)
     text = f"{arch}@{'x'.join(map(str, task.image_size))}={measured:g}"
     advice = f"topformer-nas latency anchor --table {table} --measured '{text}' --out {prices.name}-mine"
     advice += "" if classes is None else f" --classes {classes}"
@@ -976,7 +983,8 @@ def latency_savings(
     candidate = Candidate(arch=found.arch, task=task)
     prices = find_table(table)
     point = over.encode(candidate)  # a stranger to the space is told so before the table is read
-    estimate = prices.estimate(candidate_blocks(candidate))
+    with rows_named(arch, task):
+        estimate = prices.estimate(candidate_blocks(candidate))
     savings = [item for item in CompiledTable(prices, over).savings(candidate) if item.saved.delta_ms >= save_ms]
     rows = [
         {

@@ -86,6 +86,10 @@ def _trial(name: str, number: int, storage: str) -> Chosen:
 
 
 def _under_budget(name: str, budget: str, storage: str) -> Chosen:
+    if name in ANCHORS:
+        raise UserError(
+            f"{name}@{budget}: {name} is an anchor, not a study; its image size is said with --size {budget}."
+        )
     from experiments.pareto import best_under, budget_ms
     from experiments.store import Store
 

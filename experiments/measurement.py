@@ -14,7 +14,7 @@ from latency_lut.runtimes import Runtime, runtime_named
 from latency_lut.table import SUFFIX, LatencyTable, NetworkCheck, require_table_name, user_tables_folder
 from search_space import SearchSpace, blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
-from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, anchor_name, parse_image_size
+from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name, parse_image_size
 from topformer.errors import UserError
 
 RANDOM_NETWORKS = 12
@@ -40,12 +40,13 @@ def plan(
     archs: tuple[TopFormerConfig, ...] = (),
     size: str | None,
     classes: tuple[int, ...],
+    output: OutputKind | None = None,
 ) -> Plan:
     """Blocks of a study's space, of a preset, or of architectures; always with the anchors' own at 150 classes.
 
     Where no space is asked for, the random networks are of the quickstart space, and so are blocks measured with them.
     """
-    spaces = spaces_of(study=study, space=space, size=size, classes=classes)
+    spaces = spaces_of(study=study, space=space, size=size, classes=classes, output=output)
     plans = [_plan_of(each) if study or space else _anchor_plan(each) for each in spaces]
     own = [block for part in plans for block in part.blocks]
     own += [block for arch in archs for each in spaces for block in decompose(arch, each.task)]
@@ -53,17 +54,26 @@ def plan(
 
 
 def spaces_of(
-    *, study: str | None, space: str | None, size: str | None, classes: tuple[int, ...]
+    *,
+    study: str | None,
+    space: str | None,
+    size: str | None,
+    classes: tuple[int, ...],
+    output: OutputKind | None = None,
 ) -> tuple[SearchSpace, ...]:
-    """A study's space, or a preset on every task asked for: quickstart where none is named."""
+    """A study's space, or a preset on every task asked for: quickstart where none is named, logits."""
     if study is not None:
-        if space is not None or size is not None or classes:
+        if space is not None or size is not None or classes or output is not None:
             raise UserError(
-                "--study says which space, size and classes to measure: leave --space, --size and --classes out."
+                "--study says which space, size, classes and output to measure: leave --space, --size, --classes and "
+                "--output out."
             )
         return (StudyConfig.load(study).search_space(),)
     pixels = parse_image_size(size or "512")
-    tasks = [Task(image_size=pixels, num_classes=count) for count in classes or (Task().num_classes,)]
+    tasks = [
+        Task(image_size=pixels, num_classes=count, output=output if output is not None else "logits")
+        for count in classes or (Task().num_classes,)
+    ]
     return tuple(preset(space or "quickstart", task=task) for task in tasks)
 
 

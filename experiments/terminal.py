@@ -1,6 +1,7 @@
 """How do commands take their common options and print? Typer annotations, JSON, tables, progress bars."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,19 @@ def task_of(
         num_classes=classes if classes is not None else base.num_classes,
         output=output,  # type: ignore[arg-type]  # checked by Task
     )
+
+
+@contextmanager
+def rows_named(arch: str, task: Task) -> Iterator[None]:
+    """Where a table lacks rows: with the very options that measure them."""
+    from latency_lut.table import MissingRows
+
+    try:
+        yield
+    except MissingRows as error:
+        options = ["--arch", arch, "--size", pixels(task), "--classes", str(task.num_classes)]
+        options += [] if task.output == "logits" else ["--output", task.output]
+        raise error.needed_for(shlex.join(options)) from None
 
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:

@@ -191,7 +191,11 @@ def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) ->
         ),
         validation=tuple(
             NetworkCheck(
-                name=anchor.name, whole_ms=anchor.published_ms, repeat_ms=None, sum_ms=round(anchor.unfitted_ms, 5)
+                name=anchor.name,
+                whole_ms=anchor.published_ms,
+                repeat_ms=None,
+                sum_ms=round(anchor.unfitted_ms, 5),
+                unseen_ms=round(anchor.left_out_ms, 5),
             )
             for anchor in own.anchors
         ),

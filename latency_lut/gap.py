@@ -38,6 +38,7 @@ LIKELY_BATCHES = (2, 4, 8)
 _ROWS = "rows of this table"
 _ARITHMETIC = "arithmetic: the table is for one image, and one core does them one after the other"
 _CLOCKS = "ratio of the clocks; less where memory is waited for"
+_LONGEST_NAME = 60
 _LEAST_CLOCK = "lowest over highest clock of the Snapdragon 865's fastest core (Linux sm8250.dtsi, 844.8 / 2841.6 MHz)"
 _THREADS = "n threads are at most n times as fast"
 _MOST_THREADS = f"{_THREADS}; the Snapdragon 865 and most phones have {MOST_CORES} cores"
@@ -78,6 +79,10 @@ class Setup:
             raise UserError(f"bits must be 32 or 64, not {self.bits}.")
         if self.frequency_mhz is not None and not 1 <= self.frequency_mhz <= 100_000:
             raise UserError(f"a clock must be from 1 to 100000 MHz, not {self.frequency_mhz}.")
+        for name in ("runtime", "core"):
+            text = getattr(self, name)
+            if text is not None and not (text.strip() and text.isprintable() and len(text) <= _LONGEST_NAME):
+                raise UserError(f"{name} must be a name of at most {_LONGEST_NAME} printable characters, not {text!r}.")
         if self.output is not None and self.output not in get_args(OutputKind):
             raise unknown_name("output", self.output, get_args(OutputKind))
 

@@ -292,10 +292,18 @@ class MissingRows(UserError):  # noqa: N818, the design's name
         self.device = device
         self.blocks = blocks
         """Distinct, in the order asked for."""
-        shown = "; ".join(block.key for block in blocks[:3]) + ("; ..." if len(blocks) > 3 else "")
-        super().__init__(
-            f"table {table} has no row for {len(blocks)} block{'s' if len(blocks) > 1 else ''}: {shown}. Measure on "
-            f"the table's device with: topformer-nas latency measure --device {device} --space SPACE --table {table}"
+        super().__init__(self._sentence("--space SPACE"))
+
+    def needed_for(self, options: str) -> UserError:
+        """The same, where the options of `latency measure` that say what was asked for are known."""
+        return UserError(self._sentence(options))
+
+    def _sentence(self, options: str) -> str:
+        shown = "; ".join(block.key for block in self.blocks[:3]) + ("; ..." if len(self.blocks) > 3 else "")
+        how = "Count them" if self.device == "qemu" else "Measure them on the table's device"
+        return (
+            f"table {self.table} has no row for {len(self.blocks)} block{'s' if len(self.blocks) > 1 else ''}: {shown}. "
+            f"{how} with: topformer-nas latency measure --device {self.device} {options} --table {self.table}"
         )
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str, tuple[Block, ...]]]:

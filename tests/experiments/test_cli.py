@@ -211,7 +211,7 @@ def test_rows_that_contradict_each_other_are_listed(shell: Shell) -> None:
         ("--networks 2", "--networks needs --space or --study"),
         ("--networks 2 --space tiny", "'tiny'; available: pyramid, quickstart"),
         ("--seed 3", "say which networks to time: give --networks too"),
-        ("--networks 2 --space quickstart --study quickstart", "leave --space, --size and --classes out"),
+        ("--networks 2 --space quickstart --study quickstart", "leave --space, --size, --classes and --output out"),
         ("--networks 2 --space quickstart --size 96", "has all rows of only 0 random members of space 'quickstart'"),
         ("--networks 2 --space quickstart --size 64 --classes 59", "own was measured with soc 'Elsewhere', but here"),
         ("--plot own.doc", "cannot write the figure"),
@@ -370,10 +370,15 @@ def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
         ("search nowhere.toml", "no study file 'nowhere.toml'"),
         ("search quickstart --workers -1", "workers must be"),
         ("latency query tiny --table none", "unknown latency table 'none'; available: "),
-        ("latency query tiny --table toy --size 96", "has no row for"),
+        (
+            "latency query tiny --table toy --size 96 --output labels",
+            "latency measure --device toy --arch tiny --size 96x96 --classes 150 --output labels --table toy",
+        ),
+        ("latency query tiny@448 --table toy", "tiny is an anchor, not a study; its image size is said with --size 448"),
         ("latency query tiny --table toy --output rgb", "task output must be one of"),
         ("latency measure --device phone", "unknown device 'phone'"),
-        ("latency measure --study quickstart --size 64", "leave --space, --size and --classes out"),
+        ("latency measure --study quickstart --size 64", "leave --space, --size, --classes and --output out"),
+        ("latency measure --output rgb --arch tiny", "task output must be one of"),
         ("latency measure --space tiny", "'tiny'; available: pyramid, quickstart"),
         ("latency estimate net.onnx --device-model pixel", "unknown device model 'pixel'; available: snapdragon865"),
         ("latency estimate net.onnx", "no file net.onnx"),
@@ -397,6 +402,10 @@ def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
 def test_bad_input_is_one_sentence_and_writes_nothing(words: str, fragment: str, studied: Shell) -> None:
     save_device_table(studied.folder, ErrorModel(scale_pct=10))
     assert fragment in studied.refusal(*words.split())
+
+
+def test_an_empty_argument_is_not_taken_for_this_folder(shell: Shell) -> None:
+    assert "an argument is empty" in shell.refusal("export", "tiny", "--random-weights", "--out", "")
 
 
 def test_a_search_without_its_table_makes_no_database(shell: Shell) -> None:

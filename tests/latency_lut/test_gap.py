@@ -232,6 +232,8 @@ def test_a_network_that_the_table_does_not_cover_is_an_error() -> None:
         ({"bits": 16}, "bits must be 32 or 64, not 16"),
         ({"frequency_mhz": float("nan")}, "a clock must be from 1 to 100000 MHz"),
         ({"output": "logit"}, "unknown output 'logit'"),
+        ({"core": " "}, "core must be a name of at most 60 printable characters, not ' '"),
+        ({"runtime": "nc\nnn"}, "runtime must be a name"),
     ],
 )
 def test_a_setup_that_cannot_be_is_refused(said: dict[str, Any], sentence: str) -> None:

@@ -146,6 +146,7 @@ def test_a_missing_row_is_an_error_that_names_it_not_a_zero() -> None:
     ) as error:
         table(row(STEM, 2)).estimate([STEM, BLOCK_A, BLOCK_B, ROW])
     assert error.value.blocks == (BLOCK_A, ROW)
+    assert "measure --device host --arch tiny --table toy" in str(error.value.needed_for("--arch tiny"))
     assert pickle.loads(pickle.dumps(error.value)).blocks == error.value.blocks  # as it crosses processes
 
 
