@@ -50,7 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         if "" in sys.argv[1:]:
-            raise UserError("an argument is empty; is it a variable of the shell that was not set?")
+            _fail("an argument is empty; is it a variable of the shell that was not set?")
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))

@@ -302,8 +302,8 @@ class MissingRows(UserError):  # noqa: N818, the design's name
         shown = "; ".join(block.key for block in self.blocks[:3]) + ("; ..." if len(self.blocks) > 3 else "")
         how = "Count them" if self.device == "qemu" else "Measure them on the table's device"
         return (
-            f"table {self.table} has no row for {len(self.blocks)} block{'s' if len(self.blocks) > 1 else ''}: {shown}. "
-            f"{how} with: topformer-nas latency measure --device {self.device} {options} --table {self.table}"
+            f"table {self.table} has no row for {len(self.blocks)} block{'s' if len(self.blocks) > 1 else ''}: "
+            f"{shown}. {how} with: topformer-nas latency measure --device {self.device} {options} --table {self.table}"
         )
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str, tuple[Block, ...]]]:

@@ -17,19 +17,39 @@ if TYPE_CHECKING:
     """(H, W), a class or `IGNORE`."""
 
 Split = Literal["train", "val"]
+Colour = tuple[int, int, int]
+"""RGB, 0 to 255."""
 
 IGNORE = 255
 """Label of pixels that are neither trained on nor scored."""
 
 
+def numbered_palette(count: int) -> tuple[Colour, ...]:
+    """Colours by the bits of 1, 2, ..., as Pascal VOC has them; black, its first, is left to what is ignored."""
+    return tuple(_numbered_colour(number) for number in range(1, count + 1))
+
+
+def _numbered_colour(number: int) -> Colour:
+    colour = [0, 0, 0]
+    for shift in range(7, -1, -1):
+        for channel in range(3):
+            colour[channel] |= (number & 1) << shift
+            number >>= 1
+    return colour[0], colour[1], colour[2]
+
+
 class SegmentationDataset(Protocol):
-    """Labelled images of one size. Must survive pickling, since evaluations run in worker processes."""
+    """Labelled images. Must survive pickling, since evaluations run in worker processes."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """A colour per class, for pictures."""
 
     @property
     def num_classes(self) -> int: ...
@@ -41,7 +61,10 @@ class SegmentationDataset(Protocol):
     def length(self, split: Split) -> int: ...
 
     def item(self, split: Split, index: int) -> tuple[Image, Labels]:
-        """Image (H, W, 3) and labels (H, W), both uint8, not to be written to; equal for equal arguments."""
+        """Image (H, W, 3) and labels (H, W), both uint8, not to be written to; equal for equal arguments.
+
+        Items of photographs differ in size, unless `at_size` made the data set.
+        """
 
     def at_size(self, image_size: tuple[int, int]) -> Self:
         """The same data set with every item (height, width) pixels large."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import tempfile
 import zlib
@@ -27,15 +26,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators.datasets import numbered_palette
+from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluators.datasets import Image, Labels, Split
+    from evaluators.datasets import Colour, Image, Labels, Split
 
 GENERATOR_VERSION = 1
 """Raise it with every change of what is drawn."""
-CACHE_VARIABLE = "TOPFORMER_NAS_CACHE"
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -153,6 +153,10 @@ class Scenes:
         return CLASS_NAMES
 
     @property
+    def palette(self) -> tuple[Colour, ...]:
+        return numbered_palette(len(CLASS_NAMES))
+
+    @property
     def num_classes(self) -> int:
         return len(CLASS_NAMES)
 
@@ -182,11 +186,6 @@ class Scenes:
             "val_images": self.val_images,
             "seed": self.seed,
         }
-
-
-def cache_folder() -> Path:
-    """Where drawn data are kept."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "topformer-nas")
 
 
 def draw_item(dataset: Scenes, split: Split, index: int) -> tuple[Image, Labels]:

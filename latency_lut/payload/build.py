@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from topformer.cache import cache_folder
 from topformer.errors import UserError
 
 NCNN_VERSION = "1.0.20261020"
@@ -30,7 +30,6 @@ ZIG_VERSION = "0.17.0"
 TARGET = "aarch64-linux-musl"
 CPU = "generic"
 """The oldest 64-bit cores: ncnn's float32 kernels need no more, and the program then runs on any of them."""
-CACHE_VARIABLE = "TOPFORMER_NAS_CACHE"
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-g0", "-DNDEBUG")
@@ -63,13 +62,6 @@ def plugin_checksum() -> str:
 def checksum(path: Path) -> str:
     """16 hexadecimal digits of a file's SHA-256, as tables' headers have them."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """$TOPFORMER_NAS_CACHE, or topformer-nas in $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "topformer-nas"
 
 
 def _key(*parts: str) -> str:

@@ -16,10 +16,11 @@ import torch
 from evaluators import base
 from evaluators.base import Evaluator, Metrics
 from evaluators.datasets import scenes
-from evaluators.datasets.scenes import CACHE_VARIABLE, Scenes
+from evaluators.datasets.scenes import Scenes
 from evaluators.proxy import RECIPES, SHORT, ProxyEvaluator, ProxyRecipe, named_recipe, training_seed
 from evaluators.training import TrainingRecipe
 from topformer import SMALL, TINY, Candidate, MBConv, Task, TopFormerConfig, UserError, saved_model
+from topformer.cache import CACHE_VARIABLE
 
 SCENES = Scenes(train_images=6, val_images=3)
 TASK = Task(num_classes=59)

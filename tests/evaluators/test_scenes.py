@@ -15,7 +15,6 @@ import pytest
 from evaluators.datasets import IGNORE, SegmentationDataset, Split
 from evaluators.datasets import scenes as module
 from evaluators.datasets.scenes import (
-    CACHE_VARIABLE,
     CLASS_NAMES,
     FIRST_BOARD,
     FIRST_GROUND,
@@ -26,6 +25,7 @@ from evaluators.datasets.scenes import (
     draw_scene,
 )
 from topformer import UserError
+from topformer.cache import CACHE_VARIABLE
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 SMALL = Scenes(image_size=(48, 96), train_images=6, val_images=3)

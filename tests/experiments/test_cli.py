@@ -374,7 +374,10 @@ def test_export_takes_a_released_checkpoint(shell: Shell) -> None:
             "latency query tiny --table toy --size 96 --output labels",
             "latency measure --device toy --arch tiny --size 96x96 --classes 150 --output labels --table toy",
         ),
-        ("latency query tiny@448 --table toy", "tiny is an anchor, not a study; its image size is said with --size 448"),
+        (
+            "latency query tiny@448 --table toy",
+            "tiny is an anchor, not a study; its image size is said with --size 448",
+        ),
         ("latency query tiny --table toy --output rgb", "task output must be one of"),
         ("latency measure --device phone", "unknown device 'phone'"),
         ("latency measure --study quickstart --size 64", "leave --space, --size, --classes and --output out"),

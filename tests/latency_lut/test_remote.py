@@ -34,6 +34,7 @@ from latency_lut.runtimes.onnxruntime import OnnxRuntime
 from latency_lut.table import LatencyTable
 from topformer import TINY, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks
+from topformer.cache import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 TASK = Task(image_size=(64, 64))
@@ -196,7 +197,7 @@ def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache = build.cache_folder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
-        patch.setenv(build.CACHE_VARIABLE, str(cache))
+        patch.setenv(CACHE_VARIABLE, str(cache))
         patch.setenv("HOME", str(tmp_path_factory.mktemp("adb-home")))
         adb("start-server")
         yield
