@@ -13,22 +13,31 @@ if TYPE_CHECKING:
     from evaluators.cost import Costs, costs
     from evaluators.datasets import SegmentationDataset
     from evaluators.datasets.scenes import Scenes
+    from evaluators.evaluation import evaluate
     from evaluators.proxy import ProxyEvaluator, ProxyRecipe
+    from evaluators.recipe import Augmentation, Protocol, ResizedCrop, TrainingRecipe
     from evaluators.segmentation import ConfusionMatrix
-    from evaluators.training import NonFiniteLoss, TrainingRecipe
+    from evaluators.training import Execution, NonFiniteLoss, Trained, train
 
 __all__ = [
+    "Augmentation",
     "ConfusionMatrix",
     "Costs",
     "Evaluator",
+    "Execution",
     "Metrics",
     "NonFiniteLoss",
+    "Protocol",
     "ProxyEvaluator",
     "ProxyRecipe",
+    "ResizedCrop",
     "Scenes",
     "SegmentationDataset",
+    "Trained",
     "TrainingRecipe",
     "costs",
+    "evaluate",
+    "train",
 ]
 
 _HOMES = {
@@ -41,7 +50,14 @@ _HOMES = {
     "ProxyRecipe": "evaluators.proxy",
     "Scenes": "evaluators.datasets.scenes",
     "SegmentationDataset": "evaluators.datasets",
-    "TrainingRecipe": "evaluators.training",
+    "Augmentation": "evaluators.recipe",
+    "Execution": "evaluators.training",
+    "Protocol": "evaluators.recipe",
+    "ResizedCrop": "evaluators.recipe",
+    "Trained": "evaluators.training",
+    "TrainingRecipe": "evaluators.recipe",
+    "evaluate": "evaluators.evaluation",
+    "train": "evaluators.training",
     "costs": "evaluators.cost",
 }
 

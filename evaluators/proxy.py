@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evaluators.base import Metrics, ProgressCallback
-from evaluators.training import TrainingRecipe, score, train
+from evaluators.evaluation import score
+from evaluators.recipe import TrainingRecipe
+from evaluators.training import train
 from topformer.blocks import token_grid
 from topformer.config import MIN_IMAGE_PX, Candidate, content_key
 from topformer.errors import UserError, unknown_name
@@ -27,7 +29,7 @@ from topformer.weights import save_model
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
 
-PROXY_VERSION = 1
+PROXY_VERSION = 2
 """Raise it with every change that changes results."""
 LEAST_TOKENS = 2
 """Along the short side: a 1-token grid leaves the semantics extractor nothing to relate."""
@@ -96,13 +98,22 @@ LONG = ProxyRecipe(
         iterations=440,
         batch_size=4,
         learning_rate=4e-3,
+        head_multiplier=1.0,
         weight_decay=0.02,
+        decay_norms=True,
+        schedule="cosine",
         warmup_share=0.1,
+        warmup_start=0.05,
         clip_norm=5.0,
+        drop_path=0.0,
+        ema_decay=0.0,
+        loss_at="logits",
         class_weight_power=-0.5,
         auxiliary_weight=0.5,
+        freeze_norms=False,
         zero_start=True,
         recalibration_images=40,
+        augmentation=None,
     ),
     canvas=(96, 384),
     reference_size=(512, 512),
@@ -168,7 +179,7 @@ class ProxyEvaluator:
         with _one_torch_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = TopFormer(candidate.arch, num_classes=dataset.num_classes)
-            train_loss = train(
+            trained = train(
                 model, dataset, self.recipe.training, train_images=train_images, seed=seed, progress=progress
             )
             confusion = score(model, dataset, stride=self.recipe.evaluation_stride)
@@ -178,7 +189,7 @@ class ProxyEvaluator:
             miou_pct=confusion.miou_pct,
             per_class_iou_pct=confusion.per_class_iou_pct,
             pixel_accuracy_pct=confusion.pixel_accuracy_pct,
-            train_loss=train_loss,
+            train_loss=trained.last_loss,
             seconds=time.perf_counter() - started,
         )
 

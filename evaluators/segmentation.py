@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from evaluators.datasets import IGNORE
 from topformer.errors import UserError
 
+_LEAST_WEIGHT = 1e-12
+
 
 class ConfusionMatrix:
     """Pixels by label (row) and prediction (column), int64, filled piece by piece."""
@@ -95,10 +97,22 @@ def class_weights(counts: NDArray[np.int64], *, power: float) -> Tensor:
     return torch.tensor(weights / max(float(weights @ frequency), 1e-12), dtype=torch.float32)
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Class-weighted cross-entropy at the logits' stride: (B, K, h, w) against labels (B, H, W) sampled at h x w."""
+def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
+    """Class-weighted cross-entropy at the logits' stride: (B, K, h, w) against labels (B, H, W) sampled at h x w.
+
+    The sum over the pixels, divided by `total`: the weight of all labelled ones (`label_weight`) or, where a batch is
+    computed in parts, its mean over the parts. 0 where nothing is labelled.
+    """
     targets = sampled_labels(labels, (logits.shape[-2], logits.shape[-1]))
-    return F.cross_entropy(logits, targets, weights, ignore_index=IGNORE)
+    if total is None:
+        total = label_weight(targets, weights)
+    loss = F.cross_entropy(logits, targets, weights, ignore_index=IGNORE, reduction="sum")
+    return loss / total.clamp_min(_LEAST_WEIGHT)
+
+
+def label_weight(targets: Tensor, weights: Tensor) -> Tensor:
+    """Weight of all labelled pixels of int64 (B, h, w), a scalar."""
+    return F.pad(weights, (0, 1))[targets.clamp(max=len(weights))].sum()
 
 
 def pooled_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, sampled_at: tuple[int, int]) -> Tensor:
@@ -111,7 +125,7 @@ def pooled_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, sampled_at: 
     one_hot = F.one_hot(sampled.where(sampled != IGNORE, num_classes), num_classes + 1)[..., :num_classes]
     shares = F.adaptive_avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), (logits.shape[-2], logits.shape[-1]))
     weighted = shares * weights[:, None, None]
-    return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum()
+    return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum().clamp_min(_LEAST_WEIGHT)
 
 
 def _mean(values: Iterable[float]) -> float:

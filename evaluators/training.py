@@ -1,247 +1,503 @@
-"""How is a network trained and scored? The one loop that proxies, supernets and full trainings share.
+"""How is a network trained? The one loop that proxies, supernets and full trainings share.
 
-Plain PyTorch on the device the model is on. Same seed, thread count and machine: the same bits.
+Lightning Fabric carries it: one CPU, one GPU, or several processes. On a CPU the same seed, thread count and machine
+give the same bits, wherever a training was interrupted: all that is random follows from the seed and the iteration.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, cast
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from evaluators.evaluation import normalised, recalibrate_batch_norm
+from evaluators.recipe import TrainingRecipe
+from evaluators.samples import Batch, ImageDataset, Samples, batches, most_workers
 from evaluators.segmentation import (
-    ConfusionMatrix,
     class_weights,
     label_counts,
+    label_weight,
     pooled_loss,
     sampled_labels,
     segmentation_loss,
 )
 from topformer.errors import UserError
-from topformer.model import TopFormer, upsample, zero_start_residuals
+from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, upsample, zero_start_residuals
 
 if TYPE_CHECKING:
     from evaluators.base import ProgressCallback
-    from evaluators.datasets import Image, Labels, SegmentationDataset
-
-MEAN = (123.675, 116.28, 103.53)
-STANDARD_DEVIATION = (58.395, 57.12, 57.375)
-"""Of ImageNet, RGB, 0 to 255: what released backbones expect."""
+    from evaluators.datasets import SegmentationDataset
 
 LABEL_COUNT_STRIDE = 4
 """Class frequencies are taken from every fourth pixel of every fourth row."""
-EVALUATION_BATCH = 10
+LABEL_SMOOTHING = 0.1
+"""Of classification."""
+_LOOK_EVERY = 20
+"""Iterations after which a GPU is asked for its losses; asking waits for it."""
+_WARM_UP, _TIMED = 4, 4
+"""Iterations after which the number of workers is chosen, and over which it is measured."""
 
 
 class NonFiniteLoss(UserError):  # noqa: N818, a loss that is not finite
     """Training diverged."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingRecipe:
-    """AdamW, linear warm-up then cosine to zero, gradients clipped by norm, horizontal flips."""
+class OutOfMemory(UserError):  # noqa: N818, as torch calls it
+    """The device's memory does not suffice."""
 
-    iterations: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_share: float
-    """Of the iterations."""
-    clip_norm: float
-    class_weight_power: float
-    """Classes weigh frequency ** power in the loss: 0 is unweighted."""
-    auxiliary_weight: float
-    """Of the loss of a throw-away linear classifier on the extractor's tokens; 0 trains none."""
-    zero_start: bool
-    """Residual branches start at zero."""
-    recalibration_images: int
-    """Training images over which batch-norm statistics are taken anew after the last step; 0 keeps the running ones."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How a training is run. But for rounding, none of it changes what is learnt."""
+
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, to save memory; batch norm sees a part at a time."""
+    workers: int | None = 0
+    """Processes that prepare images, for each device; None: as many as the network needs, measured."""
+    compile: bool = False
+    save_every: int = 0
+    """Iterations; 0 saves nothing on the way."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise UserError(f"iterations must be at least 1, not {self.iterations}.")
-        if self.batch_size < 2:
-            raise UserError(
-                f"batch_size must be at least 2, not {self.batch_size}: "
-                "batch norm has no variance where a map is a single pixel."
-            )
-        for name, value, most in (
-            ("learning_rate", self.learning_rate, 1.0),
-            ("weight_decay", self.weight_decay, 1.0),
-            ("warmup_share", self.warmup_share, 1.0),
-            ("clip_norm", self.clip_norm, math.inf),
-            ("auxiliary_weight", self.auxiliary_weight, 100.0),
-            ("recalibration_images", self.recalibration_images, math.inf),
-        ):
-            if not 0 <= value <= most:
-                raise UserError(f"{name} must be from 0 to {most:g}, not {value}.")
-        if not -2 <= self.class_weight_power <= 0:
-            raise UserError(f"class_weight_power must be from -2 to 0, not {self.class_weight_power}.")
+        if not 1 <= self.accumulate <= 1024:
+            raise UserError(f"accumulate must be from 1 to 1024, not {self.accumulate}.")
+        if self.workers is not None and not 0 <= self.workers <= 256:
+            raise UserError(f"workers must be from 0 to 256, not {self.workers}.")
+        if self.save_every < 0:
+            raise UserError(f"save_every must not be negative, not {self.save_every}.")
 
-    def learning_rate_at(self, iteration: int) -> float:
-        """0-based; the last iterations approach zero."""
-        warmup = round(self.warmup_share * self.iterations)
-        if iteration < warmup:
-            return self.learning_rate * (iteration + 1) / warmup
-        share = (iteration - warmup) / max(self.iterations - warmup, 1)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """What a training took, on one process; its first iterations left out."""
+
+    iterations: int
+    seconds: float
+    waiting_s: float
+    """Of these, for images."""
+    images: int
+    workers: int
+    peak_memory_bytes: int | None
+    """Of a GPU; None on a CPU."""
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What came of a training; the network itself was changed in place."""
+
+    losses: tuple[float, ...]
+    """Of every iteration, auxiliary loss left out."""
+    speed: Speed
+
+    @property
+    def last_loss(self) -> float:
+        """Mean over the last tenth of the iterations."""
+        return float(np.mean(self.losses[-math.ceil(len(self.losses) / 10) :]))
+
+
+class Keeper(Protocol):
+    """Keeps the state of a training between processes. Called in every process, since states are gathered."""
+
+    def restore(self) -> Mapping[str, Any] | None:
+        """The state last saved; None: there is none."""
+
+    def save(self, iteration: int, state: Mapping[str, Any], network: nn.Module, averaged: nn.Module | None) -> None:
+        """After so many iterations. `averaged` is what is to be scored and kept, where weights are averaged."""
 
 
 def train(
-    model: TopFormer,
-    dataset: SegmentationDataset,
+    model: TopFormer | TopFormerClassifier,
+    dataset: ImageDataset,
     recipe: TrainingRecipe,
     *,
     train_images: int,
     seed: int,
+    fabric: Fabric | None = None,
+    execution: Execution = Execution(),
+    keeper: Keeper | None = None,
     progress: ProgressCallback | None = None,
-) -> float:
+) -> Trained:
     """Train in place on the first `train_images` of the data set and leave the model in eval mode.
 
-    Returns the mean loss of the last tenth of the iterations. Random numbers (dropout, auxiliary classifier, order,
-    flips) come from `seed` alone; torch's generator is left as it was. Raises `NonFiniteLoss`.
+    Without a `fabric`, on the device that the model is on. Torch's generator is left as it was. Raises `NonFiniteLoss`,
+    `OutOfMemory`, and `UserError` for what the data set cannot give; what `keeper` saved before stays.
     """
-    device = next(model.parameters()).device
+    fabric = fabric or Fabric(accelerator=next(model.parameters()).device.type, devices=1)
+    parts = fabric.world_size * execution.accumulate
+    if recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size {recipe.batch_size} cannot be shared equally by {fabric.world_size} devices x "
+            f"{execution.accumulate} parts; choose a multiple of {parts}."
+        )
+    if fabric.world_size > 1 and fabric.device.type == "cpu" and not recipe.freeze_norms:
+        raise UserError(
+            "several processes on a CPU cannot share batch-norm statistics: train in one process, or with freeze_norms."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        try:
+            return _Loop(model, dataset, recipe, train_images, seed, fabric, execution, keeper, progress).run()
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(recipe, parts) from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+                raise _out_of_memory(recipe, parts) from error
+            raise
+
+
+def _out_of_memory(recipe: TrainingRecipe, parts: int) -> OutOfMemory:
+    return OutOfMemory(
+        f"out of memory with {recipe.batch_size // parts} images at a time; compute the batch in more parts "
+        "(accumulate), or choose a smaller crop or batch_size. What was saved is kept."
+    )
+
+
+class _Loop:
+    """One training in one process."""
+
+    def __init__(
+        self,
+        model: TopFormer | TopFormerClassifier,
+        dataset: ImageDataset,
+        recipe: TrainingRecipe,
+        train_images: int,
+        seed: int,
+        fabric: Fabric,
+        execution: Execution,
+        keeper: Keeper | None,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.model, self.dataset, self.recipe, self.seed = model, dataset, recipe, seed
+        self.fabric, self.execution, self.keeper, self.progress = fabric, execution, keeper, progress
+        self.train_images = train_images
+        self.size = recipe.batch_size // (fabric.world_size * execution.accumulate)
+        self.losses: list[float] = []
+        self.samples = Samples(dataset=dataset, images=train_images, seed=seed, augmentation=recipe.augmentation)
         if recipe.zero_start:
             zero_start_residuals(model)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
-        auxiliary = nn.Conv2d(model.arch.semantic_channels, model.num_classes, 1).to(device)
-        if not recipe.auxiliary_weight:
-            auxiliary.requires_grad_(False)
-        weights = _weights_of(dataset, train_images, recipe.class_weight_power).to(device)
-        losses = _run_iterations(
-            model, auxiliary, _batches(dataset, train_images, recipe, seed), weights, recipe, progress
-        )
-        recalibrate_batch_norm(model, dataset, images=min(recipe.recalibration_images, train_images))
-    model.eval()
-    return float(np.mean(losses[-math.ceil(len(losses) / 10) :]))
+        set_drop_path(model, recipe.drop_path)
+        self.objective = _objective(model, dataset, recipe, train_images)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)  # type: ignore[no-untyped-call]
+        self.objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
+        self.objective.to(fabric.device)
+        average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if recipe.ema_decay else None
+        optimiser = torch.optim.AdamW(_groups(self.objective, recipe), fused=True)
+        runs: nn.Module = self.objective
+        if execution.compile:
+            runs = cast(nn.Module, torch.compile(runs))
+        self.runs, self.optimiser = fabric.setup(runs, optimiser)
+        self.trained = [p for group in optimiser.param_groups for p in group["params"]]
+        self._clock = _Clock(fabric.device)
 
-
-def _run_iterations(
-    model: TopFormer,
-    auxiliary: nn.Conv2d,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    weights: Tensor,
-    recipe: TrainingRecipe,
-    progress: ProgressCallback | None,
-) -> list[float]:
-    device = weights.device
-    trained = [p for p in (*model.parameters(), *auxiliary.parameters()) if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    losses = []
-    model.train()
-    for iteration in range(recipe.iterations):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate_at(iteration)
-        images, labels = (tensor.to(device) for tensor in next(batches))
-        tokens, semantics = model.encode(normalised(images))
-        logits = cast(Tensor, model.head(*model.inject(tokens, semantics)))
-        loss = segmentation_loss(logits, labels, weights)
-        objective = loss
-        if recipe.auxiliary_weight:
-            size = (logits.shape[-2], logits.shape[-1])
-            coarse = pooled_loss(auxiliary(semantics), labels, weights, sampled_at=size)
-            objective = loss + recipe.auxiliary_weight * coarse
-        optimiser.zero_grad(set_to_none=True)
-        objective.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
-        if not (math.isfinite(objective.item()) and math.isfinite(norm.item())):
-            raise NonFiniteLoss(
-                f"training diverged at iteration {iteration + 1} of {recipe.iterations}: loss {objective.item():g}, "
-                f"gradient norm {norm.item():g}; lower the learning rate ({recipe.learning_rate:g}) "
-                f"or warm up for longer (warmup_share {recipe.warmup_share:g})."
+    def run(self) -> Trained:
+        first = self._restore()
+        self._to_training()
+        if first < self.recipe.iterations:
+            self._iterate(first)
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.module.state_dict())
+        if self.recipe.recalibration_images:
+            recalibrate_batch_norm(
+                self.model,
+                cast("SegmentationDataset", self.dataset),
+                images=min(self.recipe.recalibration_images, self.train_images),
             )
-        optimiser.step()
-        losses.append(loss.item())
-        if progress:
-            progress(iteration + 1, recipe.iterations, losses[-1])
-    return losses
+        set_drop_path(self.model, 0)
+        self.model.eval()
+        return Trained(losses=tuple(self.losses), speed=self._clock.speed(self.recipe.batch_size))
+
+    def _to_training(self) -> None:
+        self.objective.train()
+        if self.recipe.freeze_norms:
+            for module in self.objective.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _iterate(self, first: int) -> None:
+        known = self.execution.workers
+        probe = first + _WARM_UP + _TIMED
+        if known is None and probe < self.recipe.iterations:
+            with self._batches(first, 0) as here:
+                self._steps(range(first, probe), here)
+            first, known = probe, self._clock.workers_needed(most_workers() // self.fabric.world_size or 1)
+        self._clock.workers = known or 0
+        with self._batches(first, known or 0) as here:
+            self._steps(range(first, self.recipe.iterations), here)
+
+    def _batches(self, iteration: int, workers: int) -> Any:
+        """This process's parts of the batches from `iteration` on."""
+        return batches(
+            self.samples,
+            first=iteration * self.recipe.batch_size + self.fabric.global_rank * self.size,
+            size=self.size,
+            stride=self.fabric.world_size * self.size,
+            workers=workers,
+            pin=self.fabric.device.type == "cuda",
+        )
+
+    def _steps(self, iterations: range, here: Iterator[Batch]) -> None:
+        on_cpu = self.fabric.device.type == "cpu"
+        pending: list[Tensor] = []
+        for iteration in iterations:
+            self._clock.lap(iteration - iterations.start)
+            pending.append(self._step(iteration, here))
+            done = iteration + 1
+            saves = self.keeper is not None and self.execution.save_every and done % self.execution.save_every == 0
+            if on_cpu or saves or done == iterations.stop or len(pending) == _LOOK_EVERY:
+                self._look(pending, iteration)
+                pending = []
+            self._clock.stop()
+            if self.keeper is not None and (saves or done == self.recipe.iterations):
+                averaged = None if self.averaged is None else self.averaged.module
+                self.keeper.save(done, self._state(done), self.model, averaged)
+                self._to_training()
+
+    def _step(self, iteration: int, here: Iterator[Batch]) -> Tensor:
+        """(2,): loss and gradient norm, or 0 where nothing is clipped; not waited for."""
+        torch.manual_seed(_step_seed(self.seed, iteration, self.fabric.global_rank))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["multiplier"] * self.recipe.learning_rate_at(iteration)
+        with self._clock.waiting():
+            parts = [next(here) for _ in range(self.execution.accumulate)]
+        targets = [part.targets.to(self.fabric.device, non_blocking=True) for part in parts]
+        weight = self._weight_of_a_part(targets)
+        total = torch.zeros((), device=self.fabric.device)
+        for index, (part, target) in enumerate(zip(parts, targets, strict=True), start=1):
+            images = part.images.to(self.fabric.device, non_blocking=True)
+            goes_on = self.fabric.world_size > 1 and index < len(parts)
+            with self.fabric.no_backward_sync(self.runs) if goes_on else nullcontext():
+                objective, loss = self.runs(images, target, weight)
+                self.fabric.backward(objective / len(parts))
+            total += loss.detach() / len(parts)
+        norm = torch.zeros((), device=self.fabric.device)
+        if self.recipe.clip_norm or self.fabric.device.type == "cpu":
+            most = self.recipe.clip_norm or math.inf
+            found = self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=most, error_if_nonfinite=False)
+            norm = norm if found is None else found.detach()
+        if self.fabric.device.type == "cpu" and not (math.isfinite(total.item()) and math.isfinite(norm.item())):
+            raise self._diverged(iteration, total.item(), norm.item())  # before the weights are spoilt
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        return torch.stack((total, norm))
+
+    def _weight_of_a_part(self, targets: list[Tensor]) -> Tensor:
+        """Weight of the labels of the whole batch, over all processes, divided by the number of parts: a pixel counts
+        as much wherever it is computed."""
+        weights = torch.stack([self.objective.label_weight(target) for target in targets]).mean()
+        return cast(Tensor, self.fabric.all_reduce(weights, reduce_op="mean"))
+
+    def _look(self, pending: list[Tensor], iteration: int) -> None:
+        values = cast(Tensor, self.fabric.all_reduce(torch.stack(pending), reduce_op="mean")).tolist()
+        for offset, (loss, norm) in enumerate(values, start=iteration - len(pending) + 1):
+            if not math.isfinite(loss):  # a scaled fp16 gradient may overflow: its step is left out
+                raise self._diverged(offset, loss, norm)
+            self.losses.append(loss)
+        if self.progress and self.fabric.is_global_zero:
+            self.progress(iteration + 1, self.recipe.iterations, self.losses[-1])
+
+    def _diverged(self, iteration: int, loss: float, norm: float) -> NonFiniteLoss:
+        return NonFiniteLoss(
+            f"training diverged at iteration {iteration + 1} of {self.recipe.iterations}: loss {loss:g}, "
+            f"gradient norm {norm:g}; lower the learning rate ({self.recipe.learning_rate:g}) "
+            f"or warm up for longer (warmup_share {self.recipe.warmup_share:g})."
+        )
+
+    def _state(self, iteration: int) -> dict[str, Any]:
+        """All that the next iteration needs, but for what follows from the recipe, the data and the seed."""
+        scaler = getattr(self.fabric._precision, "scaler", None)
+        return {
+            "iteration": iteration,
+            "objective": self.objective.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+
+    def _restore(self) -> int:
+        """Iterations done."""
+        state = self.keeper.restore() if self.keeper else None
+        if state is None:
+            return 0
+        self.objective.load_state_dict(state["objective"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        scaler = getattr(self.fabric._precision, "scaler", None)
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+        self.losses = state["losses"].tolist()
+        return int(state["iteration"])
 
 
-def normalised(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W), channels last in memory."""
-    mean, deviation = (torch.tensor(v, device=images.device) for v in (MEAN, STANDARD_DEVIATION))
-    return ((images.float() - mean) / deviation).permute(0, 3, 1, 2)
+def _step_seed(seed: int, iteration: int, rank: int) -> int:
+    """Below 2**63."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{iteration}/{rank}".encode()).digest()[:8]) >> 1
 
 
-def recalibrate_batch_norm(model: nn.Module, dataset: SegmentationDataset, *, images: int) -> None:
-    """Batch-norm statistics of the final weights, over the first training images; the model's mode is kept.
-
-    Batches count equally, and a last one of less than two images is left out: it has no variance of its own.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if images < 2 or not norms:
-        return
-    was_training, momenta = model.training, [norm.momentum for norm in norms]
-    model.eval()  # so that dropout stays off
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
-        norm.train()
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        for start in range(0, images, EVALUATION_BATCH):
-            indices = range(start, min(start + EVALUATION_BATCH, images))
-            if len(indices) >= 2:
-                model(normalised(_stacked([dataset.item("train", i)[0] for i in indices]).to(device)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+def _groups(objective: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
+    """Parameters by learning rate and weight decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        multiplier = recipe.head_multiplier if name.startswith(("network.head.", "auxiliary.")) else 1.0
+        decays = recipe.decay_norms or parameter.ndim > 1
+        groups.setdefault((multiplier, recipe.weight_decay if decays else 0.0), []).append(parameter)
+    return [
+        {"params": parameters, "multiplier": multiplier, "lr": multiplier * recipe.learning_rate, "weight_decay": decay}
+        for (multiplier, decay), parameters in groups.items()
+    ]
 
 
-def score(model: nn.Module, dataset: SegmentationDataset, *, stride: int) -> ConfusionMatrix:
-    """Confusion over the whole validation split, on a grid of one pixel in stride x stride.
-
-    Logits are resized to that grid bilinearly, whatever their own stride, so that every network is judged on the same
-    pixels; stride 1 is the full resolution. The model must be in eval mode and return logits.
-    """
-    assert not model.training, "score needs eval mode"
-    device = next(model.parameters()).device
-    matrix = ConfusionMatrix(dataset.num_classes)
-    count = dataset.length("val")
-    with torch.inference_mode():
-        for start in range(0, count, EVALUATION_BATCH):
-            items = [dataset.item("val", i) for i in range(start, min(start + EVALUATION_BATCH, count))]
-            labels = _stacked([labels for _, labels in items])
-            size = (math.ceil(labels.shape[-2] / stride), math.ceil(labels.shape[-1] / stride))
-            logits = cast(Tensor, model(normalised(_stacked([image for image, _ in items]).to(device))))
-            predicted = upsample(logits, size).argmax(dim=1)
-            matrix.update(predicted.cpu().numpy(), sampled_labels(labels, size).numpy())
-    return matrix
+def _objective(
+    model: TopFormer | TopFormerClassifier, dataset: ImageDataset, recipe: TrainingRecipe, train_images: int
+) -> _Segmentation | _Classification:
+    if isinstance(model, TopFormerClassifier):
+        return _Classification(model)
+    weights = _weights_of(cast("SegmentationDataset", dataset), train_images, recipe.class_weight_power)
+    return _Segmentation(model, weights, recipe)
 
 
-def _batches(
-    dataset: SegmentationDataset, train_images: int, recipe: TrainingRecipe, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless uint8 images (B, H, W, 3) and labels (B, H, W): shuffled epochs back to back, each half flipped."""
-    rng = np.random.default_rng(seed)
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < recipe.batch_size:
-            waiting.extend(rng.permutation(train_images).tolist())
-        chosen, waiting = waiting[: recipe.batch_size], waiting[recipe.batch_size :]
-        images, labels = [], []
-        for index, flip in zip(chosen, (rng.random(recipe.batch_size) < 0.5).tolist(), strict=True):
-            image, label = dataset.item("train", index)
-            images.append(image[:, ::-1] if flip else image)
-            labels.append(label[:, ::-1] if flip else label)
-        yield _stacked(images), _stacked(labels)
+class _Segmentation(nn.Module):
+    """The network with its losses, as one module: what is distributed and compiled."""
+
+    def __init__(self, network: TopFormer, weights: Tensor, recipe: TrainingRecipe) -> None:
+        super().__init__()
+        self.network = network
+        self.auxiliary = (
+            nn.Conv2d(network.arch.semantic_channels, network.num_classes, 1) if recipe.auxiliary_weight else None
+        )
+        self.auxiliary_weight = recipe.auxiliary_weight
+        self.at_labels = recipe.loss_at == "labels"
+        self.register_buffer("weights", weights, persistent=False)
+        self.weights: Tensor
+
+    def label_weight(self, labels: Tensor) -> Tensor:
+        """Of (B, H, W), where the loss looks at them."""
+        return label_weight(sampled_labels(labels, self._loss_size(labels)), self.weights)
+
+    def _loss_size(self, labels: Tensor) -> tuple[int, int]:
+        height, width = labels.shape[-2:]
+        stride = 1 if self.at_labels else min(self.network.arch.injected_strides)
+        return math.ceil(height / stride), math.ceil(width / stride)
+
+    def forward(self, images: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, H, W, 3), (B, H, W), labels' weight -> what is minimised, and the loss of the logits alone."""
+        tokens, semantics = self.network.encode(normalised(images))
+        logits = cast(Tensor, self.network.head(*self.network.inject(tokens, semantics)))
+        size = (logits.shape[-2], logits.shape[-1])
+        loss_size = self._loss_size(labels)
+        seen = logits if loss_size == size else upsample(logits, loss_size)
+        loss = segmentation_loss(seen.float(), labels, self.weights, weight)
+        if self.auxiliary is None:
+            return loss, loss
+        coarse = pooled_loss(self.auxiliary(semantics).float(), labels, self.weights, sampled_at=size)
+        return loss + self.auxiliary_weight * coarse, loss
 
 
-def _stacked(arrays: Sequence[Image] | Sequence[Labels]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays))
+class _Classification(nn.Module):
+    """Likewise."""
+
+    def __init__(self, network: TopFormerClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def label_weight(self, classes: Tensor) -> Tensor:
+        """Images count alike, and parts have equally many."""
+        return torch.ones((), device=classes.device)
+
+    def forward(self, images: Tensor, classes: Tensor, _weight: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, H, W, 3), (B,) -> what is minimised, twice."""
+        loss = F.cross_entropy(
+            self.network(normalised(images)).float(), classes.long(), label_smoothing=LABEL_SMOOTHING
+        )
+        return loss, loss
 
 
 def _weights_of(dataset: SegmentationDataset, train_images: int, power: float) -> Tensor:
+    if not power:
+        return torch.ones(dataset.num_classes)
     maps = (dataset.item("train", i)[1][::LABEL_COUNT_STRIDE, ::LABEL_COUNT_STRIDE] for i in range(train_images))
     return class_weights(label_counts(maps, dataset.num_classes), power=power)
+
+
+class _Clock:
+    """How fast it goes, and how long it waits for images; the first laps are left out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.workers = 0
+        self.laps = 0
+        self.waited_s = self.seconds = 0.0
+        self._started: float | None = None
+        self._lap_wait_s = 0.0
+
+    def lap(self, index: int) -> None:
+        """An iteration begins."""
+        self._lap_wait_s = 0.0
+        self._started = time.perf_counter() if index >= _WARM_UP else None
+
+    def stop(self) -> None:
+        if self._started is not None:
+            self.seconds += time.perf_counter() - self._started
+            self.waited_s += self._lap_wait_s
+            self.laps += 1
+        self._lap_wait_s, self._started = 0.0, None
+
+    def waiting(self) -> _Waiting:
+        return _Waiting(self)
+
+    def waited(self, seconds: float) -> None:
+        self._lap_wait_s += seconds
+
+    def workers_needed(self, most: int) -> int:
+        """From iterations in which this process made the images itself: workers that keep up, and one to spare."""
+        self.stop()
+        computing_s = max(self.seconds - self.waited_s, 1e-9)
+        needed = math.ceil(self.waited_s / computing_s)
+        self.seconds = self.waited_s = 0.0
+        self.laps = 0
+        return min(needed + 1, most)
+
+    def speed(self, batch_size: int) -> Speed:
+        on_gpu = self.device.type == "cuda"
+        return Speed(
+            iterations=self.laps,
+            seconds=self.seconds,
+            waiting_s=self.waited_s,
+            images=self.laps * batch_size,
+            workers=self.workers,
+            peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if on_gpu else None,
+        )
+
+
+@dataclass(slots=True)
+class _Waiting:
+    clock: _Clock
+    start: float = 0.0
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.clock.waited(time.perf_counter() - self.start)

@@ -23,7 +23,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from evaluators.training import MEAN, STANDARD_DEVIATION
+from evaluators.evaluation import MEAN, STANDARD_DEVIATION
 from experiments.store import Study, Trial
 from latency_lut.runtimes.onnxruntime import exportable
 from latency_lut.table import LatencyEstimate

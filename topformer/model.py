@@ -155,12 +155,20 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attention = Attention(spec) if spec.num_heads else None
         self.ffn = FeedForward(spec)
+        self.drop_path = 0.0
+        """Probability that a branch is left out for an image, in training (stochastic depth, arXiv:1603.09382)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         if self.attention:
-            x = x + self.attention(x)
-        return cast(Tensor, x + self.ffn(x))
+            x = x + self._kept(self.attention(x))
+        return x + self._kept(self.ffn(x))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        if not self.training or not self.drop_path:
+            return branch
+        keep = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop_path
+        return branch * (keep / (1 - self.drop_path))
 
 
 class PyramidPoolingModule(nn.Module):
@@ -445,6 +453,13 @@ def zero_start_residuals(model: nn.Module) -> None:
             branches = [module.ffn.projection, *([module.attention.projection] if module.attention else [])]
         for branch in branches:
             nn.init.zeros_(cast(nn.BatchNorm2d, branch.norm).weight)
+
+
+def set_drop_path(model: nn.Module, last: float) -> None:
+    """Stochastic depth in training: 0 in the first transformer block, rising linearly to `last` in the last one."""
+    blocks = [module for module in model.modules() if isinstance(module, TransformerBlock)]
+    for index, block in enumerate(blocks):
+        block.drop_path = last * index / max(len(blocks) - 1, 1)
 
 
 def _stack(blocks: Iterable[Block], prefix: str) -> nn.Sequential:

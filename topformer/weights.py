@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import json
 import os
 import pickle
 import re
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from topformer.config import STAGE_STRIDES, OutputKind, TaskKind, TopFormerConfig, named_arch
 from topformer.errors import CheckpointError
 from topformer.model import TopFormer, TopFormerClassifier
+from topformer.writing import write_whole
 
 FORMAT = "topformer-nas 1"
 
@@ -68,8 +69,13 @@ def load_backbone(model: TopFormer | TopFormerClassifier, checkpoint: str | os.P
     return tuple(name for name in own if name not in shared)
 
 
-def save_model(model: TopFormer | TopFormerClassifier, path: str | os.PathLike[str]) -> None:
-    """Write a safetensors file, whole or not at all."""
+def save_model(
+    model: TopFormer | TopFormerClassifier,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> None:
+    """Write a safetensors file, whole or not at all; `classes`: name and colour (RGB) of each, for whoever predicts."""
     kind: TaskKind = "segmentation" if isinstance(model, TopFormer) else "classification"
     metadata = {
         "format": FORMAT,
@@ -77,17 +83,11 @@ def save_model(model: TopFormer | TopFormerClassifier, path: str | os.PathLike[s
         "architecture": model.arch.to_json(),
         "num_classes": str(model.num_classes),
     }
+    if classes:
+        assert len(classes) == model.num_classes, f"{len(classes)} names for {model.num_classes} classes"
+        metadata["classes"] = json.dumps(list(classes))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
-        try:
-            file.write(save(tensors, metadata))
-            file.close()
-            Path(file.name).replace(target)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+    write_whole(Path(path), save(tensors, metadata))
 
 
 def saved_model(path: str | os.PathLike[str]) -> TopFormer:
@@ -102,6 +102,34 @@ def saved_model(path: str | os.PathLike[str]) -> TopFormer:
         )
     arch = TopFormerConfig.from_json(metadata["architecture"], where=str(source))
     return load_model(arch, num_classes=int(metadata["num_classes"]), weights=source)
+
+
+def saved_architecture(path: str | os.PathLike[str]) -> TopFormerConfig | None:
+    """Of one of our safetensors files; None for a checkpoint of another kind."""
+    source = Path(path)
+    if not _found_ours(source):
+        return None
+    metadata, _ = _read_safetensors(source)
+    return TopFormerConfig.from_json(metadata["architecture"], where=str(source))
+
+
+def released_classes(path: str | os.PathLike[str]) -> int:
+    """Number of classes of a released segmentation checkpoint."""
+    state = _released_state(Path(path))
+    classifier = next((tensor for name, tensor in state.items() if name.endswith("decode_head.conv_seg.weight")), None)
+    if classifier is None:
+        raise CheckpointError(f"{path} is no released segmentation checkpoint: it has no decode_head.conv_seg.weight.")
+    return len(classifier)
+
+
+def saved_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    """Name and colour of every class of one of our safetensors files; empty where it does not say."""
+    metadata, _ = _read_safetensors(Path(path))
+    try:
+        rows = json.loads(metadata.get("classes", "[]"))
+        return tuple((str(name), (int(red), int(green), int(blue))) for name, (red, green, blue) in rows)
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path}: its class names cannot be read; was it edited?") from None
 
 
 def _resolve(arch: Arch) -> TopFormerConfig:
@@ -153,14 +181,7 @@ def _in_backbone(name: str) -> bool:
 
 def _read(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor]]:
     """Kind and tensors, under our names."""
-    try:
-        found = path.is_file()
-        ours = found and _is_safetensors(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read the weights {str(path)[:200]!r} ({error}).") from None
-    if not found:
-        raise CheckpointError(f"no weights file {str(path)!r}.")
-    if ours:
+    if _found_ours(path):
         metadata, tensors = _read_safetensors(path)
         saved = TopFormerConfig.from_json(metadata["architecture"], where=str(path))
         if saved != arch:
@@ -170,6 +191,18 @@ def _read(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor
             )
         return ("segmentation" if metadata["kind"] == "segmentation" else "classification"), tensors
     return _read_released(path, arch)
+
+
+def _found_ours(path: Path) -> bool:
+    """Raises `CheckpointError` where there is no file to read."""
+    try:
+        found = path.is_file()
+        ours = found and _is_safetensors(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read the weights {str(path)[:200]!r} ({error}).") from None
+    if not found:
+        raise CheckpointError(f"no weights file {str(path)!r}.")
+    return ours
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -200,6 +233,14 @@ def _read_released(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[st
         raise CheckpointError(
             f"{path}: released checkpoints exist for the paper's own head, full injection and attention only."
         )
+    tensors = _released_state(path)
+    segmentation = any(name.startswith(("backbone.", "decode_head.")) for name in tensors)
+    rename = _released_renamer(arch, segmentation=segmentation)
+    return ("segmentation" if segmentation else "classification"), {rename(n): t for n, t in tensors.items()}
+
+
+def _released_state(path: Path) -> dict[str, Tensor]:
+    """Tensors under the reference code's names."""
     content = _load_pickled_tensors(path)
     state: object = content
     if isinstance(content, Mapping):
@@ -208,10 +249,7 @@ def _read_released(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[st
         raise CheckpointError(
             f"{path} holds no weights: expected a mapping of tensors under 'state_dict', 'state_dict_ema' or 'model'."
         )
-    tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
-    segmentation = any(name.startswith(("backbone.", "decode_head.")) for name in tensors)
-    rename = _released_renamer(arch, segmentation=segmentation)
-    return ("segmentation" if segmentation else "classification"), {rename(n): t for n, t in tensors.items()}
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 _NUMBERS = ("Bool", *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)))

@@ -18,7 +18,7 @@ from evaluators.base import Evaluator, Metrics
 from evaluators.datasets import scenes
 from evaluators.datasets.scenes import Scenes
 from evaluators.proxy import RECIPES, SHORT, ProxyEvaluator, ProxyRecipe, named_recipe, training_seed
-from evaluators.training import TrainingRecipe
+from evaluators.recipe import Augmentation, TrainingRecipe
 from topformer import SMALL, TINY, Candidate, MBConv, Task, TopFormerConfig, UserError, saved_model
 from topformer.cache import CACHE_VARIABLE
 
@@ -141,6 +141,17 @@ TRAINING_CHANGES: dict[str, Any] = {
     "auxiliary_weight": 0.25,
     "zero_start": False,
     "recalibration_images": 0,
+    "head_multiplier": 2.0,
+    "decay_norms": False,
+    "schedule": "poly",
+    "warmup_start": 0.5,
+    "drop_path": 0.2,
+    "ema_decay": 0.9,
+    "loss_at": "labels",
+    "freeze_norms": True,
+    "augmentation": Augmentation(
+        long_side=96, short_side=64, scale_min=1, scale_max=1, crop=(32, 32), class_share_max=1, photometric=False
+    ),
 }
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import training
-from evaluators.datasets import IGNORE, Split
-from evaluators.training import NonFiniteLoss, TrainingRecipe, normalised, recalibrate_batch_norm, score, train
+from evaluators.datasets import IGNORE, Colour, Split
+from evaluators.evaluation import normalised, recalibrate_batch_norm, score
+from evaluators.recipe import Augmentation, TrainingRecipe
+from evaluators.samples import Samples
+from evaluators.training import NonFiniteLoss, train
 from topformer import TINY, MBConv, TopFormer, TopFormerConfig, UserError
 
 if TYPE_CHECKING:
@@ -23,20 +25,34 @@ RECIPE = TrainingRecipe(
     iterations=12,
     batch_size=2,
     learning_rate=4e-3,
+    head_multiplier=1.0,
     weight_decay=0.02,
+    decay_norms=True,
+    schedule="cosine",
     warmup_share=0.1,
+    warmup_start=0.1,
     clip_norm=5.0,
+    drop_path=0.0,
+    ema_decay=0.0,
+    loss_at="logits",
     class_weight_power=-0.5,
     auxiliary_weight=0.5,
+    freeze_norms=False,
     zero_start=True,
     recalibration_images=4,
+    augmentation=None,
 )
 MICRO = TINY.replace(
     stages=tuple((MBConv(3, 2, channels, 2),) for channels in (8, 12, 16, 24)),
-    num_blocks=1,
+    num_blocks=2,
     num_heads=2,
     key_dim=4,
     injection_channels=16,
+)
+
+
+CROPPED = Augmentation(
+    long_side=96, short_side=64, scale_min=0.5, scale_max=2, crop=(64, 64), class_share_max=0.9, photometric=False
 )
 
 
@@ -47,6 +63,7 @@ class Halves:
     image_size: tuple[int, int] = (64, 96)
     name: str = "halves"
     class_names: tuple[str, ...] = ("bright", "dark", "absent")
+    palette: tuple[Colour, ...] = ((255, 255, 255), (0, 0, 0), (255, 0, 0))
     num_classes: int = 3
     fingerprint: str = "halves"
 
@@ -121,6 +138,16 @@ def test_training_leaves_the_random_stream_of_the_caller_alone() -> None:
         {"auxiliary_weight": 0.0},
         {"zero_start": False},
         {"batch_size": 3},
+        {"head_multiplier": 3.0},
+        {"decay_norms": False, "weight_decay": 0.5},
+        {"schedule": "poly"},
+        {"warmup_start": 1.0, "warmup_share": 0.9},
+        {"drop_path": 0.9},
+        {"ema_decay": 0.5},
+        {"loss_at": "labels"},
+        {"freeze_norms": True},
+        {"augmentation": CROPPED},
+        {"augmentation": replace(CROPPED, photometric=True)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -177,8 +204,9 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
 def test_learning_rate_warms_up_then_falls_to_nearly_zero() -> None:
     rates = [replace(RECIPE, iterations=100).learning_rate_at(i) for i in range(100)]
     assert rates[0] == pytest.approx(4e-4)
-    assert rates[9] == rates[10] == max(rates) == pytest.approx(4e-3)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[10] == max(rates) == pytest.approx(4e-3)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 1e-5
 
 
@@ -231,7 +259,9 @@ class Sides(Halves):
 
 
 def test_flips_keep_image_and_labels_together() -> None:
-    for seed in range(3):
-        images, labels = next(training._batches(Sides(), 1, replace(RECIPE, batch_size=8), seed))
-        assert torch.equal(images[..., 0] == 200, labels == 1)
-        assert 0 < int((labels[:, 0, 0] == 1).sum()) < 8
+    flipped = 0
+    for number in range(16):
+        image, labels = Samples(dataset=Sides(), images=1, seed=3, augmentation=None)(number)
+        assert np.array_equal(image[..., 0] == 200, labels == 1)
+        flipped += int(labels[0, 0])
+    assert 0 < flipped < 16

@@ -1,0 +1,334 @@
+"""Train an architecture on a data set into a run folder, on one device or several, resumably; score what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from evaluators.checkpoints import RunFolder
+from evaluators.datasets.files import LabelledFiles
+from evaluators.datasets.imagenet import ClassFolders
+from evaluators.datasets.named import any_dataset_named
+from evaluators.evaluation import accuracy_pct, evaluate
+from evaluators.recipe import Protocol, ResizedCrop, TrainingRecipe
+from evaluators.segmentation import ConfusionMatrix
+from evaluators.training import Execution, Speed, train
+from topformer.config import TaskKind, TopFormerConfig
+from topformer.errors import UserError
+from topformer.model import TopFormer, TopFormerClassifier
+from topformer.weights import load_backbone, save_model
+
+if TYPE_CHECKING:
+    from evaluators.datasets.scenes import Scenes
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Accelerator = Literal["cpu", "cuda"]
+PRECISIONS: Mapping[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+_SAID = "error.txt"
+
+Report = Callable[[str, int, int, str], None]
+"""Called with what is done ("training", "scoring", "reading"), how much of how much, and a word on how it goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """All that a process needs to train. Must survive pickling: several devices are several processes."""
+
+    arch: TopFormerConfig
+    dataset: Scenes | LabelledFiles | ClassFolders
+    recipe: TrainingRecipe
+    protocol: Protocol | None
+    out: Path
+    seed: int = 0
+    backbone: Path | None = None
+    """Checkpoint that token pyramid and semantics extractor start from."""
+    accelerator: Accelerator = "cpu"
+    devices: int = 1
+    precision: Precision = "fp32"
+    execution: Execution = field(default_factory=Execution)
+    score_every: int = 0
+    """Iterations; 0 scores at the end only."""
+    score_images: int | None = None
+    """Validation images per score on the way; None: all. The last score takes all."""
+
+    @property
+    def kind(self) -> TaskKind:
+        return "classification" if isinstance(self.dataset, ClassFolders) else "segmentation"
+
+    @property
+    def metric(self) -> str:
+        return "top1_pct" if self.kind == "classification" else "miou_pct"
+
+    def describes(self) -> dict[str, Any]:
+        """What makes it this training and no other."""
+        return {
+            "architecture": self.arch.as_dict(),
+            "kind": self.kind,
+            "dataset": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
+            "recipe": self.recipe.as_dict(),
+            "seed": self.seed,
+            "backbone_sha256": None if self.backbone is None else sha256(self.backbone.read_bytes()).hexdigest(),
+            "precision": self.precision,
+            "devices": self.devices,
+            "accumulate": self.execution.accumulate,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingResult:
+    """What came of a training."""
+
+    metric: str
+    """miou_pct, or top1_pct for classification."""
+    last: float
+    best: float
+    best_iteration: int
+    last_loss: float
+    speed: Speed
+    resumed_at: int
+    """Iterations that were done before."""
+
+
+def run_training(job: TrainingJob, report: Callable[[], Any] | None = None) -> TrainingResult:
+    """Train, or go on where `job.out` was left. `report` makes a context manager that gives a `Report`, in the process
+    that shows it. Raises `UserError`; what was saved stays."""
+    _require_possible(job)
+    fabric = Fabric(
+        accelerator=job.accelerator,
+        devices=job.devices,
+        strategy="ddp_spawn" if job.devices > 1 else "auto",
+        precision=PRECISIONS[job.precision],
+    )
+    folder = RunFolder(job.out, job.describes())
+    with folder.opened():
+        if job.devices == 1:
+            return _work(fabric, job, folder, report)
+        said = job.out / _SAID
+        said.unlink(missing_ok=True)
+        folder = RunFolder(job.out, job.describes())
+        try:
+            result = fabric.launch(partial(_work_or_say, job=job, folder=folder, report=report))
+        except ProcessRaisedException:
+            if said.exists():
+                raise UserError(said.read_text(encoding="utf-8")) from None
+            raise
+        assert isinstance(result, TrainingResult)
+        return result
+
+
+def open_dataset(text: str, report: Report | None = None) -> Scenes | LabelledFiles | ClassFolders:
+    """A data set with a partner for every file, fingerprinted."""
+    dataset = any_dataset_named(text)
+    if isinstance(dataset, LabelledFiles | ClassFolders):
+        dataset.require_complete()
+        dataset.fingerprinted(None if report is None else lambda done, total: report("reading", done, total, text))
+    return dataset
+
+
+def _require_possible(job: TrainingJob) -> None:
+    if job.accelerator == "cuda":
+        there = torch.cuda.device_count()
+        if job.devices > there:
+            raise UserError(
+                f"{job.devices} GPUs are asked for, {there} are there; choose --devices or --accelerator cpu."
+            )
+    if job.kind == "classification" and not isinstance(job.recipe.augmentation, ResizedCrop):
+        raise UserError("this recipe is for segmentation, the data set for classification; try --recipe pretraining.")
+    if job.kind == "segmentation" and (isinstance(job.recipe.augmentation, ResizedCrop) or job.protocol is None):
+        raise UserError("this recipe is for classification, the data set for segmentation; try --recipe released.")
+
+
+def _work_or_say(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> TrainingResult:
+    """An error ends all processes; its sentence crosses by a file."""
+    try:
+        return _work(fabric, job, folder, report)
+    except (UserError, OSError) as error:
+        (job.out / _SAID).write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _work(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> TrainingResult:
+    """In each process."""
+    torch.manual_seed(job.seed)
+    model: TopFormer | TopFormerClassifier
+    if job.kind == "classification":
+        model = TopFormerClassifier(job.arch, num_classes=job.dataset.num_classes)
+    else:
+        model = TopFormer(job.arch, num_classes=job.dataset.num_classes)
+    if job.backbone is not None:
+        load_backbone(model, job.backbone)
+    with _Reporting(report if fabric.is_global_zero else None) as say:
+        keeper = _Keeper(fabric, job, folder, say)
+        rate = _Rate(job.recipe.batch_size)
+        trained = train(
+            model,
+            job.dataset,
+            job.recipe,
+            train_images=job.dataset.length("train"),
+            seed=job.seed,
+            fabric=fabric,
+            execution=job.execution,
+            keeper=keeper,
+            progress=lambda done, total, loss: say("training", done, total, f"loss {loss:.3f}{rate(done)}"),
+        )
+        keeper.finish(model, trained.losses)
+    best = max(keeper.scores, key=lambda row: float(row[job.metric]))
+    return TrainingResult(
+        metric=job.metric,
+        last=keeper.scores[-1][job.metric],
+        best=best[job.metric],
+        best_iteration=best["iteration"],
+        last_loss=trained.last_loss,
+        speed=trained.speed,
+        resumed_at=keeper.resumed_at,
+    )
+
+
+class _Keeper:
+    """Writes the state, and scores the network on the way."""
+
+    def __init__(self, fabric: Fabric, job: TrainingJob, folder: RunFolder, say: Report) -> None:
+        self.fabric, self.job, self.folder, self.say = fabric, job, folder, say
+        self.scores: list[dict[str, Any]] = []
+        self.resumed_at = 0
+        self.curves = None
+        if fabric.is_global_zero:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415, one process of many writes
+
+            self.curves = SummaryWriter  # opened when it is known where to go on
+        self._drawn = 0
+
+    def restore(self) -> Mapping[str, Any] | None:
+        state = self.folder.load()
+        self.resumed_at = 0 if state is None else int(state["iteration"])
+        self.scores = self.folder.scores(until=self.resumed_at)
+        self._drawn = self.resumed_at
+        if self.curves is not None:
+            self.writer = self.curves(str(self.folder.folder / "tensorboard"), purge_step=self.resumed_at + 1)
+        return state
+
+    def save(self, iteration: int, state: Mapping[str, Any], network: nn.Module, averaged: nn.Module | None) -> None:
+        """The state after the score: whoever goes on from here has it already."""
+        model = network if averaged is None else averaged
+        last = iteration == self.job.recipe.iterations
+        if not last and self.job.score_every and iteration % self.job.score_every == 0:
+            self._score(model, iteration, self.job.score_images)
+        if self.fabric.is_global_zero:
+            self._draw(state["losses"].tolist(), iteration)
+            save_model(model, self.folder.last_path, classes=_classes(self.job))  # type: ignore[arg-type]
+            self.folder.save(state)
+        self.fabric.barrier()
+
+    def finish(self, model: TopFormer | TopFormerClassifier, losses: tuple[float, ...]) -> None:
+        """The last score, of all validation images."""
+        final = self.job.recipe.iterations
+        if not any(row["iteration"] == final for row in self.scores):
+            if self.fabric.is_global_zero:
+                save_model(model, self.folder.last_path, classes=_classes(self.job))
+                self._draw(list(losses), final)
+            self._score(model, final, None)
+        if self.curves is not None:
+            self.writer.close()
+
+    def _score(self, model: nn.Module, iteration: int, images: int | None) -> None:
+        model.eval()
+        row: dict[str, Any] = {"iteration": iteration}
+        if isinstance(self.job.dataset, ClassFolders):
+            row["top1_pct"] = accuracy_pct(model, self.job.dataset) if self.fabric.is_global_zero else 0.0
+        else:
+            matrix = self._confusion(model, images)
+            row |= {"miou_pct": matrix.miou_pct, "pixel_accuracy_pct": matrix.pixel_accuracy_pct}
+            row["images"] = self.job.dataset.length("val") if images is None else images
+        earlier = [float(known[self.job.metric]) for known in self.scores]
+        self.scores.append(row)
+        if self.fabric.is_global_zero:
+            if not earlier or row[self.job.metric] > max(earlier):
+                save_model(model, self.folder.best_path, classes=_classes(self.job))  # type: ignore[arg-type]
+            self.folder.add_score(row)
+            self.writer.add_scalar(self.job.metric, row[self.job.metric], iteration)
+
+    def _confusion(self, model: nn.Module, images: int | None) -> ConfusionMatrix:
+        """Every process takes its share of the images."""
+        assert not isinstance(self.job.dataset, ClassFolders)
+        assert self.job.protocol is not None
+        count = min(images or self.job.dataset.length("val"), self.job.dataset.length("val"))
+        own = range(self.fabric.global_rank, count, self.fabric.world_size)
+        matrix = evaluate(
+            model,
+            self.job.dataset,
+            self.job.protocol,
+            indices=own,
+            progress=lambda done, total: self.say("scoring", done, total, ""),
+        )
+        summed = self.fabric.all_reduce(torch.from_numpy(matrix.counts).to(self.fabric.device), reduce_op="sum")
+        assert isinstance(summed, torch.Tensor)
+        matrix.counts = summed.cpu().numpy().astype(np.int64)
+        return matrix
+
+    def _draw(self, losses: list[float], iteration: int) -> None:
+        for index in range(self._drawn, iteration):
+            self.writer.add_scalar("loss", losses[index], index + 1)
+            self.writer.add_scalar("learning_rate", self.job.recipe.learning_rate_at(index), index + 1)
+        self._drawn = iteration
+        self.writer.flush()
+
+
+class _Rate:
+    """Images a second since the first report, in words."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, done: int) -> str:
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = (done, now)
+        since, started = self.first
+        return f", {(done - since) * self.batch_size / (now - started):.1f} images/s" if done > since else ""
+
+
+class _Reporting:
+    """A `Report`, from what makes one, or none."""
+
+    def __init__(self, make: Callable[[], Any] | None) -> None:
+        self.context = make() if make else None
+
+    def __enter__(self) -> Report:
+        if self.context is None:
+            return lambda *_: None
+        report: Report = self.context.__enter__()
+        return report
+
+    def __exit__(self, *error: object) -> None:
+        if self.context is not None:
+            self.context.__exit__(*error)
+
+
+def _classes(job: TrainingJob) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    if isinstance(job.dataset, ClassFolders):
+        return ()
+    return tuple(zip(job.dataset.class_names, job.dataset.palette, strict=True))
+
+
+def default_intervals(iterations: int) -> tuple[int, int]:
+    """How often to save and to score: a hundred and ten times in a run, as good as."""
+    save = max(math.ceil(iterations / 100), 1)
+    return save, max(round(iterations / 10 / save), 1) * save
