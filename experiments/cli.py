@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
+from experiments.datasets_cli import datasets
 from experiments.latency_cli import latency
 from experiments.terminal import (
     Arch,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 study_commands = typer.Typer(help="List what the store holds.", no_args_is_help=True)
 app.add_typer(latency, name="latency")
+app.add_typer(datasets, name="datasets")
 app.add_typer(study_commands, name="study")
 
 
