@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evaluators.base import Evaluator, Metrics
     from evaluators.cost import Costs, costs
     from evaluators.datasets import SegmentationDataset
+    from evaluators.datasets.named import dataset_named
     from evaluators.datasets.scenes import Scenes
     from evaluators.proxy import ProxyEvaluator, ProxyRecipe
     from evaluators.segmentation import ConfusionMatrix
@@ -29,6 +30,7 @@ __all__ = [
     "SegmentationDataset",
     "TrainingRecipe",
     "costs",
+    "dataset_named",
 ]
 
 _HOMES = {
@@ -43,6 +45,7 @@ _HOMES = {
     "SegmentationDataset": "evaluators.datasets",
     "TrainingRecipe": "evaluators.training",
     "costs": "evaluators.cost",
+    "dataset_named": "evaluators.datasets.named",
 }
 
 

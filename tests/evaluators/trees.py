@@ -166,12 +166,11 @@ def imagenet_tree(root: Path, *, classes: int = 3, train: int = 3, val: int = 1,
 
 
 def patchwork(split: str, number: int, *, classes: Iterable[int], size: Size = SIZE) -> Pixels:
-    """Labels (H, W) of an item: patches of 16 px, every class in its turn, and an ignored row on top."""
+    """Labels (H, W) of an item: patches of 16 px, classes in an order of its own, and an ignored row on top."""
     height, width = _size(size, number)
     rows, columns = np.indices((height, width)) // PATCH_PX
-    known = np.array(list(classes))
-    start = 7 * number + (3 if split == "val" else 0)
-    labels: Pixels = known[(start + rows * (width // PATCH_PX + 1) + columns) % len(known)].astype(np.uint8)
+    known = np.random.default_rng([number, split == "val"]).permutation(list(classes))
+    labels: Pixels = known[(rows * (width // PATCH_PX + 1) + columns) % len(known)].astype(np.uint8)
     labels[0] = IGNORED
     return labels
 
