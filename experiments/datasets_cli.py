@@ -34,7 +34,7 @@ def datasets_check(
 
     Exit code 0: sound; 1: problems were found.
     """
-    from evaluators.datasets.checking import check
+    from evaluators.datasets.checking import MOST_WORKERS, check
     from evaluators.datasets.named import any_dataset_named
 
     if plot is not None:
@@ -43,14 +43,14 @@ def datasets_check(
         require_figure(plot)
     dataset = any_dataset_named(path)
     with progress_bar() as bar:
+        fingerprint, why_none = _fingerprint(dataset, lambda done, total: bar(done, total, "fingerprint"))
         report = check(
             dataset,
             sample=sample,
             seed=seed,
-            workers=workers if workers is not None else os.cpu_count() or 1,
+            workers=workers if workers is not None else min(os.cpu_count() or 1, MOST_WORKERS),
             progress=lambda done, total: bar(done, total, "reading images"),
         )
-        fingerprint, why_none = _fingerprint(dataset, lambda done, total: bar(done, total, "fingerprint"))
     if as_json:
         print_json(_content(dataset, report, fingerprint))
     else:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Checkable = Scenes | LabelledFiles | ClassFolders
 ProblemKind = Literal["empty split", "no partner", "unreadable", "size", "labels"]
+MOST_WORKERS = 512
 _AT_ONCE = 8
 """Files a task: a process is asked seldom, and the bar still moves."""
 
@@ -104,8 +105,8 @@ def check(
     """Read every item, or `sample` of each split drawn at random; nothing that is wrong with a file stops it."""
     if sample is not None and sample < 1:
         raise UserError(f"a sample must have at least 1 image, not {sample}.")
-    if workers < 1:
-        raise UserError(f"workers must be at least 1, not {workers}.")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UserError(f"workers must be from 1 to {MOST_WORKERS}, not {workers}.")
     parts: tuple[Split, Split] = ("train", "val")
     chosen = [(part, i) for part in parts for i in _drawn(dataset.length(part), sample, f"{seed} {part}")]
     looks = (_look_at(dataset, part, index) for part, index in chosen)

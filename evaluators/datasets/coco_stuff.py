@@ -27,6 +27,7 @@ from evaluators.datasets.files import (
     named_classes,
     paired,
     read_list,
+    require_file,
     wrong_layout,
 )
 
@@ -104,10 +105,9 @@ class MatLabels:
     def __call__(self, path: Path) -> NDArray[np.int16]:
         from scipy.io import loadmat  # noqa: PLC0415, only this layout waits for it
 
+        require_file(path)
         try:
             ids = np.asarray(loadmat(path, variable_names=["S"])["S"])
-        except FileNotFoundError:
-            raise DataError(f"{path} is not there (any more), or a link to nothing; restore it.") from None
         except MemoryError:
             raise
         except Exception as error:  # of a damaged file SciPy raises anything

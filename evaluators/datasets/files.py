@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
@@ -190,13 +191,12 @@ def read_image(path: Path) -> Image:
 
 def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
     """What `read` makes of an image; whatever is wrong with the file is a `DataError` that names it."""
+    require_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sheer size: the pixels are what counts
             with PillowImage.open(path) as image:
                 return read(image)
-    except FileNotFoundError:
-        raise DataError(f"{path} is not there (any more), or a link to nothing; restore it.") from None
     except PillowImage.DecompressionBombError:
         raise DataError(f"{path} has over {_MOST_PIXELS:,} pixels; cut it into pieces.") from None
     except MemoryError:
@@ -204,6 +204,20 @@ def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
     except Exception as error:  # of a damaged file decoders raise anything
         what = "not an image" if isinstance(error, UnidentifiedImageError) else _reason(error)
         raise DataError(f"{path} cannot be read ({what}); replace or remove it with its partner.") from None
+
+
+def require_file(path: Path) -> None:
+    """Raise `DataError` for what is no file with content; opening a pipe would wait for ever."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there (any more), or a link to nothing; restore it.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+    if not S_ISREG(found.st_mode):
+        raise DataError(f"{path} cannot be read (not a file); remove it with its partner.")
+    if not found.st_size:
+        raise DataError(f"{path} cannot be read (an empty file); replace or remove it with its partner.")
 
 
 def _reason(error: Exception) -> str:
@@ -369,6 +383,8 @@ def _digest(path: Path, known: list[object] | None) -> list[object]:
     """Size, times of change (a copied time stays, the second one does not) and digest of a file."""
     try:
         stat = path.stat()
+        if not S_ISREG(stat.st_mode):
+            raise DataError(f"{path} cannot be read (not a file).")
         now = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         if known and known[:-1] == now:
             return known

@@ -76,8 +76,11 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
     """Likewise; images in a folder per class too."""
     if text == SCENES:
         return Scenes()
-    layout, root = _taken_apart(text)
-    return LAYOUTS[layout].opened(root)
+    try:
+        layout, root = _taken_apart(text)
+        return LAYOUTS[layout].opened(root)
+    except OSError as error:
+        raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
 
 
 def _taken_apart(text: str) -> tuple[str, Path]:

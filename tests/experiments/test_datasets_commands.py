@@ -65,7 +65,7 @@ def test_problems_are_listed_with_exit_code_1(mine: Shell) -> None:
     assert content["sound"] is False
     code, out, _ = mine("datasets", "check", "mine")
     assert code == 1
-    assert "unreadable: masks/train/train-0.png: cannot be read (not an image); replace or remove it" in out
+    assert "unreadable: masks/train/train-0.png: cannot be read (an empty file); replace or remove it" in out
     assert "3 problems" in out
 
 
@@ -138,7 +138,7 @@ def test_processes_find_the_same(mine: Shell) -> None:
         ((".",), "mine is laid out as folder: give that"),
         (("ade20k:mine",), "mine is not laid out as ADE20K"),
         (("mine", "--sample", "0"), "a sample must have at least 1 image, not 0"),
-        (("mine", "--workers", "0"), "workers must be at least 1, not 0"),
+        (("mine", "--workers", "0"), "workers must be from 1 to 512, not 0"),
         (("mine", "--workers", "many"), "Invalid value for '--workers'"),
         (("mine", "--plot", "classes.doc"), "cannot write the figure 'classes.doc'; name a .png, .svg or .pdf"),
         ((), "PATH"),

@@ -112,7 +112,7 @@ def test_images_of_classes_are_counted_and_damaged_ones_listed(tmp_path: Path) -
     assert [(problem.kind, problem.path) for problem in report.problems] == [
         ("unreadable", "train/n01440765/n01440765_1.JPEG")
     ]
-    assert report.problems[0].says == "cannot be read (not an image); replace or remove it with its partner"
+    assert report.problems[0].says == "cannot be read (an empty file); replace or remove it with its partner"
 
 
 def test_scenes_are_checked_too() -> None:
@@ -122,7 +122,7 @@ def test_scenes_are_checked_too() -> None:
     assert report.splits["val"].ignored_pct == 0
 
 
-@pytest.mark.parametrize("wrong", [{"sample": 0}, {"sample": -1}, {"workers": 0}])
+@pytest.mark.parametrize("wrong", [{"sample": 0}, {"sample": -1}, {"workers": 0}, {"workers": 513}])
 def test_numbers_without_sense_are_refused(wrong: dict[str, int], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"at least 1.*, not {next(iter(wrong.values()))}"):
+    with pytest.raises(UserError, match=f"must .* 1.*, not {next(iter(wrong.values()))}"):
         check(opened(trees.folder_tree(tmp_path)), **wrong)  # type: ignore[arg-type]

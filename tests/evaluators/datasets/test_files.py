@@ -267,6 +267,31 @@ def test_flipped_bytes_never_raise_anything_else(suffix: str, tmp_path: Path) ->
     assert refused
 
 
+def test_a_pipe_among_the_images_stops_nothing(root: Path) -> None:
+    image, _ = files_of(root)
+    image.unlink()
+    os.mkfifo(image)
+    for read in (lambda: opened(root).item("train", 0), lambda: opened(root).fingerprint):
+        with pytest.raises(DataError, match=r"ADE_train_00000001.jpg cannot be read \(not a file\)"):
+            read()
+
+
+@pytest.mark.parametrize("what", ["annotations/training", "annotations/training/ADE_train_00000001.png"])
+def test_what_may_not_be_read_is_named(what: str, root: Path) -> None:
+    dataset = opened(root)
+    (root / what).chmod(0)
+    if os.access(root / what, os.R_OK):
+        pytest.skip("nothing is forbidden to root")
+    try:
+        with pytest.raises(UserError, match=rf"{what}.* cannot be read \(Permission denied\)"):
+            dataset.item("train", 0)
+        if (root / what).is_dir():
+            with pytest.raises(UserError, match=rf"the folder .*{what} cannot be read \(Permission denied\)"):
+                opened(root)
+    finally:
+        (root / what).chmod(0o700)
+
+
 def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
     root = trees.folder_tree(tmp_path)
     for home, suffix in (("images", "jpg"), ("masks", "png")):

@@ -94,6 +94,7 @@ def test_the_folder_around_a_data_set_leads_to_it(tmp_path: Path) -> None:
         ("folder:file.txt", "file.txt is a file"),
         ("empty", "found nothing"),
         ("nul\0l", "no folder"),
+        ("x" * 300, "cannot be read \\(File name too long\\)"),
     ],
 )
 def test_what_is_no_data_set_is_a_sentence(
