@@ -190,7 +190,8 @@ class _LookAtPair:
         if size and labels.shape != size:
             problems.append(Problem("size", self.pair.labels, other_size(labels.shape, size)))
         if wrong := int((labels == ILLEGAL).sum()):
-            says = f"{wrong} pixels stand for no class; legal are {self.read_labels.legal}"
+            values = self.read_labels.illegal(self.root / self.pair.labels)
+            says = f"{wrong} pixels stand for no class ({values}); legal are {self.read_labels.legal}"
             problems.append(Problem("labels", self.pair.labels, says))
         return _Seen(tuple(problems), size, *_counted(labels))
 

@@ -23,7 +23,9 @@ from evaluators.datasets.files import (
     IndexedLabels,
     LabelledFiles,
     LabelReader,
+    by_value,
     contiguous,
+    illegal_values,
     named_classes,
     paired,
     read_list,
@@ -103,6 +105,12 @@ class MatLabels:
     legal: str = "label ids 1 to 182, and 0 for what is unlabelled"
 
     def __call__(self, path: Path) -> NDArray[np.int16]:
+        return by_value(self._values(path), _raw(offset=0).classes)
+
+    def illegal(self, path: Path) -> str:
+        return illegal_values(self._values(path), _raw(offset=0).classes)
+
+    def _values(self, path: Path) -> NDArray[np.int64]:
         from scipy.io import loadmat  # noqa: PLC0415, only this layout waits for it
 
         require_file(path)
@@ -115,9 +123,7 @@ class MatLabels:
             raise DataError(f"{path} holds no label map S ({said}); replace or remove it with its image.") from None
         if ids.ndim != 2 or ids.dtype.kind not in "uif" or not (ids == np.round(ids)).all():
             raise DataError(f"{path}: S is no map of whole numbers ({ids.dtype}, {ids.ndim} dimensions).")
-        table = np.array([*_raw(offset=0).classes, ILLEGAL], np.int16)
-        found: NDArray[np.int16] = table[np.clip(ids.astype(np.int64), -1, len(table) - 1)]
-        return found
+        return ids.astype(np.int64)
 
 
 def _of(

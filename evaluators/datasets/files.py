@@ -60,6 +60,9 @@ class LabelReader(Protocol):
     def __call__(self, path: Path) -> NDArray[np.integer]:
         """(H, W): classes, `IGNORE`, and `ILLEGAL` where a value has no meaning. Raises `DataError`."""
 
+    def illegal(self, path: Path) -> str:
+        """The values of a file that stand for no class, in words."""
+
     @property
     def legal(self) -> str:
         """What values a file may have, in words."""
@@ -116,8 +119,10 @@ class LabelledFiles:
         if image.shape[:2] != labels.shape:
             raise DataError(f"{self.root / pair.labels} {other_size(labels.shape, image.shape)}.")
         if (labels == ILLEGAL).any():
+            path = self.root / pair.labels
             raise DataError(
-                f"{self.root / pair.labels} has values that stand for no class; legal are {self.read_labels.legal}."
+                f"{path} has values that stand for no class ({self.read_labels.illegal(path)}); legal are "
+                f"{self.read_labels.legal}."
             )
         known = labels.astype(np.uint8)
         if self.image_size:
@@ -152,14 +157,31 @@ class IndexedLabels:
     legal: str
 
     def __call__(self, path: Path) -> NDArray[np.int16]:
+        return by_value(self._values(path), self.classes)
+
+    def illegal(self, path: Path) -> str:
+        return illegal_values(self._values(path), self.classes)
+
+    def _values(self, path: Path) -> NDArray[np.int64]:
         mode, values = decoded(path, _numbers)
         if mode not in NUMBERED_MODES:
             raise DataError(
                 f"{path} is a picture in colours (mode {mode}), not a map of class numbers; legal are {self.legal}."
             )
-        table = np.append(np.array(self.classes, np.int16), np.int16(ILLEGAL))
-        found: NDArray[np.int16] = table[np.clip(values.astype(np.int32), -1, len(self.classes))]
-        return found
+        return values.astype(np.int64)
+
+
+def by_value(values: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int16]:
+    """Class by value; what is beyond `classes` is `ILLEGAL`."""
+    table = np.array([*classes, ILLEGAL], np.int16)
+    found: NDArray[np.int16] = table[np.clip(values, -1, len(classes))]
+    return found
+
+
+def illegal_values(values: NDArray[np.int64], classes: Sequence[int]) -> str:
+    """The first few, in words."""
+    wrong = np.unique(values[by_value(values, classes) == ILLEGAL])
+    return ", ".join(map(str, wrong[:_SHOWN])) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +197,25 @@ class ColouredLabels:
         return f"the {len(self.colours)} colours of the classes" + (", or of what is ignored" if self.ignored else "")
 
     def __call__(self, path: Path) -> NDArray[np.int16]:
-        values = decoded(path, _rgb).astype(np.uint32)
-        packed = (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
+        return self._found(_packed(decoded(path, _rgb)))
+
+    def illegal(self, path: Path) -> str:
+        packed = _packed(decoded(path, _rgb))
+        wrong = np.unique(packed[self._found(packed) == ILLEGAL]).tolist()
+        shown = ", ".join(f"({value >> 16}, {value >> 8 & 255}, {value & 255})" for value in wrong[:_SHOWN])
+        return shown + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+
+    def _found(self, packed: NDArray[np.int64]) -> NDArray[np.int16]:
         found = np.full(packed.shape, ILLEGAL, np.int16)
         known = [*enumerate(self.colours), *((IGNORE, colour) for colour in self.ignored)]
         for label, (red, green, blue) in known:
             found[packed == (red << 16) | (green << 8) | blue] = label
         return found
+
+
+def _packed(picture: Image) -> NDArray[np.int64]:
+    values = picture.astype(np.int64)
+    return (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
 
 
 def read_image(path: Path) -> Image:

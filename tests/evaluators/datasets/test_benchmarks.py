@@ -204,6 +204,14 @@ def test_coco_stuff_ids_skip_the_eleven_that_were_never_labelled(tmp_path: Path)
     assert (names[0], names[79], names[80], names[170]) == ("person", "toothbrush", "banner", "wood")
 
 
+@pytest.mark.parametrize(("unused", "shown"), [(12, "12"), (250, "250")])
+def test_a_matlab_id_without_a_class_is_told(unused: int, shown: str, tmp_path: Path) -> None:
+    dataset = opened_10k(trees.coco_stuff_10k_tree(tmp_path))
+    savemat(tmp_path / dataset.pairs["train"][0].labels, {"S": np.full(trees.SIZE, unused, np.uint8)})
+    with pytest.raises(DataError, match=rf"stand for no class \({shown}\); legal are label ids 1 to 182, and 0"):
+        dataset.item("train", 0)
+
+
 def test_converted_coco_stuff_maps_hold_class_numbers(tmp_path: Path) -> None:
     large = labels_of(opened_164k, trees.coco_stuff_164k_tree(tmp_path / "a", converted=True), [0, 170, 171, 255])
     small = labels_of(opened_10k, trees.coco_stuff_10k_tree(tmp_path / "b", converted=True), [0, 1, 171, 172])

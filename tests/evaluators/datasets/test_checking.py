@@ -57,7 +57,7 @@ def test_everything_that_is_wrong_is_listed_and_the_rest_counted(tmp_path: Path)
     ]
     assert all("\n" not in problem.says and str(root) not in problem.says for problem in report.problems)
     assert report.problems[3].says == "has 48x64 px (height x width), its image has 56x61; they must be equal"
-    assert report.problems[4].says.startswith("3072 pixels stand for no class; legal are 1 to 150")
+    assert report.problems[4].says.startswith("3072 pixels stand for no class (200); legal are 1 to 150")
     assert report.splits["train"].looked_at == 5
     pixels = 55 * 61 + 48 * 64 + 55 * 61  # maps 2, 4 (no ignored row) and 6; map 3 unreadable, 5 illegal
     assert sum(report.splits["train"].class_counts) == pixels

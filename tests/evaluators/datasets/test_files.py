@@ -195,7 +195,7 @@ def test_a_label_map_of_another_size_is_told_with_both(root: Path) -> None:
 def test_an_illegal_label_is_told_with_what_is_legal(root: Path) -> None:
     _, labels = files_of(root)
     trees.save_grey(labels, np.full(trees.SIZE, 151, np.uint8))
-    with pytest.raises(DataError, match="legal are 1 to 150, and 0 and 255 for what is ignored"):
+    with pytest.raises(DataError, match=r"no class \(151\); legal are 1 to 150, and 0 and 255 for what is ignored"):
         opened(root).item("train", 0)
 
 

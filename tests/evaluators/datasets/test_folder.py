@@ -173,7 +173,7 @@ def test_masks_in_colours_with_names_alone_are_refused(tmp_path: Path) -> None:
 def test_a_colour_that_no_class_has_is_refused(tmp_path: Path) -> None:
     dataset = opened(trees.folder_tree(tmp_path, masks="colours"))
     trees.save_plain(tmp_path / "masks/train/train-0.png", np.full((*trees.SIZE, 3), 7, np.uint8))
-    with pytest.raises(DataError, match="legal are the 3 colours of the classes, or of what is ignored"):
+    with pytest.raises(DataError, match=r"no class \(\(7, 7, 7\)\); legal are the 3 colours of the classes, or of"):
         dataset.item("train", 0)
 
 
