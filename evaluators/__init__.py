@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evaluators.base import Evaluator, Metrics
     from evaluators.cost import Costs, costs
     from evaluators.datasets import SegmentationDataset
+    from evaluators.datasets.named import dataset_named
     from evaluators.datasets.scenes import Scenes
     from evaluators.evaluation import evaluate
     from evaluators.proxy import ProxyEvaluator, ProxyRecipe
@@ -36,6 +37,7 @@ __all__ = [
     "Trained",
     "TrainingRecipe",
     "costs",
+    "dataset_named",
     "evaluate",
     "train",
 ]
@@ -59,6 +61,7 @@ _HOMES = {
     "evaluate": "evaluators.evaluation",
     "train": "evaluators.training",
     "costs": "evaluators.cost",
+    "dataset_named": "evaluators.datasets.named",
 }
 
 

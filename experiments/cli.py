@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL, training_cli
+from experiments.datasets_cli import datasets
 from experiments.latency_cli import latency
 from experiments.terminal import (
     Arch,
@@ -44,6 +45,7 @@ study_commands = typer.Typer(help="List what the store holds.", no_args_is_help=
 app.add_typer(latency, name="latency")
 for command in (training_cli.train, training_cli.evaluate, training_cli.predict, training_cli.recipes):
     app.command()(command)
+app.add_typer(datasets, name="datasets")
 app.add_typer(study_commands, name="study")
 
 

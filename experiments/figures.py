@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,6 +14,9 @@ from experiments.scan import Scan
 from experiments.store import Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.errors import UserError
+
+MOST_NAMES = 200
+"""Written under bars; more cannot be read."""
 
 
 def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max_ms: float | None = None) -> None:
@@ -102,9 +105,57 @@ def draw_agreement(
         _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def draw_classes(title: str, counts: Mapping[str, Mapping[str, int]], unit: str, path: Path) -> None:
+    """How often every class occurs, by split, the most frequent of the first split in front; on a log scale."""
+    shares = {split: _shares_pct(by_name) for split, by_name in counts.items() if any(by_name.values())}
+    if not shares:
+        raise UserError(f"there is nothing to draw of {title}: no label could be read.")
+    first = next(iter(shares.values()))
+    names = sorted(first, key=lambda name: -first[name])
+    least = min(share for by_name in shares.values() for share in by_name.values() if share)
+    floor = 10 ** (np.floor(np.log10(least)) - 0.3)  # a bar of the rarest class is still seen
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(min(max(7.0, 0.16 * len(names)), 28.0), 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        width = 0.8 / len(shares)
+        for offset, (split, by_name) in enumerate(shares.items()):
+            axes.bar(
+                np.arange(len(names)) + (offset - (len(shares) - 1) / 2) * width,
+                [max(by_name[name] - floor, 0.0) for name in names],
+                width=width,
+                bottom=floor,
+                color=("tab:blue", "tab:orange")[offset % 2],
+                label=split,
+            )
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=floor)
+        axes.set_ylabel(f"{unit}, %")
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        if len(names) <= MOST_NAMES:
+            small = 7 if len(names) > 40 else 9
+            axes.set_xticks(
+                range(len(names)), [name.replace("$", r"\$") for name in names], rotation=90, fontsize=small
+            )
+        else:
+            axes.set_xlabel(f"{len(names):,} classes")
+        axes.set_title(title.replace("$", r"\$"))
+        axes.grid(alpha=0.3, axis="y")
+        axes.legend()
+        _save(figure, path)
+
+
+def _shares_pct(counts: Mapping[str, int]) -> dict[str, float]:
+    return {name: 100 * count / sum(counts.values()) for name, count in counts.items()}
+
+
+def require_figure(path: Path) -> None:
+    """Raise `UserError` for a name that no figure can have, before the work for it is done."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot write the figure {str(path)!r}; name a .png, .svg or .pdf.")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    require_figure(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)

@@ -16,7 +16,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from evaluators.base import Evaluator
-from evaluators.datasets.scenes import Scenes
+from evaluators.datasets.files import LabelledFiles
+from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import ProxyEvaluator, named_recipe
 from experiments.pareto import front
 from experiments.samplers import SAMPLERS, Gate, next_batch
@@ -28,7 +29,6 @@ from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Task, parse_image_size
 from topformer.errors import UserError, unknown_name
 
-DATASETS = {"scenes": Scenes}
 MAX_FAILURES_PCT = 25
 
 
@@ -57,10 +57,10 @@ class LatencySection(_Section):
 
 
 class EvaluatorSection(_Section):
-    """The proxy that trains candidates."""
+    """The proxy that trains candidates, and its images: `scenes`, the folder of a data set or LAYOUT:FOLDER."""
 
     recipe: str
-    dataset: str = "scenes"
+    dataset: str = SCENES
 
 
 class SearchSection(_Section):
@@ -150,9 +150,12 @@ class StudyConfig(_Section):
 
     def build_evaluator(self) -> Evaluator:
         """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
-        if self.evaluator.dataset not in DATASETS:
-            raise unknown_name("data set", self.evaluator.dataset, DATASETS)
-        dataset = DATASETS[self.evaluator.dataset]()
+        try:
+            dataset = dataset_named(self.evaluator.dataset)
+            if isinstance(dataset, LabelledFiles):
+                dataset.require_complete()
+        except UserError as error:
+            raise UserError(f"study {self.name!r}, evaluator.dataset: {error}") from None
         if dataset.num_classes != self.task.num_classes:
             raise UserError(
                 f"study {self.name!r}: task.num_classes is {self.task.num_classes}, but {self.evaluator.dataset} has "

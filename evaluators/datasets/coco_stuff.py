@@ -23,9 +23,13 @@ from evaluators.datasets.files import (
     IndexedLabels,
     LabelledFiles,
     LabelReader,
+    by_value,
     contiguous,
+    illegal_values,
     named_classes,
     paired,
+    read_list,
+    require_file,
     wrong_layout,
 )
 
@@ -39,10 +43,11 @@ UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 """Of 1 to 182: things that were never labelled."""
 LABEL_IDS = tuple(label for label in range(1, 183) if label not in UNUSED_IDS)
 _CONVERTED = "_labelTrainIds.png"
-_FOLDERS_164K = ("images/train2017", "images/val2017", "stuffthingmaps or annotations/{train2017,val2017}")
-_FOLDERS_10K = (
-    "images, annotations and imageLists/{train,test}.txt",
-    "or {images,annotations}/{train2014,test2014}",
+FOLDERS_164K = ("images/{train2017,val2017}", "{stuffthingmaps or annotations}/{train2017,val2017}")
+FOLDERS_10K = (
+    "images",
+    "annotations",
+    "imageLists/{train,test}.txt (or {images,annotations}/{train2014,test2014})",
 )
 
 
@@ -54,7 +59,7 @@ def opened_164k(root: Path) -> LabelledFiles:
     """Raises `UserError` where the folders are not there."""
     maps = _maps_164k(root)
     if maps is None:
-        raise wrong_layout(root, "COCO-Stuff 164k", _FOLDERS_164K)
+        raise wrong_layout(root, "COCO-Stuff 164k", FOLDERS_164K)
     converted = any((root / maps / "val2017").glob(f"*{_CONVERTED}"))
     reader: LabelReader = contiguous(len(LABEL_IDS), zero_is_ignored=False) if converted else _raw(offset=1)
     suffix = _CONVERTED if converted else ".png"
@@ -79,13 +84,13 @@ def opened_10k(root: Path) -> LabelledFiles:
                 "annotations",
                 image_suffixes=(".jpg",),
                 label_suffix=".mat",
-                only=(root / "imageLists" / f"{part}.txt").read_text(encoding="utf-8").split(),
+                only=read_list(root / "imageLists" / f"{part}.txt"),
             )
             for part in ("train", "test")
         )
         return _of(NAME_10K, root, train, val, MatLabels())
     if not _is_converted_10k(root):
-        raise wrong_layout(root, "COCO-Stuff 10k", _FOLDERS_10K)
+        raise wrong_layout(root, "COCO-Stuff 10k", FOLDERS_10K)
     train, val = (
         paired(root, f"images/{part}2014", f"annotations/{part}2014", image_suffixes=(".jpg",), label_suffix=_CONVERTED)
         for part in ("train", "test")
@@ -100,20 +105,25 @@ class MatLabels:
     legal: str = "label ids 1 to 182, and 0 for what is unlabelled"
 
     def __call__(self, path: Path) -> NDArray[np.int16]:
-        from scipy.io import loadmat  # noqa: PLC0415, only this layout waits for it
-        from scipy.io.matlab import MatReadError  # noqa: PLC0415
+        return by_value(self._values(path), _raw(offset=0).classes)
 
+    def illegal(self, path: Path) -> str:
+        return illegal_values(self._values(path), _raw(offset=0).classes)
+
+    def _values(self, path: Path) -> NDArray[np.int64]:
+        from scipy.io import loadmat  # noqa: PLC0415, only this layout waits for it
+
+        require_file(path)
         try:
             ids = np.asarray(loadmat(path, variable_names=["S"])["S"])
-        except FileNotFoundError:
-            raise DataError(f"{path} is not there any more; restore it.") from None
-        except (OSError, KeyError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
-            raise DataError(f"{path} holds no label map S ({error}); replace or remove it with its image.") from None
-        if ids.ndim != 2 or ids.dtype.kind not in "ui":
+        except MemoryError:
+            raise
+        except Exception as error:  # of a damaged file SciPy raises anything
+            said = "it has no S" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            raise DataError(f"{path} holds no label map S ({said}); replace or remove it with its image.") from None
+        if ids.ndim != 2 or ids.dtype.kind not in "uif" or not (ids == np.round(ids)).all():
             raise DataError(f"{path}: S is no map of whole numbers ({ids.dtype}, {ids.ndim} dimensions).")
-        table = np.array([*_raw(offset=0).classes, ILLEGAL], np.int16)
-        found: NDArray[np.int16] = table[np.clip(ids.astype(np.int64), -1, len(table) - 1)]
-        return found
+        return ids.astype(np.int64)
 
 
 def _of(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +23,24 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from evaluators.datasets import IGNORE, Colour
-from topformer.cache import cache_folder
+from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, Split
 
+Result = TypeVar("Result")
+
+NUMBERED_MODES = ("L", "P", "1", "I;16", "I;16B", "I")
+"""Pillow's names for images of one whole number a pixel."""
 MOST_CLASSES = IGNORE
 """Labels are bytes, and one value is taken."""
 ILLEGAL = -1
 """A value of a label map that stands for no class."""
 FINGERPRINT_VERSION = 1
+_MOST_PIXELS = 2 * (PillowImage.MAX_IMAGE_PIXELS or 0)
+_SHOWN = 8
 
 
 class DataError(UserError):
@@ -52,6 +59,9 @@ class LabelReader(Protocol):
 
     def __call__(self, path: Path) -> NDArray[np.integer]:
         """(H, W): classes, `IGNORE`, and `ILLEGAL` where a value has no meaning. Raises `DataError`."""
+
+    def illegal(self, path: Path) -> str:
+        """The values of a file that stand for no class, in words."""
 
     @property
     def legal(self) -> str:
@@ -94,7 +104,7 @@ class LabelledFiles:
             paths = [path for split in sorted(self.pairs) for pair in self.pairs[split] for path in pair]
             found = digests(self.root, paths, progress)
             splits = {split: [[found[path] for path in pair] for pair in pairs] for split, pairs in self.pairs.items()}
-            meaning = [self.name, list(self.class_names), self.read_labels.legal]
+            meaning = [self.name, list(self.class_names), repr(self.read_labels)]
             self._keys["content"] = content_key([FINGERPRINT_VERSION, *meaning, splits])
         return content_key([self._keys["content"], self.image_size])
 
@@ -107,22 +117,23 @@ class LabelledFiles:
         image = read_image(self.root / pair.image)
         labels = self.read_labels(self.root / pair.labels)
         if image.shape[:2] != labels.shape:
-            raise DataError(
-                f"{self.root / pair.image} has {_size(image.shape)} px, but its label map {pair.labels} has "
-                f"{_size(labels.shape)}; they must be equal (height x width)."
-            )
+            raise DataError(f"{self.root / pair.labels} {other_size(labels.shape, image.shape)}.")
         if (labels == ILLEGAL).any():
+            path = self.root / pair.labels
             raise DataError(
-                f"{self.root / pair.labels} has values that stand for no class; legal are {self.read_labels.legal}."
+                f"{path} has values that stand for no class ({self.read_labels.illegal(path)}); legal are "
+                f"{self.read_labels.legal}."
             )
+        known = labels.astype(np.uint8)
         if self.image_size:
-            return _resized(image, labels.astype(np.uint8), self.image_size)
-        return image, labels.astype(np.uint8)
+            image, known = _resized(image, known, self.image_size)
+        known.setflags(write=False)
+        return image, known
 
     def at_size(self, image_size: tuple[int, int]) -> Self:
         """Every item (height, width) pixels large: images bilinear, labels nearest, proportions not kept."""
         if len(image_size) != 2 or min(image_size) < MIN_IMAGE_PX:
-            raise UserError(f"images must be at least {MIN_IMAGE_PX} px on each side, not {image_size}.")
+            raise UserError(f"{self.root}: images must be at least {MIN_IMAGE_PX} px high and wide, not {image_size}.")
         return replace(self, image_size=image_size)
 
     def require_complete(self) -> None:
@@ -146,18 +157,31 @@ class IndexedLabels:
     legal: str
 
     def __call__(self, path: Path) -> NDArray[np.int16]:
-        with _opened(path) as image:
-            if image.mode not in ("L", "P", "1", "I;16", "I"):
-                raise DataError(
-                    f"{path} is a picture in colours (mode {image.mode}), not a map of class numbers; legal are "
-                    f"{self.legal}."
-                )
-            values = np.asarray(image)
-        if values.dtype == bool:
-            values = values.astype(np.uint8)
-        table = np.append(np.array(self.classes, np.int16), np.int16(ILLEGAL))
-        found: NDArray[np.int16] = table[np.clip(values, -1, len(self.classes))]
-        return found
+        return by_value(self._values(path), self.classes)
+
+    def illegal(self, path: Path) -> str:
+        return illegal_values(self._values(path), self.classes)
+
+    def _values(self, path: Path) -> NDArray[np.int64]:
+        mode, values = decoded(path, _numbers)
+        if mode not in NUMBERED_MODES:
+            raise DataError(
+                f"{path} is a picture in colours (mode {mode}), not a map of class numbers; legal are {self.legal}."
+            )
+        return values.astype(np.int64)
+
+
+def by_value(values: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int16]:
+    """Class by value; what is beyond `classes` is `ILLEGAL`."""
+    table = np.array([*classes, ILLEGAL], np.int16)
+    found: NDArray[np.int16] = table[np.clip(values, -1, len(classes))]
+    return found
+
+
+def illegal_values(values: NDArray[np.int64], classes: Sequence[int]) -> str:
+    """The first few, in words."""
+    wrong = np.unique(values[by_value(values, classes) == ILLEGAL])
+    return ", ".join(map(str, wrong[:_SHOWN])) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +197,15 @@ class ColouredLabels:
         return f"the {len(self.colours)} colours of the classes" + (", or of what is ignored" if self.ignored else "")
 
     def __call__(self, path: Path) -> NDArray[np.int16]:
-        with _opened(path) as image:
-            values = np.asarray(image.convert("RGB")).astype(np.uint32)
-        packed = (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
+        return self._found(_packed(decoded(path, _rgb)))
+
+    def illegal(self, path: Path) -> str:
+        packed = _packed(decoded(path, _rgb))
+        wrong = np.unique(packed[self._found(packed) == ILLEGAL]).tolist()
+        shown = ", ".join(f"({value >> 16}, {value >> 8 & 255}, {value & 255})" for value in wrong[:_SHOWN])
+        return shown + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+
+    def _found(self, packed: NDArray[np.int64]) -> NDArray[np.int16]:
         found = np.full(packed.shape, ILLEGAL, np.int16)
         known = [*enumerate(self.colours), *((IGNORE, colour) for colour in self.ignored)]
         for label, (red, green, blue) in known:
@@ -183,38 +213,62 @@ class ColouredLabels:
         return found
 
 
+def _packed(picture: Image) -> NDArray[np.int64]:
+    values = picture.astype(np.int64)
+    return (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
+
+
 def read_image(path: Path) -> Image:
     """uint8 (H, W, 3) RGB, upright. Raises `DataError`."""
-    with _opened(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return decoded(path, _upright)
 
 
-class _opened:  # noqa: N801, used like a function
-    """An image, decoded; whatever Pillow says against it is a `DataError`."""
+def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
+    """What `read` makes of an image; whatever is wrong with the file is a `DataError` that names it."""
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata and of sheer size: the pixels are what counts
+            with PillowImage.open(path) as image:
+                return read(image)
+    except PillowImage.DecompressionBombError:
+        raise DataError(f"{path} has over {_MOST_PIXELS:,} pixels; cut it into pieces.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged file decoders raise anything
+        what = "not an image" if isinstance(error, UnidentifiedImageError) else _reason(error)
+        raise DataError(f"{path} cannot be read ({what}); replace or remove it with its partner.") from None
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> PillowImage.Image:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
-                warnings.simplefilter("ignore", UserWarning)  # of odd metadata: the pixels are what counts
-                self.image = PillowImage.open(self.path)
-                self.image.load()
-        except FileNotFoundError:
-            raise DataError(f"{self.path} is not there any more; restore it.") from None
-        except PillowImage.DecompressionBombError as error:
-            raise DataError(f"{self.path} is too large ({error}).") from None
-        except PillowImage.DecompressionBombWarning as error:
-            raise DataError(f"{self.path} is too large ({error}).") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            what = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise DataError(f"{self.path} cannot be read ({what}); replace or remove it with its partner.") from None
-        return self.image
+def require_file(path: Path) -> None:
+    """Raise `DataError` for what is no file with content; opening a pipe would wait for ever."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there (any more), or a link to nothing; restore it.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+    if not S_ISREG(found.st_mode):
+        raise DataError(f"{path} cannot be read (not a file); remove it with its partner.")
+    if not found.st_size:
+        raise DataError(f"{path} cannot be read (an empty file); replace or remove it with its partner.")
 
-    def __exit__(self, *_: object) -> None:
-        self.image.close()
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__
+
+
+def _upright(image: PillowImage.Image) -> Image:
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _numbers(image: PillowImage.Image) -> tuple[str, NDArray[Any]]:
+    return image.mode, np.asarray(image)
+
+
+def _rgb(image: PillowImage.Image) -> Image:
+    return np.asarray(image.convert("RGB"))
 
 
 def named_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
@@ -268,23 +322,43 @@ def paired(
 
 
 def _by_name(root: Path, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Relative paths by name; hidden files are passed over."""
+    """Relative paths by name; hidden files are passed over, links are followed once."""
     found: dict[str, str] = {}
-    base = root / folder
-    for parent, folders, names in os.walk(base, followlinks=True):
+    base = str(root / folder)
+    entered: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(base, followlinks=True, onerror=_unlisted):
+        here = Path(parent).stat()
+        if (here.st_dev, here.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((here.st_dev, here.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+        below = os.path.relpath(parent, base)
+        for name in sorted(names):
             suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
             if suffix is None or name.startswith("."):
                 continue
-            path = Path(parent) / name
-            key = path.relative_to(base).as_posix()[: -len(suffix)]
+            path = name if below == "." else f"{below}/{name}"
+            key = path[: -len(suffix)]
             if key in found:
-                raise DataError(
-                    f"{root}: {found[key]} and {path.relative_to(root)} have the same name; keep one of them."
-                )
-            found[key] = path.relative_to(root).as_posix()
+                raise DataError(f"{root}: {found[key]} and {folder}/{path} have the same name; keep one of them.")
+            found[key] = f"{folder}/{path}"
     return found
+
+
+def _unlisted(error: OSError) -> None:
+    """A folder that is not there holds nothing; one that may not be read is told."""
+    if not isinstance(error, FileNotFoundError):
+        raise DataError(f"the folder {error.filename} cannot be read ({error.strerror}).")
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """Lines of a text file without blanks around them; empty ones are left out. Raises `DataError`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors begin a text with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a list of names ({_reason(error)}).") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def wrong_layout(root: Path, layout: str, wanted: Sequence[str]) -> UserError:
@@ -293,9 +367,14 @@ def wrong_layout(root: Path, layout: str, wanted: Sequence[str]) -> UserError:
         return UserError(f"no folder {str(root)!r}.")
     if not root.is_dir():
         return UserError(f"{root} is a file, not the folder of a data set.")
+    return UserError(f"{root} is not laid out as {layout}: looked for {', '.join(wanted)}; found {contents(root)}.")
+
+
+def contents(root: Path) -> str:
+    """The first names in a folder, in words."""
     there = sorted(f"{path.name}{'/' if path.is_dir() else ''}" for path in root.iterdir() if path.name[:1] != ".")
-    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    return UserError(f"{root} is not laid out as {layout}: looked for {', '.join(wanted)}; found {shown or 'nothing'}.")
+    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    return ", ".join(there[:_SHOWN]) + more or "nothing"
 
 
 def _resized(image: Image, labels: Labels, size: tuple[int, int]) -> tuple[Image, Labels]:
@@ -308,39 +387,62 @@ def _resized(image: Image, labels: Labels, size: tuple[int, int]) -> tuple[Image
     return np.asarray(picture), labels[rows[:, None], columns]
 
 
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape[:2]))
+def other_size(labels: Sequence[int], image: Sequence[int]) -> str:
+    """What is wrong with a label map of another shape than its image's."""
+    ours, theirs = (f"{shape[0]}x{shape[1]}" for shape in (labels, image))
+    turned = " once turned as its EXIF data says" if tuple(labels[:2]) == (image[1], image[0]) else ""
+    return f"has {ours} px (height x width), its image has {theirs}{turned}; they must be equal"
 
 
 def digests(root: Path, paths: Sequence[str], progress: Callable[[int, int], None] | None) -> dict[str, str]:
-    """Of every file's content; kept in the cache for files whose size and time of change stay."""
+    """Of every file's content; kept in the cache for files whose size and times of change stay.
+
+    Stopped half-way, it keeps what it has read. Raises `DataError`.
+    """
     kept = cache_folder() / "fingerprints" / f"{content_key(str(root.resolve()))}.json"
-    known = _read_known(str(kept))
+    known = _read_known(kept)
     fresh: dict[str, list[object]] = {}
-    for done, path in enumerate(paths):
-        try:
-            stat = (root / path).stat()
-            old = known.get(path)
-            if old and old[:2] == [stat.st_size, stat.st_mtime_ns]:
-                fresh[path] = old
-            else:
-                digest = blake2b((root / path).read_bytes(), digest_size=8).hexdigest()
-                fresh[path] = [stat.st_size, stat.st_mtime_ns, digest]
-        except OSError as error:
-            raise DataError(f"{root / path} cannot be read ({error.strerror}).") from None
-        if progress:
-            progress(done + 1, len(paths))
-    if fresh != known:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(fresh), encoding="utf-8")
-        partial.replace(kept)
-    return {path: str(entry[2]) for path, entry in fresh.items()}
-
-
-def _read_known(path: str) -> dict[str, list[object]]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        for done, path in enumerate(paths, start=1):
+            fresh[path] = _digest(root / path, known.get(path))
+            if progress:
+                progress(done, len(paths))
+    finally:
+        if any(known.get(path) != entry for path, entry in fresh.items()):
+            _keep(kept, known | fresh)
+    return {path: str(entry[-1]) for path, entry in fresh.items()}
+
+
+def _digest(path: Path, known: list[object] | None) -> list[object]:
+    """Size, times of change (a copied time stays, the second one does not) and digest of a file."""
+    try:
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):
+            raise DataError(f"{path} cannot be read (not a file).")
+        now = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        if known and known[:-1] == now:
+            return known
+        return [*now, blake2b(path.read_bytes(), digest_size=8).hexdigest()]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+
+
+def _keep(kept: Path, entries: dict[str, list[object]]) -> None:
+    partial = kept.with_suffix(f".{os.getpid()}")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(entries), encoding="utf-8")
+        partial.replace(kept)
+    except OSError as error:
+        raise UserError(
+            f"the data cache {str(kept.parent)!r} cannot be used ({_reason(error)}); free some space or set "
+            f"{CACHE_VARIABLE} to another folder."
+        ) from None
+
+
+def _read_known(path: Path) -> dict[str, list[object]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a cache: what cannot be read is made again
         return {}
     return content if isinstance(content, dict) else {}

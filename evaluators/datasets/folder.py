@@ -1,31 +1,37 @@
 """A user's own labelled images: a folder `images`, a folder `masks` with equal names, and a list of classes.
 
 images/{train,val}/**  masks/{train,val}/**   or images/** and masks/** with train.txt and val.txt (names, a line
-each), or without: then one name in ten is taken for validation, by a hash of the name.
+each: the path below images), or without: then one name in ten is taken for validation, by a hash of the name.
 classes.txt   a class name a line, in the order of the mask values from 0; 255 is ignored
 classes.csv   name,red,green,blue: likewise with colours, for pictures and for masks that are in colours; a row named
               "ignore" is a colour that is neither trained on nor scored
+Of palette images the numbers count, not the colours.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from evaluators.datasets import Colour, numbered_palette
 from evaluators.datasets.files import (
     MOST_CLASSES,
+    NUMBERED_MODES,
     ColouredLabels,
     DataError,
     LabelledFiles,
     LabelReader,
     contiguous,
+    decoded,
     paired,
+    read_list,
     wrong_layout,
 )
 from topformer.errors import UserError
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 NAME = "folder"
 FOLDERS = ("images", "masks")
+LOOKS_FOR = (*FOLDERS, "classes.txt or classes.csv")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 IGNORED = "ignore"
@@ -50,7 +57,7 @@ def found_at(root: Path) -> bool:
 def opened(root: Path) -> LabelledFiles:
     """Raises `UserError` where folders or the classes are not there."""
     if not found_at(root):
-        raise wrong_layout(root, "a folder of images and masks", (*FOLDERS, "classes.txt or classes.csv"))
+        raise wrong_layout(root, "a folder of images and masks", LOOKS_FOR)
     pairs, unpaired = _splits(root)
     every = [pair for part in pairs.values() for pair in part]
     names, palette, ignored = _classes(root, every)
@@ -71,41 +78,46 @@ def _splits(root: Path) -> tuple[dict[Split, tuple[Pair, ...]], tuple[str, ...]]
         found = {part: _paired(root, f"images/{part}", f"masks/{part}") for part in parts}
         return {part: found[part][0] for part in parts}, (*found["train"][1], *found["val"][1])
     lists = {part: root / f"{part}.txt" for part in parts}
-    pairs, unpaired = _paired(root, "images", "masks")
-    by_name = {str(Path(pair.image).relative_to("images").with_suffix("")): pair for pair in pairs}
     if all(path.is_file() for path in lists.values()):
-        chosen: dict[Split, tuple[Pair, ...]] = {}
-        for part, path in lists.items():
-            names = path.read_text(encoding="utf-8").splitlines()
-            listed = [name.strip() for name in names if name.strip()]
-            if lost := [name for name in listed if name not in by_name]:
-                raise UserError(f"{path} lists {lost[0]!r}, of which there are no image and mask.")
-            chosen[part] = tuple(by_name[name] for name in listed)
-        return chosen, unpaired
-    held_out = {name for name in by_name if hashlib.sha256(name.encode()).digest()[0] % _ONE_IN == 0}
-    if by_name and not held_out:
-        held_out = {min(by_name)}
+        names = {part: [_without_suffix(line) for line in read_list(path)] for part, path in lists.items()}
+        if twice := set(names["train"]) & set(names["val"]):
+            raise UserError(f"{lists['val']} lists {min(twice)!r}, which train.txt lists too; keep one of them.")
+        found = {part: _paired(root, "images", "masks", only=names[part]) for part in parts}
+        return {part: found[part][0] for part in parts}, (*found["train"][1], *found["val"][1])
+    pairs, unpaired = _paired(root, "images", "masks")
+    held_out = _held_out([_without_suffix(pair.image) for pair in pairs])
     return {
-        "train": tuple(pair for name, pair in by_name.items() if name not in held_out),
-        "val": tuple(pair for name, pair in by_name.items() if name in held_out),
+        "train": tuple(pair for pair in pairs if _without_suffix(pair.image) not in held_out),
+        "val": tuple(pair for pair in pairs if _without_suffix(pair.image) in held_out),
     }, unpaired
 
 
-def _paired(root: Path, images: str, masks: str) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    return paired(root, images, masks, image_suffixes=IMAGE_SUFFIXES, label_suffix=MASK_SUFFIXES)
+def _without_suffix(name: str) -> str:
+    below = name.removeprefix("images/")
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if below.lower().endswith(suffix)), "")
+    return below[: len(below) - len(suffix)]
+
+
+def _held_out(names: Iterable[str]) -> set[str]:
+    """One name in ten, or one at least, by a hash: what is added later moves none of the others."""
+    ordered = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    chosen = {name for name in ordered if hashlib.sha256(os.fsencode(name)).digest()[0] % _ONE_IN == 0}
+    return set(ordered[:1]) if not chosen or len(chosen) == len(ordered) else chosen
+
+
+def _paired(
+    root: Path, images: str, masks: str, *, only: Iterable[str] | None = None
+) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    return paired(root, images, masks, image_suffixes=IMAGE_SUFFIXES, label_suffix=MASK_SUFFIXES, only=only)
 
 
 def _classes(root: Path, pairs: list[Pair]) -> tuple[tuple[str, ...], tuple[Colour, ...], tuple[Colour, ...]]:
     """Names, their colours (none where only names are given), and colours that are ignored."""
     table, text = root / "classes.csv", root / "classes.txt"
-    try:
-        if table.is_file():
-            return _classes_with_colours(table)
-        if text.is_file():
-            names = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
-            return _distinct(names, text), (), ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the classes of {root} cannot be read ({error}).") from None
+    if table.is_file():
+        return _classes_with_colours(table)
+    if text.is_file():
+        return _distinct(read_list(text), text), (), ()
     raise UserError(
         f"{root} has no classes.txt: write one with a class name a line, in the order of the mask values from 0 "
         f"({_values_seen(root, pairs)}); or classes.csv with name,red,green,blue for masks in colours."
@@ -113,17 +125,22 @@ def _classes(root: Path, pairs: list[Pair]) -> tuple[tuple[str, ...], tuple[Colo
 
 
 def _classes_with_colours(path: Path) -> tuple[tuple[str, ...], tuple[Colour, ...], tuple[Colour, ...]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     wanted = ("name", "red", "green", "blue")
+    try:
+        rows = list(csv.DictReader(read_list(path)))
+    except csv.Error as error:
+        raise DataError(f"{path} is no table of {','.join(wanted)} ({error}).") from None
     if not rows or any(column not in rows[0] for column in wanted):
-        raise UserError(f"{path} must have the columns {', '.join(wanted)} and a row per class.")
+        raise UserError(f"{path} must begin with the line {','.join(wanted)} and have a line per class.")
     known: list[tuple[str, Colour]] = []
-    for number, row in enumerate(rows, start=2):
-        parts = [str(row[column]) for column in wanted[1:]]
-        if not all(part.strip().isascii() and part.strip().isdigit() and int(part) <= 255 for part in parts):
-            raise UserError(f"{path}, line {number}: a colour must be three numbers from 0 to 255, not {parts}.")
-        known.append((str(row["name"]).strip(), (int(parts[0]), int(parts[1]), int(parts[2]))))
+    for number, row in enumerate(rows, start=1):
+        name, *parts = (str(row[column] or "").strip() for column in wanted)
+        if not name or not all(part.isascii() and part.isdigit() and int(part) <= 255 for part in parts):
+            raise UserError(
+                f"{path}, class {number}: needed are a name and three numbers from 0 to 255, not "
+                f"{','.join((name, *parts))!r}."
+            )
+        known.append((name, (int(parts[0]), int(parts[1]), int(parts[2]))))
     colours = [colour for _, colour in known]
     if len(set(colours)) < len(colours):
         raise UserError(f"{path}: two rows have one colour; masks could not tell them apart.")
@@ -143,30 +160,25 @@ def _distinct(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
 def _reader(
     root: Path, pairs: list[Pair], num_classes: int, palette: tuple[Colour, ...], ignored: tuple[Colour, ...]
 ) -> LabelReader:
-    """Masks in colours where the first one is, and the colours are given."""
-    if pairs and _mode(root / pairs[0].labels) in ("RGB", "RGBA") and palette:
+    """Masks in colours where the first that can be read is, and the colours are given."""
+    first = next(_values(root, pairs), None)
+    if palette and first is not None and first[0] not in NUMBERED_MODES:
         return ColouredLabels(palette, ignored)
     return contiguous(num_classes, zero_is_ignored=False)
 
 
-def _mode(path: Path) -> str:
-    try:
-        with PillowImage.open(path) as image:
-            return image.mode
-    except OSError:  # told by name when it is read
-        return ""
-
-
 def _values_seen(root: Path, pairs: list[Pair]) -> str:
-    seen: set[int] = set()
-    for pair in pairs[:_LOOKED_AT]:
-        try:
-            with PillowImage.open(root / pair.labels) as image:
-                if image.mode in ("RGB", "RGBA"):
-                    return "these masks are in colours"
-                seen.update(np.unique(np.asarray(image)).tolist())
-        except OSError:
-            continue
+    found = list(_values(root, pairs))
+    if any(mode not in NUMBERED_MODES for mode, _ in found):
+        return "these masks are in colours"
+    seen = sorted(set().union(*(values for _, values in found)))
     if not seen:
         return "no mask could be read"
-    return f"values in the first {min(len(pairs), _LOOKED_AT)} masks: {', '.join(map(str, sorted(seen)[:20]))}"
+    return f"values in the first {len(found)} masks: {', '.join(map(str, seen[:_LOOKED_AT]))}"
+
+
+def _values(root: Path, pairs: list[Pair]) -> Iterator[tuple[str, set[int]]]:
+    """Mode and values of the first masks; what cannot be read is told by name when it is used."""
+    for pair in pairs[:_LOOKED_AT]:
+        with contextlib.suppress(DataError):
+            yield decoded(root / pair.labels, lambda image: (image.mode, set(np.unique(np.asarray(image)).tolist())))

@@ -7,79 +7,107 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, folder, imagenet, pascal_context
+from evaluators.datasets.files import contents
+from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from evaluators.datasets.files import LabelledFiles
-    from evaluators.datasets.imagenet import ClassFolders
 
 SCENES = "scenes"
+_LOOKED_INTO = 50
 
 
 class Layout(NamedTuple):
     """How a data set lies on a disk."""
 
+    title: str
+    classes: int | None
+    """None: as many as the folder has."""
+    looks_for: tuple[str, ...]
+    """Files and folders below the root."""
     found_at: Callable[[Path], bool]
-    opened: Callable[[Path], LabelledFiles]
-    looks_for: str
+    opened: Callable[[Path], LabelledFiles | ClassFolders]
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    ade20k.NAME: Layout(ade20k.found_at, ade20k.opened, "images/training and annotations/training"),
-    cityscapes.NAME: Layout(cityscapes.found_at, cityscapes.opened, "leftImg8bit/train and gtFine/train"),
+    ade20k.NAME: Layout("ADE20K (ADEChallengeData2016)", 150, ade20k.FOLDERS, ade20k.found_at, ade20k.opened),
+    cityscapes.NAME: Layout(
+        "Cityscapes, fine annotations", 19, cityscapes.FOLDERS, cityscapes.found_at, cityscapes.opened
+    ),
     pascal_context.NAME: Layout(
-        pascal_context.found_at, pascal_context.opened, "JPEGImages and SegmentationClassContext"
+        "Pascal Context with the background",
+        60,
+        pascal_context.FOLDERS,
+        pascal_context.found_at,
+        pascal_context.opened,
     ),
     pascal_context.NAME_59: Layout(
-        pascal_context.found_at, pascal_context.opened_59, "the same, with the background ignored"
+        "Pascal Context, background ignored",
+        59,
+        pascal_context.FOLDERS,
+        pascal_context.found_at,
+        pascal_context.opened_59,
     ),
     coco_stuff.NAME_164K: Layout(
-        coco_stuff.found_at_164k, coco_stuff.opened_164k, "images/train2017 and stuffthingmaps/train2017"
+        "COCO-Stuff 164k", 171, coco_stuff.FOLDERS_164K, coco_stuff.found_at_164k, coco_stuff.opened_164k
     ),
-    coco_stuff.NAME_10K: Layout(coco_stuff.found_at_10k, coco_stuff.opened_10k, "images, annotations and imageLists"),
-    folder.NAME: Layout(folder.found_at, folder.opened, "images and masks"),
+    coco_stuff.NAME_10K: Layout(
+        "COCO-Stuff 10k", 171, coco_stuff.FOLDERS_10K, coco_stuff.found_at_10k, coco_stuff.opened_10k
+    ),
+    folder.NAME: Layout("your own images and masks", None, folder.LOOKS_FOR, folder.found_at, folder.opened),
+    imagenet.NAME: Layout(
+        "images in a folder per class, for pretraining", None, imagenet.FOLDERS, imagenet.found_at, imagenet.opened
+    ),
 }
-"""In the order in which a folder is compared with them."""
+"""In the order in which a folder is compared with them: of the two Pascal Contexts the first is taken."""
 
 
 def dataset_named(text: str) -> Scenes | LabelledFiles:
-    """Raises `UserError` saying which layouts were looked for."""
-    if text == SCENES:
-        return Scenes()
-    layout, root = _taken_apart(text)
-    if layout == imagenet.NAME:
-        raise UserError(f"{text} holds images for classification; segmentation needs label maps.")
-    return LAYOUTS[layout].opened(root)
+    """Labelled images for segmentation. Raises `UserError` saying which layouts were looked for."""
+    dataset = any_dataset_named(text)
+    if isinstance(dataset, ClassFolders):
+        raise UserError(f"{text} holds images of classes without label maps, which segmentation needs.")
+    return dataset
 
 
 def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
     """Likewise; images in a folder per class too."""
-    if text != SCENES:
+    if text == SCENES:
+        return Scenes()
+    try:
         layout, root = _taken_apart(text)
-        if layout == imagenet.NAME:
-            return imagenet.opened(root)
-    return dataset_named(text)
+        return LAYOUTS[layout].opened(root)
+    except OSError as error:
+        raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
 
 
 def _taken_apart(text: str) -> tuple[str, Path]:
     """Layout and root."""
     name, colon, rest = text.partition(":")
-    names = (*LAYOUTS, imagenet.NAME)
     if colon and not Path(text).exists():
-        if name not in names:
-            raise unknown_name("data set layout", name, names, advice=f"Give LAYOUT:FOLDER, a folder, or {SCENES}.")
+        if name not in LAYOUTS:
+            raise unknown_name("data set layout", name, LAYOUTS, advice=f"Give LAYOUT:FOLDER, a folder, or {SCENES}.")
+        if not rest:
+            raise UserError(f"{text} names a layout but no folder; give {name}:FOLDER.")
         return name, Path(rest)
     root = Path(text)
-    if not root.is_dir():
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{text} is a file; give the folder of a data set, LAYOUT:FOLDER, or {SCENES}.")
+    if not text or not root.is_dir():
         raise UserError(f"no folder {text!r}; give the folder of a data set, LAYOUT:FOLDER, or {SCENES}.")
-    found = [name for name, layout in LAYOUTS.items() if layout.found_at(root)]
-    found += [imagenet.NAME] if imagenet.found_at(root) else []
-    if found:
-        return found[0], root
-    there = sorted(f"{path.name}{'/' if path.is_dir() else ''}" for path in root.iterdir())[:8]
-    looked_for = "; ".join(f"{name}: {layout.looks_for}" for name, layout in LAYOUTS.items())
-    raise UserError(
-        f"{text} is not laid out as any data set known here; looked for {looked_for}; {imagenet.NAME}: train/CLASS and "
-        f"val/CLASS; found {', '.join(there) or 'nothing'}."
-    )
+    if found := _layout_of(root):
+        return found, root
+    raise UserError(f"{text} is not laid out as any data set known here; found {contents(root)}; {_advice(root)}")
+
+
+def _layout_of(root: Path) -> str | None:
+    return next((name for name, layout in LAYOUTS.items() if layout.found_at(root)), None)
+
+
+def _advice(root: Path) -> str:
+    below = sorted(path for path in root.iterdir() if path.is_dir())[:_LOOKED_INTO]
+    if inner := next((path for path in below if _layout_of(path)), None):
+        return f"{inner} is laid out as {_layout_of(inner)}: give that."
+    return "looked for " + "; ".join(f"{n}: {', '.join(layout.looks_for)}" for n, layout in LAYOUTS.items()) + "."

@@ -12,11 +12,11 @@ from pathlib import Path
 from evaluators.datasets import IGNORE
 from evaluators.datasets.files import (
     ILLEGAL,
-    DataError,
     IndexedLabels,
     LabelledFiles,
     named_classes,
     paired,
+    read_list,
     wrong_layout,
 )
 
@@ -44,11 +44,11 @@ def opened(root: Path, *, background: bool = True) -> LabelledFiles:
             FOLDERS[1],
             image_suffixes=(".jpg",),
             label_suffix=".png",
-            only=_listed(home / FOLDERS[2] / f"{split}.txt"),
+            only=read_list(home / FOLDERS[2] / f"{split}.txt"),
         )
         for split in ("train", "val")
     }
-    shown = "0 to 59" if background else "1 to 59, 0 for the background that is ignored"
+    shown = "0 to 59" if background else "1 to 59, and 0 for the background, which is ignored"
     values = tuple(value - first if value >= first else IGNORE for value in range(len(names)))
     return LabelledFiles(
         name=NAME if background else NAME_59,
@@ -57,7 +57,8 @@ def opened(root: Path, *, background: bool = True) -> LabelledFiles:
         palette=palette[first:],
         pairs={"train": parts["train"][0], "val": parts["val"][0]},
         read_labels=IndexedLabels(
-            classes=(*values, *(ILLEGAL,) * (IGNORE - len(values)), IGNORE), legal=f"{shown}, and {IGNORE} likewise"
+            classes=(*values, *(ILLEGAL,) * (IGNORE - len(values)), IGNORE),
+            legal=f"{shown}; {IGNORE} for what is ignored",
         ),
         unpaired=(*parts["train"][1], *parts["val"][1]),
     )
@@ -71,11 +72,3 @@ def opened_59(root: Path) -> LabelledFiles:
 def _home(root: Path) -> Path | None:
     homes = (root / home for home in _HOMES)
     return next((home for home in homes if all((home / folder).is_dir() for folder in FOLDERS)), None)
-
-
-def _listed(path: Path) -> tuple[str, ...]:
-    """Names of a split."""
-    try:
-        return tuple(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, the list of the split, cannot be read ({error}).") from None

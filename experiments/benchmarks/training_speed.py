@@ -86,7 +86,7 @@ def plain(arch: str, data: LabelledFiles, recipe: TrainingRecipe, device: torch.
             resized = upsample(logits, (labels.shape[-2], labels.shape[-1]))
             loss = F.cross_entropy(resized, labels.long(), ignore_index=IGNORE)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             loss.item()
     return (ITERATIONS - WARM_UP) * size / (now(device) - started)

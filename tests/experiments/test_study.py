@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from toys import STUDY, TASK, ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config, toy_table, toy_url
+from trees import folder_tree, imagenet_tree
 
+from evaluators.proxy import ProxyEvaluator
 from experiments.samplers import SAMPLERS, Gate, _rebuilt, next_batch
 from experiments.store import Lease, Store
 from experiments.study import Event, StudyConfig, run_study
 from search_space import require_anchors
 from topformer.blocks import Block, candidate_blocks, decompose
-from topformer.config import ANCHORS, Candidate
+from topformer.cache import CACHE_VARIABLE
+from topformer.config import ANCHORS, TINY, Candidate, Task
 from topformer.errors import UserError
 
 
@@ -277,6 +281,51 @@ def test_a_task_with_other_classes_than_the_data_set_is_refused() -> None:
     text = STUDY.format(trials=4, seed=0, sampler="random").replace("num_classes = 59", "num_classes = 19")
     with pytest.raises(UserError, match="scenes has 59 classes; set num_classes = 59"):
         StudyConfig.from_toml(text, where="my.toml").build_evaluator()
+
+
+def study_on(dataset: str, *, num_classes: int = 3) -> StudyConfig:
+    text = STUDY.format(trials=4, seed=0, sampler="random").replace("num_classes = 59", f"num_classes = {num_classes}")
+    text = text.replace('recipe = "proxy-short"', f'recipe = "proxy-short"\ndataset = "{dataset}"')
+    return StudyConfig.from_toml(text, where="my.toml")
+
+
+def test_a_study_takes_a_data_set_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder_tree(tmp_path / "mine", train=4)
+    evaluator = study_on("mine").build_evaluator()
+    assert isinstance(evaluator, ProxyEvaluator)
+    assert evaluator.dataset.item("val", 0)[1].shape == evaluator.recipe.canvas
+    quick = replace(evaluator.recipe, training=replace(evaluator.recipe.training, iterations=2))
+    candidate = Candidate(arch=TINY, task=Task(num_classes=3))
+    metrics = ProxyEvaluator(quick, evaluator.dataset).evaluate(candidate, replicate=0, weights_out=None)
+    assert len(metrics.per_class_iou_pct) == 3
+    assert study_on("folder:mine").build_evaluator().fingerprint == evaluator.fingerprint
+    with (tmp_path / "mine/images/train/train-0.jpg").open("ab") as image:
+        image.write(b"another")
+    assert study_on("mine").build_evaluator().fingerprint != evaluator.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("dataset", "num_classes", "says"),
+    [
+        ("mine", 59, "mine has 3 classes; set num_classes = 3"),
+        ("nowhere", 3, "study 'toy', evaluator.dataset: no folder 'nowhere'; give the folder of a data set"),
+        ("ade:mine", 3, "study 'toy', evaluator.dataset: unknown data set layout 'ade'; available: ade20k"),
+        ("alone", 3, "study 'toy', evaluator.dataset: alone: 1 files have no partner"),
+        ("pictures", 3, "study 'toy', evaluator.dataset: pictures holds images of classes without label maps"),
+    ],
+)
+def test_a_data_set_that_a_study_cannot_train_on_is_refused(
+    dataset: str, num_classes: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_tree(tmp_path / "mine")
+    (folder_tree(tmp_path / "alone") / "masks/train/train-0.png").unlink()
+    imagenet_tree(tmp_path / "pictures")
+    with pytest.raises(UserError, match=says) as error:
+        study_on(dataset, num_classes=num_classes).build_evaluator()
+    assert "\n" not in str(error.value)
 
 
 def test_shipped_studies_are_valid_and_hold_their_anchors() -> None:
