@@ -172,6 +172,10 @@ class TrainingRecipe:
                 raise UserError(f"{name} must be from 0 to {most:g}, not {value}.")
         if not -2 <= self.class_weight_power <= 0:
             raise UserError(f"class_weight_power must be from -2 to 0, not {self.class_weight_power}.")
+        if self.recalibration_images and self.augmentation is not None:
+            raise UserError(
+                "recalibration_images takes images as they are, augmentation changes them: choose one of the two."
+            )
         for name, legal in (("schedule", ("poly", "cosine")), ("loss_at", ("labels", "logits"))):
             if getattr(self, name) not in legal:
                 raise unknown_name(name, getattr(self, name), legal)

@@ -124,13 +124,13 @@ def run_training(job: TrainingJob, report: Callable[[], Any] | None = None) -> T
         said.unlink(missing_ok=True)
         folder = RunFolder(job.out, job.describes())
         try:
-            result = fabric.launch(partial(_work_or_say, job=job, folder=folder, report=report))
+            carried = fabric.launch(partial(_work_or_say, job=job, folder=folder, report=report))
         except ProcessRaisedException:
             if said.exists():
                 raise UserError(said.read_text(encoding="utf-8")) from None
             raise
-        assert isinstance(result, TrainingResult)
-        return result
+        assert isinstance(carried, _Carried)
+        return carried.result
 
 
 def open_dataset(text: str, report: Report | None = None) -> Scenes | LabelledFiles | ClassFolders:
@@ -155,10 +155,17 @@ def _require_possible(job: TrainingJob) -> None:
         raise UserError("this recipe is for classification, the data set for segmentation; try --recipe released.")
 
 
-def _work_or_say(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> TrainingResult:
+class _Carried:
+    """Results as Fabric lets them cross processes: it looks into lists and data classes, and refuses frozen ones."""
+
+    def __init__(self, result: TrainingResult) -> None:
+        self.result = result
+
+
+def _work_or_say(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> _Carried:
     """An error ends all processes; its sentence crosses by a file."""
     try:
-        return _work(fabric, job, folder, report)
+        return _Carried(_work(fabric, job, folder, report))
     except (UserError, OSError) as error:
         (job.out / _SAID).write_text(str(error), encoding="utf-8")
         raise

@@ -26,6 +26,7 @@ AUGMENTED = replace(
     iterations=9,
     drop_path=0.2,
     ema_decay=0.9,
+    recalibration_images=0,
     augmentation=Augmentation(
         long_side=128, short_side=64, scale_min=0.5, scale_max=2, crop=(64, 64), class_share_max=0.75, photometric=True
     ),

@@ -1,0 +1,278 @@
+"""train, evaluate, predict and recipes as a person types them, on small trees in the benchmarks' own layouts."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+from PIL import Image
+from shell import Shell
+from test_training import MICRO
+
+from evaluators.datasets.named import dataset_named
+from experiments.recipe_files import recipe_named, shipped_recipes
+from topformer import saved_model
+from topformer.errors import UserError
+from topformer.weights import saved_classes
+
+SMALL = (
+    *("--set", "iterations=2", "--set", "batch_size=2", "--set", "augmentation.crop=[32, 32]"),
+    *("--set", "augmentation.short_side=48", "--set", "augmentation.long_side=96"),
+    *("--set", "protocol.short_side=48", "--set", "protocol.long_side=96"),
+)
+QUICK = ("--recipe", "quick", "--accelerator", "cpu", "--workers", "0", *SMALL)
+TREES: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "ade20k": (trees.ade20k_tree, 150),
+    "cityscapes": (trees.cityscapes_tree, 19),
+    "pascal_context": (trees.pascal_context_tree, 60),
+    "pascal_context_59": (trees.pascal_context_tree, 59),
+    "coco_stuff_164k": (trees.coco_stuff_164k_tree, 171),
+    "coco_stuff_10k": (trees.coco_stuff_10k_tree, 171),
+    "folder": (trees.folder_tree, 0),
+}
+
+
+@pytest.fixture
+def micro(shell: Shell) -> Shell:
+    """A shell with an architecture small enough to train in a test."""
+    (shell.folder / "micro.json").write_text(MICRO.to_json())
+    return shell
+
+
+@pytest.fixture
+def trained(micro: Shell) -> Shell:
+    """A shell with a data set and a finished run."""
+    trees.folder_tree(micro.folder / "data")
+    code, _, err = micro("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    assert code == 0, err
+    return micro
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+@pytest.mark.parametrize("layout", TREES)
+def test_each_data_set_trains_evaluates_and_predicts(layout: str, recipe: str, micro: Shell) -> None:
+    make, classes = TREES[layout]
+    make(micro.folder / "tree")
+    data, judged = f"{layout}:tree", (*("--recipe", recipe), *SMALL[-4:])
+    result = micro.json(
+        *("train", "micro.json", "--data", data, "--out", "run", "--recipe", recipe, *SMALL),
+        *("--accelerator", "cpu", "--workers", "0"),
+    )
+    assert isinstance(result, dict)
+    found = micro.json("evaluate", "run/last.safetensors", "--data", data, *judged, "--pictures", "seen")
+    assert isinstance(found, dict)
+    assert found["miou_pct"] == pytest.approx(result["last"])
+    assert len(found["per_class_iou_pct"]) == classes or layout == "folder"
+    assert all(Path(path).exists() for path in found["pictures"])
+    dataset = dataset_named(data)
+    image = sorted((micro.folder / "tree").rglob("*.jpg" if layout != "cityscapes" else "*_leftImg8bit.png"))[0]
+    (predicted,) = micro.json("predict", "run/last.safetensors", str(image), "--out", "seen", *judged)  # type: ignore[misc]
+    assert {name for name, _ in predicted["shares_pct"]} <= set(dataset.class_names)
+
+
+def test_a_run_folder_has_weights_that_know_their_architecture_and_classes(trained: Shell) -> None:
+    model = saved_model(trained.folder / "run" / "best.safetensors")
+    assert model.arch == MICRO
+    names = [name for name, _ in saved_classes(trained.folder / "run" / "best.safetensors")]
+    assert names == list(dataset_named("data").class_names)
+    assert list((trained.folder / "run" / "tensorboard").iterdir())
+
+
+def test_a_finished_training_says_what_it_found_again(trained: Shell) -> None:
+    before = (trained.folder / "run" / "last.safetensors").read_bytes()
+    code, out, _ = trained("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    assert code == 0
+    assert "went on from iteration 2" in out
+    assert (trained.folder / "run" / "last.safetensors").read_bytes() == before
+
+
+def test_scores_on_the_way_are_logged_and_the_best_kept(micro: Shell) -> None:
+    trees.folder_tree(micro.folder / "data")
+    words = ("train", "micro.json", "--data", "data", "--out", "run", *QUICK, "--set", "iterations=4")
+    result = micro.json(*words, "--save-every", "1", "--score-every", "2")
+    assert isinstance(result, dict)
+    rows = [json.loads(line) for line in (micro.folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [2, 4]
+    assert result["best"] == max(row["miou_pct"] for row in rows)
+
+
+def test_a_prediction_is_an_overlay_and_a_map_of_class_numbers(trained: Shell) -> None:
+    image = next((trained.folder / "data" / "images").rglob("*.*"))
+    code, out, _ = trained("predict", "run/best.safetensors", str(image), "--out", "seen", "--recipe", "quick")
+    assert code == 0
+    with Image.open(image) as picture, Image.open(trained.folder / "seen" / f"{image.stem}.labels.png") as labels:
+        assert labels.size == picture.size
+        assert labels.mode == "P"
+        assert int(np.asarray(labels).max()) < len(saved_classes(trained.folder / "run" / "best.safetensors"))
+    assert f"{image.stem}.overlay.png: " in out
+
+
+def test_pretraining_is_transferred(micro: Shell) -> None:
+    trees.imagenet_tree(micro.folder / "imagenet")
+    trees.folder_tree(micro.folder / "data")
+    small = ("--set", "iterations=2", "--set", "batch_size=2", "--set", "augmentation.size_px=32")
+    first = ("train", "micro.json", "--data", "imagenet", "--recipe", "pretraining", "--accelerator", "cpu")
+    result = micro.json(*first, *small, "--out", "pre", "--workers", "0")
+    assert isinstance(result, dict)
+    assert result["metric"] == "top1_pct"
+    frozen = ("--set", "learning_rate=0", "--set", "zero_start=false", "--set", "freeze_norms=true")
+    words = ("train", "micro.json", "--data", "data", *QUICK, "--out", "run", *frozen)
+    code, _, err = micro(*words, "--backbone", "pre/last.safetensors")
+    assert code == 0, err
+    stem = "token_pyramid.stem.conv.conv.weight"
+    own = saved_model(micro.folder / "run" / "last.safetensors").state_dict()[stem]
+    from topformer import load_classifier  # noqa: PLC0415
+
+    pretrained = load_classifier(MICRO, num_classes=3, weights=micro.folder / "pre" / "last.safetensors")
+    assert np.allclose(own, pretrained.state_dict()[stem])
+
+
+@pytest.mark.slow
+def test_two_processes_train_through_the_command_line(micro: Shell) -> None:
+    trees.folder_tree(micro.folder / "data")
+    command = [sys.executable, "-m", "experiments", "train", "micro.json", "--data", "data", "--out", "run", *QUICK]
+    command += ["--set", "freeze_norms=true", "--devices", "2", "--json"]
+    done = subprocess.run(command, cwd=micro.folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metric"] == "miou_pct"
+    victim = next((micro.folder / "data" / "images").rglob("*.*"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    command[command.index("run")] = "other"
+    done = subprocess.run(command, cwd=micro.folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert victim.name in done.stderr.splitlines()[-1]
+
+
+def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell) -> None:
+    """Files may not grow beyond 100 kB: what a full disk does, too, is to refuse writing."""
+    state = (trained.folder / "run" / "state.pt").read_bytes()
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, {resource.RLIM_INFINITY}))"
+    program = f"{code}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
+    words = ["train", "micro.json", "--data", "data", "--out", "other", *QUICK]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "topformer-nas", *words],
+        cwd=trained.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "error: File too large: other/" in done.stderr
+    assert not list((trained.folder / "other").glob("*.partial"))
+    assert (trained.folder / "run" / "state.pt").read_bytes() == state
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (
+            "train micro.json --data data --out run --set learning_rate=0.1",
+            "another recipe.learning_rate: 0.002, now 0.1",
+        ),
+        ("train tiny --data data --out run", "was started with another architecture."),
+        ("train micro.json --data data --out run --seed 4", "was started with another seed: 0, now 4"),
+        ("train micro.json --data nowhere --out new", "no folder 'nowhere'"),
+        (
+            "train micro.json --data run --out new",
+            "run is not laid out as any data set known here; found best.safetensors",
+        ),
+        (
+            "train micro.json --data cityscapes:data --out new",
+            "not laid out as Cityscapes: looked for leftImg8bit/train",
+        ),
+        (
+            "train micro.json --data data --out new --recipe slow",
+            "unknown recipe 'slow'; available: paper, pretraining",
+        ),
+        ("train micro.json --data data --out new --set speed=1", "unknown setting of recipe quick, training 'speed'"),
+        ("train micro.json --data data --out new --set iterations", "--set takes SETTING=VALUE"),
+        ("train micro.json --data data --out new --set iterations=0", "iterations must be at least 1"),
+        ("train micro.json --data data --out new --recipe pretraining", "this recipe is for classification"),
+        ("train micro.json --data data --out new --accelerator tpu", "unknown accelerator 'tpu'; available: cpu, cuda"),
+        ("train micro.json --data data --out new --precision fp8", "unknown precision 'fp8'"),
+        ("train micro.json --data data --out new --devices 2", "cannot share batch-norm statistics"),
+        ("train micro.json --data data --out new --devices 0", "--devices must be at least 1"),
+        ("train micro.json --data data --out new --accumulate 3", "cannot be shared equally by 1 devices x 3 parts"),
+        ("train micro.json --data data --out new --backbone none.pth", "no checkpoint 'none.pth'"),
+        ("train micro.json --data data --out new --workers -1", "workers must be from 0"),
+        ("train micro.json --data data --out new --backbone data/classes.txt", "classes.txt is not a checkpoint"),
+        ("evaluate none.safetensors --data data", "no weights file 'none.safetensors'"),
+        ("evaluate run/best.safetensors --data scenes", "data set scenes has 59; they were trained for another one"),
+        ("evaluate run/best.safetensors --data data --arch tiny", "was saved from architecture"),
+        ("evaluate run/state.pt --data data", "does not say its architecture; name it with --arch"),
+        ("predict run/best.safetensors none.jpg --out seen", "none.jpg is not there"),
+        ("predict run/best.safetensors data/classes.txt --out seen", "classes.txt cannot be read"),
+        ("predict run/best.safetensors a/1.png b/1.png --out seen", "two images are called '1'"),
+        ("recipes slow", "unknown recipe 'slow'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_harms_nothing(words: str, fragment: str, trained: Shell) -> None:
+    before = {path: path.read_bytes() for path in (trained.folder / "run").iterdir() if path.is_file()}
+    given = words.split()
+    defaults = {"train": QUICK if "pretraining" not in words else (), "evaluate": SMALL[-4:]}.get(given[0], ())
+    code, _, err = trained(given[0], *defaults, *given[1:])
+    assert code == 2
+    assert fragment in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_fits_every_data_set_and_anchor(name: str) -> None:
+    for dataset in (*TREES, "scenes", "imagenet"):
+        for anchor in ("tiny", "small", "base", None):
+            found = recipe_named(name, dataset=dataset, anchor=anchor)
+            assert found.training.learning_rate_at(found.training.iterations - 1) < 1e-3 * found.training.learning_rate
+
+
+def test_the_published_recipes_are_as_published() -> None:
+    """facts: section 5. Learning rates, iterations, crops."""
+    rates = {
+        (recipe, dataset, anchor): recipe_named(recipe, dataset=dataset, anchor=anchor).training.learning_rate
+        for recipe in ("paper", "released")
+        for dataset in ("ade20k", "cityscapes")
+        for anchor in ("tiny", "base")
+    }
+    assert rates["paper", "ade20k", "tiny"] == rates["released", "ade20k", "base"] == 1.2e-4
+    assert rates["released", "ade20k", "tiny"] == rates["released", "cityscapes", "base"] == 3e-4
+    released = recipe_named("released", dataset="ade20k", anchor="tiny").training
+    assert (released.iterations, released.warmup_iterations, released.head_multiplier) == (160_000, 1500, 10)
+    assert released.learning_rate_at(0) == pytest.approx(3e-4 * 1e-6)
+    assert released.learning_rate_at(80_000) == pytest.approx(1.5e-4)
+    context = recipe_named("released", dataset="pascal_context_59", anchor="small").training
+    assert (context.iterations, context.warmup_iterations) == (80_000, 1500)
+
+
+def test_a_recipe_of_ones_own_changes_a_shipped_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "released"\n[training]\niterations = 7\n')
+    found = recipe_named(str(path), dataset="ade20k", anchor="tiny")
+    assert (found.training.iterations, found.training.learning_rate) == (7, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("[training", "is not TOML"),
+        ('base = "slow"', "available: paper, pretraining, quick, released"),
+        ("[training]\niterations = 1", "head_multiplier is missing|is missing"),
+        ('base = "quick"\n[trainings]', "unknown section of recipe"),
+        ('base = "quick"\n[training]\niterations = true', "iterations must be a number"),
+        ('base = "quick"\n[training]\nbatch_size = 2.5', "batch_size input should be a valid integer"),
+        ('[datasets.folder]\nlike = "mine"', "is like 'mine', which it does not have"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_says_why(text: str, fragment: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=fragment):
+        recipe_named(str(path), dataset="folder", anchor=None)
