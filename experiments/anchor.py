@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.lookup import chosen
 from experiments.measurement import table_path
-from experiments.terminal import task_of
+from experiments.terminal import rows_named, task_of
 from latency_lut.anchoring import OwnTime, Residual, anchored, residuals
 from latency_lut.table import SUFFIX, LatencyTable, available_tables, find_table
 from topformer.blocks import decompose
@@ -67,7 +67,7 @@ def anchor(
     before = find_table(table)
     times: dict[str, OwnTime] = {}
     for text in measured:
-        name, own = own_time(text, size=size, classes=classes, output=output, storage=storage)
+        name, own = own_time(text, before, size=size, classes=classes, output=output, storage=storage)
         if name in times:
             raise UserError(f"--measured has {name} twice; give its time once, the median of yours.")
         times[name] = own
@@ -78,7 +78,9 @@ def anchor(
     return Anchoring(before=before, after=after, residuals=left, path=path)
 
 
-def own_time(text: str, *, size: str | None, classes: int | None, output: str, storage: str) -> tuple[str, OwnTime]:
+def own_time(
+    text: str, table: LatencyTable, *, size: str | None, classes: int | None, output: str, storage: str
+) -> tuple[str, OwnTime]:
     """(name of the network, its time) from `ARCH[@SIZE]=MS`; `size` is for those that do not say one.
 
     A number behind the last @ is a size, so a best-under-a-budget is written with its unit: STUDY@50ms.
@@ -87,9 +89,13 @@ def own_time(text: str, *, size: str | None, classes: int | None, output: str, s
     if not equals or not arch:
         raise UserError(f"--measured must look like base=131.5 or tiny@448=40.2 (ms), not {text[:60]!r}.")
     sized = _SIZED.fullmatch(arch)
-    found = chosen(sized["arch"] if sized else arch, storage=storage)
+    arch = sized["arch"] if sized else arch
+    found = chosen(arch, storage=storage)
     task = task_of(found, sized["size"] if sized else size, classes, output=output)
-    return network_name(found.label, task), OwnTime(blocks=decompose(found.arch, task), ms=_milliseconds(ms, text))
+    own = OwnTime(blocks=decompose(found.arch, task), ms=_milliseconds(ms, text))
+    with rows_named(arch, task):
+        table.estimate(own.blocks)  # rows that are not there are named with the options that measure them
+    return network_name(found.label, task), own
 
 
 def network_name(label: str, task: Task) -> str:

@@ -1,6 +1,8 @@
 """The `topformer-nas latency` commands: parse, make one call, print."""
 
+import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,8 @@ from experiments.terminal import (
     print_rows,
     progress_bar,
     rows_named,
+    space_options,
+    space_rows_named,
     task_of,
 )
 from latency_lut import tables
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from latency_lut.gap import Cause, Explanation, Gap
     from latency_lut.table import LatencyEstimate, LatencyTable, NetworkCheck, TableHeader
     from latency_lut.validation import Agreement
+    from search_space import SearchSpace
 
 latency = typer.Typer(help="Query, measure, validate and list latency tables.", no_args_is_help=True)
 
@@ -51,7 +56,7 @@ def latency_query(
     """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
     from experiments.lookup import chosen
     from latency_lut.table import find_table
-    from topformer.blocks import decompose
+    from topformer.blocks import MODULES, decompose
     from topformer.config import anchor_name
     from topformer.published import published_figures
 
@@ -66,7 +71,11 @@ def latency_query(
     with rows_named(arch, task):
         estimate = prices.estimate(blocks)
     published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
-    by_module = _ms_by_module(estimate)
+    by_module = {
+        module: prices.estimate(own)
+        for module in MODULES
+        if (own := [block for block in blocks if block.module == module])
+    }
     post_processing = _post_processing(found, task, prices, estimate)
     if as_json:
         print_json(
@@ -78,7 +87,10 @@ def latency_query(
                 "high_ms": estimate.high_ms,
                 "kind": estimate.kind,
                 "by_block": [{"block": name, "ms": ms} for name, ms in estimate.by_block],
-                "by_module_ms": by_module,
+                "by_module": [
+                    {"module": module, "ms": part.total_ms, "low_ms": part.low_ms, "high_ms": part.high_ms}
+                    for module, part in by_module.items()
+                ],
                 "post_processing": post_processing,
                 "published": published,
                 "interval": estimate.interval_note,
@@ -90,18 +102,14 @@ def latency_query(
         )
         return
     _print_estimate(found, task, prices, estimate)
-    for module, ms in by_module.items():
-        print(f"  {module:20s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %")
+    for module, part in by_module.items():
+        print(
+            f"  {module:20s} {part.total_ms:9.3f} ms ({part.low_ms:.3f} to {part.high_ms:.3f}) "
+            f"{100 * part.total_ms / estimate.total_ms:5.1f} %"
+        )
     print(_post_processing_line(post_processing, task))
     if published:
         print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
-
-
-def _ms_by_module(estimate: "LatencyEstimate") -> dict[str, float]:
-    from topformer.blocks import MODULES
-
-    shares = {module: sum(ms for name, ms in estimate.by_block if name.split(".")[0] == module) for module in MODULES}
-    return {module: ms for module, ms in shares.items() if ms}
 
 
 def _post_processing(
@@ -116,10 +124,13 @@ def _post_processing(
     whole = decompose(found.arch, replace(task, output="labels"))
     rest = [block for block in whole if block.module == "post_processing" and block.name not in included]
     known = prices.coverage(rest) == 1
+    more = prices.estimate(rest) if rest and known else None
     return {
         "included_ms": sum(included.values()),
         "share_pct": 100 * sum(included.values()) / estimate.total_ms,
-        "would_add_ms": (prices.estimate(rest).total_ms if rest else 0.0) if known else None,
+        "would_add_ms": more.total_ms if more else 0.0 if known else None,
+        "would_add_low_ms": more.low_ms if more else 0.0 if known else None,
+        "would_add_high_ms": more.high_ms if more else 0.0 if known else None,
     }
 
 
@@ -129,7 +140,10 @@ def _post_processing_line(content: "dict[str, float | None]", task: Task) -> str
         return here
     if content["would_add_ms"] is None:
         return f"{here}; what --output labels would add is not in the table"
-    return f"{here}; --output labels would add {content['would_add_ms']:.2f} ms"
+    return (
+        f"{here}; --output labels would add {content['would_add_ms']:.2f} ms ({content['would_add_low_ms']:.2f} to "
+        f"{content['would_add_high_ms']:.2f})"
+    )
 
 
 def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:
@@ -173,7 +187,9 @@ def latency_measure(
     ] = None,
     study: Annotated[str | None, typer.Option(help="What this study needs: a TOML file or a shipped name.")] = None,
     space: Annotated[str | None, typer.Option(help="Every block of this search space: quickstart or pyramid.")] = None,
-    arch: Annotated[list[str] | None, typer.Option(help="The blocks of this ARCH; may be given again.")] = None,
+    arch: Annotated[
+        list[str] | None, typer.Option(help="The blocks of this ARCH, besides the anchors'; may be given again.")
+    ] = None,
     size: Size = None,
     classes: Annotated[list[int] | None, typer.Option(help="Number of classes; may be given again.")] = None,
     output: Annotated[
@@ -247,21 +263,21 @@ def latency_measure(
     if as_json:
         print_json(content)
         return
-    for line in (*check_lines(header), *(_agreement_lines(found) if found else ())):
+    for line in (*check_lines(header), *(_agreement_lines(found, _stored_how(header)) if found else ())):
         print(line)
     print(f"{content['path']}: {len(table.rows)} rows on {header.soc}, core {header.core}")
 
 
-def check_lines(header: "TableHeader") -> list[str]:
-    """Whole networks beside the table's sums."""
+def check_lines(header: "TableHeader", checks: "Iterable[NetworkCheck] | None" = None) -> list[str]:
+    """Whole networks, the table's own where no others are given, beside the table's sums."""
     scale = header.error_model.scale
     lines = []
-    for check in header.validation:
+    for check in header.validation if checks is None else checks:
         table_ms, error_pct = scale * check.sum_ms, check.scaled_error_pct(scale)
         unseen = ""
         if check.unseen_ms is not None:
-            unseen = f"; unseen {100 * (check.unseen_ms / check.reference_ms - 1):+.1f} %"
-        lines.append(f"{_whole(check)} table {table_ms:8.2f} ms ({error_pct:+.1f} %{unseen})")
+            unseen = f"; unseen {100 * (check.unseen_ms / check.reference_ms - 1):+z.1f} %"
+        lines.append(f"{_whole(check)} table {table_ms:8.2f} ms ({error_pct:+z.1f} %{unseen})")
     return lines
 
 
@@ -356,10 +372,9 @@ def latency_estimate(
             size=parse_image_size(size) if size is not None else None,
             progress=report,
         )
-    interval = (
-        f"{errors.level:.0%} interval: ±{WHOLE_NETWORK_PCT:g} %, {errors.basis}; and above {FLAGGED_PCT:g} % of what "
-        "is flagged"
-    )
+    interval = f"{errors.level:.0%} interval: +-{WHOLE_NETWORK_PCT:g} % of the total, {errors.basis}"
+    if found.flagged:
+        interval += f"; the upper end also has {FLAGGED_PCT:g} % of the {found.flagged_ms:.2f} ms that is flagged"
     if as_json:
         print_json(
             {
@@ -428,6 +443,7 @@ def latency_validate(
         raise UserError(
             "--space, --study, --seed, --size and --classes say which networks to time: give --networks too."
         )
+    how = _stored_how(header) if networks is None else "by the table, which they did not calibrate"
     predictions = [predicted_ms(check, header.error_model) for check in checks]
     found = agreement(checks, predictions) if checks else None
     if plot is not None:
@@ -448,6 +464,7 @@ def latency_validate(
                 "network": check.name,
                 "whole_ms": check.whole_ms,
                 "repeat_ms": check.repeat_ms,
+                "table_ms": header.error_model.scale * check.sum_ms,
                 "predicted_ms": ms,
                 "error_pct": 100 * (ms / check.reference_ms - 1),
                 "noise_pct": check.noise_pct,
@@ -466,13 +483,12 @@ def latency_validate(
     if as_json:
         print_json(content)
         return
-    for check, ms in zip(checks, predictions, strict=True):
-        error_pct = 100 * (ms / check.reference_ms - 1)
-        print(f"{_whole(check)} predicted {ms:8.2f} ms ({error_pct:+.1f} %)")
+    for line in check_lines(header, checks):
+        print(line)
     if found is None:
         print(f"table {header.name} has no report: its sums were never compared with whole networks.")
     else:
-        for line in _agreement_lines(found):
+        for line in _agreement_lines(found, how):
             print(line)
     print(
         f"rows that contradict each other (slower than a larger block, beyond noise): {len(contradicting)} of "
@@ -482,10 +498,9 @@ def latency_validate(
         print(f"  {each.key} is {each.slower_pct:.0f} % slower than {each.larger_key}")
     if len(contradicting) > _SHOWN:
         print(f"  ... {len(contradicting) - _SHOWN} more with --json")
-    print(
-        f"table {header.name}, {prices.kind}: {_provenance(header)}; "
-        f"drift {header.protocol.get('drift_pct', 'not known')} %; {prices.interval_note}"
-    )
+    drift = header.protocol.get("drift_pct")
+    drifted = "" if drift is None else f"the machine drifted by {drift} % while it was timed; "
+    print(f"table {header.name}, {prices.kind}: {_provenance(header)}; {drifted}{prices.interval_note}")
     if plot is not None:
         print(f"drawn: {plot}")
 
@@ -493,12 +508,19 @@ def latency_validate(
 _SHOWN = 5
 
 
-def _agreement_lines(found: "Agreement") -> list[str]:
+def _stored_how(header: "TableHeader") -> str:
+    """What the networks in a table's header were predicted by, for `stored_agreement`."""
+    if all(check.unseen_ms is not None for check in header.validation):
+        return "each unseen: predicted by a table calibrated on the others"
+    return "by the table that is calibrated on them"
+
+
+def _agreement_lines(found: "Agreement", how: str) -> list[str]:
     lines = [
-        f"{found.networks} networks: mean error {found.mean_error_pct:.2f} % (worst {found.worst_error_pct:.1f} %, "
-        f"mean with sign {found.bias_pct:+.2f} %, but for a common factor {found.mean_error_scaled_pct:.2f} %), "
-        f"{found.share_within_5_pct:.0%} within 5 %, "
-        f"{found.share_within_10_pct:.0%} within 10 %"
+        f"{found.networks} network{'s' if found.networks > 1 else ''}, {how}: mean error {found.mean_error_pct:.2f} % "
+        f"(worst {found.worst_error_pct:.1f} %, mean with sign {found.bias_pct:+z.2f} %, but for a common factor "
+        f"{found.mean_error_scaled_pct:.2f} %), {100 * found.share_within_5_pct:.0f} % within 5 %, "
+        f"{100 * found.share_within_10_pct:.0f} % within 10 %"
     ]
     if found.kendall_tau is not None:
         lines[0] += f", Kendall tau {found.kendall_tau:.3f}"
@@ -521,11 +543,20 @@ def _timed_now(
 ) -> "tuple[NetworkCheck, ...]":
     from experiments.measurement import fresh_checks, spaces_of
 
-    if space is None and study is None:
+    name = study or space
+    if name is None:
         raise UserError("--networks needs --space or --study: where the networks are drawn from.")
     (drawn_from,) = spaces_of(study=study, space=space, size=size, classes=() if classes is None else (classes,))
+    options = ("--study", study) if study else space_options(name, drawn_from.task)
     with progress_bar() as report:
-        return fresh_checks(prices, drawn_from, networks=networks, seed=1 if seed is None else seed, report=report)
+        return fresh_checks(
+            prices,
+            drawn_from,
+            networks=networks,
+            seed=1 if seed is None else seed,
+            measured_with=shlex.join(options),
+            report=report,
+        )
 
 
 @latency.command("tables")
@@ -602,7 +633,7 @@ def latency_anchor(
         print(
             f"  {item.name:24s} measured {item.measured_ms:8.2f} ms; was {item.before.total_ms:8.2f} "
             f"({item.before.low_ms:.2f} to {item.before.high_ms:.2f}), is {item.after.total_ms:8.2f} "
-            f"({item.after.low_ms:.2f} to {item.after.high_ms:.2f}) ms; residual {item.residual_pct:+.1f} %"
+            f"({item.after.low_ms:.2f} to {item.after.high_ms:.2f}) ms; residual {item.residual_pct:+z.1f} %"
         )
     known = "not known" if new.scale_pct is None else f"known to {new.scale_pct:.1f} %"
     print(f"scale {known}, with {noise_pct:g} % assumed for the noise of one measurement (--noise-pct)")
@@ -789,7 +820,8 @@ def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableCompari
         f"common rows, times with the tables' scales; median B/A {found.median_ratio:.3f}",
     )
     if not found.largest(1):
-        print("every common row has that ratio: only the scales differ.")
+        same = a.header.error_model.scale == b.header.error_model.scale
+        print("the common rows are the same." if same else "every common row has that ratio: only the scales differ.")
         return
     print_rows(
         [
@@ -985,7 +1017,9 @@ def latency_savings(
     point = over.encode(candidate)  # a stranger to the space is told so before the table is read
     with rows_named(arch, task):
         estimate = prices.estimate(candidate_blocks(candidate))
-    savings = [item for item in CompiledTable(prices, over).savings(candidate) if item.saved.delta_ms >= save_ms]
+    with space_rows_named(space, over.task):
+        compiled = CompiledTable(prices, over)
+    savings = [item for item in compiled.savings(candidate) if item.saved.delta_ms >= save_ms]
     rows = [
         {
             "knob": item.knob,
@@ -1000,17 +1034,26 @@ def latency_savings(
         for item in savings
     ]
     if as_json:
-        content = {"arch_key": found.arch.key, "table": prices.name, "kind": estimate.kind, "space": over.name}
-        print_json(content | {"total_ms": estimate.total_ms, "point": point, "save_ms": save_ms, "savings": rows})
+        content = {"arch_key": found.arch.key, "table": prices.name, "space": over.name, "task": task.as_dict()}
+        print_json(content | _span_json(estimate) | {"point": point, "save_ms": save_ms, "savings": rows})
         return
+    what = (
+        f"{found.label} at {pixels(task)} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
+        f"({estimate.low_ms:.2f} to {estimate.high_ms:.2f})"
+    )
     if rows:
         shown = [
             {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
         ]
-        print_rows(shown, f"single changes of {found.label}, {estimate.total_ms:.2f} ms, that save {save_ms:g} ms")
+        print_rows(shown, f"single changes of {what}, that save at least {save_ms:g} ms")
     else:
-        print(f"no single change in space {over.name} saves {save_ms:g} ms of {found.label}'s {estimate.total_ms:.2f}.")
+        print(f"no single change in space {over.name} saves {save_ms:g} ms of {what}.")
     print(f"table {prices.name}, {estimate.kind}; {prices.interval_note}")
+
+
+def _task_of_space(space: "SearchSpace") -> str:
+    sizes = next((knob.choices for knob in space.knobs if knob.name == "image_size"), (pixels(space.task),))
+    return f"{', '.join(map(str, sizes))} px, {space.task.num_classes} classes"
 
 
 @latency.command("scan")
@@ -1032,7 +1075,9 @@ def latency_scan(
 
     plan = ScanPlan(budget_ms=latency_max, samples=samples, seed=seed)
     prices = find_table(table)
-    compiled = CompiledTable(prices, space_named(space, size=size, classes=classes))
+    over = space_named(space, size=size, classes=classes)
+    with space_rows_named(space, over.task):
+        compiled = CompiledTable(prices, over)
     with progress_bar() as report:
         found = scan(compiled, plan, report=lambda done, total: report(done, total, "pricing"))
     if plot is not None:
@@ -1044,6 +1089,7 @@ def latency_scan(
     content = {
         "space": found.space.name,
         "size": found.space.size,
+        "task": over.task.as_dict(),
         "table": prices.name,
         "kind": prices.kind,
         "interval": prices.interval_note,
@@ -1071,8 +1117,8 @@ def latency_scan(
         else f"{LEVEL:.0%} interval {100 * low:.3g} to {100 * high:.3g} %, a sample of {found.counted:,} "
         f"of {found.space.size:.3g} candidates"
     )
-    share = f"{100 * found.share:.3g} % of space {found.space.name}"
-    print(f"{share} run in {latency_max:g} ms by table {prices.name} ({how})")
+    share = f"{100 * found.share:.3g} % of space {over.name} ({_task_of_space(over)})"
+    print(f"{share} fits {latency_max:g} ms by table {prices.name} ({how})")
     if off is not None:
         print(f"if the table's scale is off by its {found.scale_pct:.1f} %: {100 * off[0]:.3g} to {100 * off[1]:.3g} %")
     print(f"{prices.kind}; {prices.interval_note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from latency_lut.devices import Device, device_named
 from latency_lut.measure import check_networks, measure_table
 from latency_lut.runtimes import Runtime, runtime_named
 from latency_lut.table import SUFFIX, LatencyTable, NetworkCheck, require_table_name, user_tables_folder
-from search_space import SearchSpace, blocks, preset
+from search_space import PRESETS, SearchSpace, blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name, parse_image_size
 from topformer.errors import UserError
@@ -69,6 +70,11 @@ def spaces_of(
                 "--output out."
             )
         return (StudyConfig.load(study).search_space(),)
+    if space is not None and space not in PRESETS and space.endswith(".toml"):
+        raise UserError(
+            f"--space takes a space that comes with the tool ({', '.join(sorted(PRESETS))}), not {space!r}; what a "
+            f"study's file needs is measured with --study {shlex.quote(space)}."
+        )
     pixels = parse_image_size(size or "512")
     tasks = [
         Task(image_size=pixels, num_classes=count, output=output if output is not None else "logits")
@@ -114,10 +120,17 @@ def _anchor_plan(space: SearchSpace) -> Plan:
 
 
 def fresh_checks(
-    table: LatencyTable, space: SearchSpace, *, networks: int, seed: int, report: Callable[[int, int, str], None]
+    table: LatencyTable,
+    space: SearchSpace,
+    *,
+    networks: int,
+    seed: int,
+    measured_with: str,
+    report: Callable[[int, int, str], None],
 ) -> tuple[NetworkCheck, ...]:
     """Random members of the space that the table has all rows of and was not calibrated on, timed on its device.
 
+    `measured_with`: the options of `latency measure` that measure the space, for who must.
     Raises `UserError` where the table is not measured, is of another device or runtime than this one, or has the rows
     of too few members.
     """
@@ -139,7 +152,7 @@ def fresh_checks(
         raise UserError(
             f"table {table.name} has all rows of only {len(drawn)} random members of space {space.name!r} that it was "
             f"not calibrated on, {networks} are wanted; ask for fewer, or measure them with: topformer-nas latency "
-            f"measure --space {space.name} --table {table.name}"
+            f"measure --device {table.header.device} {measured_with} --table {table.name}"
         )
     return check_networks(
         table,

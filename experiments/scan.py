@@ -6,6 +6,7 @@ May import numpy, evaluators.compiled, search_space and latency_lut: no torch, n
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -134,6 +135,10 @@ def space_named(name: str, *, size: str | None, classes: int | None, base: Task 
         raise UserError(
             f"--size and --classes go with a space that comes with the tool ({', '.join(sorted(PRESETS))}); the study "
             f"{name!r} says its own."
+        )
+    if not os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+        raise UserError(
+            f"unknown search space {name!r}; available: {', '.join(sorted(PRESETS))}. A study's TOML file works too."
         )
     from experiments.study import StudyConfig  # a preset needs no torch
 

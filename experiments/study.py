@@ -284,7 +284,7 @@ def require_rows(config: StudyConfig, table: LatencyTable) -> None:
         raise UserError(
             f"table {table.name} lacks {len(missing)} of the rows that study {config.name!r} needs, {missing[0]} among "
             f"them; measure them with: topformer-nas latency measure --device {table.header.device} "
-            f"--study FILE.toml --out {config.latency.table}"
+            f"--study FILE.toml --table {config.latency.table}"
         )
 
 

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Arch = Annotated[
     str,
     typer.Argument(
-        metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms (the best under a budget)."
+        metavar="ARCH",
+        help="tiny, small, base, a JSON file, STUDY#TRIAL, STUDY@50ms (the best under a budget) or STUDY@small (no "
+        "slower than the anchor).",
     ),
 ]
 Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]
@@ -42,16 +44,35 @@ def task_of(
     )
 
 
-@contextmanager
-def rows_named(arch: str, task: Task) -> Iterator[None]:
+def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
     """Where a table lacks rows: with the very options that measure them."""
+    return _needed_for("--arch", arch, *_task_options(task))
+
+
+def space_rows_named(name: str, task: Task) -> AbstractContextManager[None]:
+    """Likewise, for every row of a preset on this task, or of the space of a study's file."""
+    return _needed_for(*space_options(name, task))
+
+
+def space_options(name: str, task: Task) -> tuple[str, ...]:
+    """Of `latency measure`: a preset on this task, or a study's file, which says its own."""
+    from search_space import PRESETS
+
+    return ("--space", name, *_task_options(task)) if name in PRESETS else ("--study", name)
+
+
+def _task_options(task: Task) -> tuple[str, ...]:
+    output = () if task.output == "logits" else ("--output", task.output)
+    return ("--size", pixels(task), "--classes", str(task.num_classes), *output)
+
+
+@contextmanager
+def _needed_for(*options: str) -> Iterator[None]:
     from latency_lut.table import MissingRows
 
     try:
         yield
     except MissingRows as error:
-        options = ["--arch", arch, "--size", pixels(task), "--classes", str(task.num_classes)]
-        options += [] if task.output == "logits" else ["--output", task.output]
         raise error.needed_for(shlex.join(options)) from None
 
 

@@ -299,7 +299,8 @@ class MissingRows(UserError):  # noqa: N818, the design's name
         return UserError(self._sentence(options))
 
     def _sentence(self, options: str) -> str:
-        shown = "; ".join(block.key for block in self.blocks[:3]) + ("; ..." if len(self.blocks) > 3 else "")
+        shown = "; ".join(block.key for block in self.blocks[:3])
+        shown += f"; and {len(self.blocks) - 3} more" if len(self.blocks) > 3 else ""
         how = "Count them" if self.device == "qemu" else "Measure them on the table's device"
         return (
             f"table {self.table} has no row for {len(self.blocks)} block{'s' if len(self.blocks) > 1 else ''}: "

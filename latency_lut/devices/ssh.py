@@ -134,7 +134,7 @@ class Ssh:
         }
         for mark, sentence in sentences.items():
             if mark in said:
-                return UserError(f"{self.name} {sentence} (ssh: {tail(said)})")
+                return UserError(f"{self.name} {sentence} (ssh: {tail(said).removeprefix('ssh: ')})")
         return connection_error(self.name, said)
 
 

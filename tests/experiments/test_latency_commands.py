@@ -167,6 +167,13 @@ def test_a_comparison_for_people_shows_kinds_and_says_when_tables_are_identical(
     assert "the intervals do not overlap" in out
 
 
+def test_a_table_with_rows_added_is_not_said_to_differ_in_scale(tables: Shell) -> None:
+    rows = [row for key, row in PHONE.rows.items() if not key.startswith("stem")]
+    LatencyTable.of(replace(PHONE.header, name="fewer"), rows).save(tables.folder / "tables" / "fewer.lut")
+    code, out, _ = tables("latency", "diff", "fewer", "phone", *SMALL_TASK)
+    assert (code, "the common rows are the same" in out, "only the scales differ" in out) == (0, True, False)
+
+
 def test_comparing_refuses_what_is_not_there(tables: Shell) -> None:
     assert "unknown latency table 'none'" in tables.refusal("latency", "diff", "toy", "none")
     assert "table toy has no row for" in tables.refusal("latency", "diff", "toy", "wide", "--arch", "tiny")
@@ -216,9 +223,57 @@ def test_the_latency_doctor_refuses_with_a_sentence(words: str, fragment: str, t
     assert fragment in tables.refusal("latency", "doctor", "--table", "wide", *words.split())
 
 
+def test_every_module_of_a_query_has_an_interval(tables: Shell) -> None:
+    modules = answer(tables, "query", "tiny", "--table", "phone", *SMALL_TASK)["by_module"]
+    assert sum(item["ms"] for item in modules) == pytest.approx(TINY_MS)
+    for item in modules:
+        own = [block for block in decompose(TINY, TASK) if block.module == item["module"]]
+        estimate = PHONE.estimate(own)
+        assert (item["low_ms"], item["high_ms"]) == (estimate.low_ms, estimate.high_ms)
+        assert item["low_ms"] < item["ms"] < item["high_ms"]
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("scan --space quickstart --latency-max 3 --size 96", "--space quickstart --size 96x96 --classes 150"),
+        ("scan --space mine.toml --latency-max 3", "--study mine.toml"),
+        ("savings tiny --space quickstart --size 96 --classes 7", "--arch tiny --size 96x96 --classes 7"),
+        ("anchor --measured base@96=3 --out new", "--arch base --size 96x96 --classes 150"),
+    ],
+)
+def test_missing_rows_are_named_with_the_very_options_that_measure_them(
+    words: str, options: str, tables: Shell
+) -> None:
+    """The hint said `--space SPACE` to who scanned a space or anchored a table."""
+    (tables.folder / "mine.toml").write_text(STUDY.replace('"64x64"', '"96x96"'))
+    refusal = tables.refusal("latency", *words.split(), "--table", "phone")
+    assert " more. Measure them" in refusal
+    assert f"latency measure --device {TOY_HEADER.device} {options} --table phone" in refusal
+
+
+def test_a_studys_file_is_measured_as_a_study(tables: Shell) -> None:
+    (tables.folder / "mine.toml").write_text(STUDY)
+    assert "is measured with --study mine.toml" in tables.refusal("latency", "measure", "--space", "mine.toml")
+
+
+def test_validation_tells_what_the_networks_were_predicted_by(tables: Shell) -> None:
+    """A table anchored to one network showed an error of 0 % with that network, and did not say why."""
+    measured = ("--measured", f"tiny={3 * TINY_MS}", *SMALL_TASK)
+    answer(tables, "anchor", "--table", "phone", *measured, "--out", "mine")
+    code, out, _ = tables("latency", "validate", "--table", "mine")
+    assert (code, "1 network, by the table that is calibrated on them: mean error 0.00 %" in out) == (0, True)
+    assert "drift" not in out  # not known
+    code, out, _ = tables("latency", "validate")
+    assert (code, "4 networks, each unseen: predicted by a table calibrated on the others" in out) == (0, True)
+    assert "42.31 ms (-1.6 %; unseen -2.1 %)" in out  # what a query of tiny says too
+
+
 def test_a_query_tells_the_share_of_post_processing_and_what_it_would_add(tables: Shell) -> None:
     logits = answer(tables, "query", "tiny", "--table", "wide")
-    assert logits["post_processing"] == {"included_ms": 0, "share_pct": 0, "would_add_ms": 2}
+    more = logits["post_processing"]
+    assert (more["included_ms"], more["share_pct"], more["would_add_ms"]) == (0, 0, 2)
+    assert (more["would_add_low_ms"], more["would_add_high_ms"]) == pytest.approx((1.8, 2.2))  # the scale's 10 %
     labels = answer(tables, "query", "tiny", "--table", "wide", "--output", "labels")
     assert labels["post_processing"]["included_ms"] == 2
     assert labels["post_processing"]["share_pct"] == pytest.approx(200 / labels["total_ms"])
@@ -226,6 +281,8 @@ def test_a_query_tells_the_share_of_post_processing_and_what_it_would_add(tables
     assert (resized["post_processing"]["included_ms"], resized["post_processing"]["would_add_ms"]) == (1, 1)
     bare = answer(tables, "query", "tiny", "--table", "toy", *SMALL_TASK)
     assert bare["post_processing"]["would_add_ms"] is None
+    code, out, _ = tables("latency", "query", "tiny", "--table", "wide")
+    assert (code, "would add 2.00 ms (1.80 to 2.20)" in out) == (0, True)
     code, out, _ = tables("latency", "query", "tiny", "--table", "toy", *SMALL_TASK)
     assert (code, "is not in the table" in out) == (0, True)
 
@@ -248,13 +305,16 @@ def test_savings_are_listed_from_the_largest_and_are_exact(tables: Shell) -> Non
     assert (code, "no single change" in out) == (0, True)
     code, out, _ = tables("latency", *words, "--save-ms", str(least))
     assert (code, content["savings"][0]["knob"] in out) == (0, True)
+    assert content["low_ms"] < content["total_ms"] < content["high_ms"]
+    assert "64x64 px, 59 classes" in " ".join(out.split())
 
 
 def test_savings_outside_the_space_are_refused(tables: Shell) -> None:
     (tables.folder / "mine.json").write_text(TINY.replace(num_heads=2).to_json())
     words = ("latency", "savings", "mine.json", "--table", "phone", *SMALL_TASK)
     assert "num_heads is 2, and the legal values are" in tables.refusal(*words, "--space", "quickstart")
-    assert "no study file 'nowhere'" in tables.refusal("latency", "savings", "tiny", "--space", "nowhere")
+    named = tables.refusal("latency", "savings", "tiny", "--space", "nowhere")
+    assert "unknown search space 'nowhere'; available: pyramid, quickstart. A study's TOML file works too" in named
 
 
 @pytest.mark.slow
@@ -271,13 +331,15 @@ def test_a_scan_of_a_small_space_is_exact(tables: Shell) -> None:
     assert sum(item["candidates"] for item in half["histogram"]) == 9
     code, out, _ = tables("latency", *scan, str(middle), "--plot", "scan.png")
     assert (code, "exact, all 9 candidates" in out) == (0, True)
+    assert "of space two widths (64x64 px, 59 classes) fits" in out
+    assert content["task"]["num_classes"] == 59
     assert (tables.folder / "scan.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [
-        ("--space none --latency-max 3", "no study file 'none'"),
+        ("--space none --latency-max 3", "unknown search space 'none'"),
         ("--space quickstart --latency-max 0", "budget must be a positive number of ms, not 0"),
         ("--space quickstart --latency-max 3 --samples 1", "samples must be from 100"),
         ("--space quickstart --latency-max 3 --size 96", "table phone has no row for"),

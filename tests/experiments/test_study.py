@@ -222,7 +222,7 @@ def test_weights_are_kept_for_the_front_and_the_anchors_only(tmp_path: Path) -> 
 
 def test_a_table_without_a_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with Store.open(toy_url(tmp_path), create=True) as store:
-        with pytest.raises(UserError, match=r"lacks 60 of the rows .* --study FILE\.toml --out toy"):
+        with pytest.raises(UserError, match=r"lacks 60 of the rows .* --study FILE\.toml --table toy"):
             run_study(toy_config(), store, evaluator=ToyEvaluator(), table=toy_table(drop=60))
         assert store.studies() == ()
 

@@ -466,7 +466,7 @@ class TestSsh:
     pytestmark = needs_ssh
 
     def test_a_host_that_nobody_knows(self) -> None:
-        with pytest.raises(UserError, match=r"ssh://board\.invalid has an unknown host name"):
+        with pytest.raises(UserError, match=r"ssh://board\.invalid has an unknown host name.*\(ssh: Could not"):
             Remote(Ssh("ssh://board.invalid", ssh_options=("-F", "none"))).info()
 
     def test_a_port_where_nobody_listens(self) -> None:
