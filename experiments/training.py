@@ -149,6 +149,8 @@ def _require_possible(job: TrainingJob) -> None:
             raise UserError(
                 f"{job.devices} GPUs are asked for, {there} are there; choose --devices or --accelerator cpu."
             )
+    elif job.precision == "fp16":
+        raise UserError("fp16 needs a GPU; on a CPU choose --precision bf16 or fp32.")
     if job.kind == "classification" and not isinstance(job.recipe.augmentation, ResizedCrop):
         raise UserError("this recipe is for segmentation, the data set for classification; try --recipe pretraining.")
     if job.kind == "segmentation" and (isinstance(job.recipe.augmentation, ResizedCrop) or job.protocol is None):

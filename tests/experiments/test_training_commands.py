@@ -199,6 +199,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell)
         ("train micro.json --data data --out new --recipe pretraining", "this recipe is for classification"),
         ("train micro.json --data data --out new --accelerator tpu", "unknown accelerator 'tpu'; available: cpu, cuda"),
         ("train micro.json --data data --out new --precision fp8", "unknown precision 'fp8'"),
+        ("train micro.json --data data --out new --precision fp16", "fp16 needs a GPU"),
         ("train micro.json --data data --out new --devices 2", "cannot share batch-norm statistics"),
         ("train micro.json --data data --out new --devices 0", "--devices must be at least 1"),
         ("train micro.json --data data --out new --accumulate 3", "cannot be shared equally by 1 devices x 3 parts"),
@@ -276,3 +277,39 @@ def test_a_recipe_that_cannot_be_read_says_why(text: str, fragment: str, tmp_pat
     path.write_text(text)
     with pytest.raises(UserError, match=fragment):
         recipe_named(str(path), dataset="folder", anchor=None)
+
+
+@pytest.mark.slow
+def test_exhausted_memory_is_one_sentence(micro: Shell) -> None:
+    """An address space of 3 GiB more than torch takes by itself."""
+    trees.folder_tree(micro.folder / "data")
+    limit = (
+        "import resource, torch; "
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 3 * 2**30, -1))"
+    )
+    program = f"{limit}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
+    words = ["train", "micro.json", "--data", "data", "--out", "run", *QUICK]
+    words += ["--set", "batch_size=64", "--set", "augmentation.crop=[2048, 2048]"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "topformer-nas", *words],
+        cwd=micro.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "out of memory" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_reduced_precision_learns_about_the_same(micro: Shell) -> None:
+    trees.folder_tree(micro.folder / "data")
+    words = ("train", "micro.json", "--data", "data", *QUICK, "--set", "iterations=6")
+    exact = micro.json(*words, "--out", "exact")
+    reduced = micro.json(*words, "--out", "reduced", "--precision", "bf16")
+    assert isinstance(exact, dict)
+    assert isinstance(reduced, dict)
+    assert reduced["last_loss"] != exact["last_loss"]
+    assert reduced["last_loss"] == pytest.approx(exact["last_loss"], rel=0.05)
