@@ -29,11 +29,12 @@ from evaluators.segmentation import (
     label_counts,
     label_weight,
     pooled_loss,
+    resized_loss,
     sampled_labels,
     segmentation_loss,
 )
 from topformer.errors import UserError
-from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, upsample, zero_start_residuals
+from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, zero_start_residuals
 
 if TYPE_CHECKING:
     from evaluators.base import ProgressCallback
@@ -406,9 +407,10 @@ class _Segmentation(nn.Module):
         tokens, semantics = self.network.encode(normalised(images))
         logits = cast(Tensor, self.network.head(*self.network.inject(tokens, semantics)))
         size = (logits.shape[-2], logits.shape[-1])
-        loss_size = self._loss_size(labels)
-        seen = logits if loss_size == size else upsample(logits, loss_size)
-        loss = segmentation_loss(seen.float(), labels, self.weights, weight)
+        if self._loss_size(labels) == size:
+            loss = segmentation_loss(logits.float(), labels, self.weights, weight)
+        else:
+            loss = resized_loss(logits, labels, self.weights, weight)
         if self.auxiliary is None:
             return loss, loss
         coarse = pooled_loss(self.auxiliary(semantics).float(), labels, self.weights, sampled_at=size)

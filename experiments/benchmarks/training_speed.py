@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,15 +71,18 @@ def photographs(root: Path) -> LabelledFiles:
     )
 
 
-def plain(arch: str, data: LabelledFiles, recipe: TrainingRecipe, device: torch.device) -> float:
+def plain(
+    arch: str, data: LabelledFiles, recipe: TrainingRecipe, device: torch.device, *, iterations: int | None = None
+) -> float:
     """Images a second of a loop without anything that makes it fast."""
     torch.manual_seed(0)
     model = TopFormer(named_arch(arch), num_classes=CLASSES).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     samples = Samples(dataset=data, images=IMAGES, seed=0, augmentation=recipe.augmentation)
     size = recipe.batch_size
+    started = now(device)
     with batches(samples, first=0, size=size, stride=size, workers=workers_for(device)) as made:
-        for iteration, batch in enumerate(islice(made, ITERATIONS)):
+        for iteration, batch in enumerate(islice(made, iterations or ITERATIONS)):
             if iteration == WARM_UP:
                 started = now(device)
             images, labels = batch.images.to(device), batch.targets.to(device)
@@ -101,7 +105,13 @@ class Variant:
 
 
 def ours(
-    arch: str, data: LabelledFiles, recipe: TrainingRecipe, device: torch.device, variant: Variant
+    arch: str,
+    data: LabelledFiles,
+    recipe: TrainingRecipe,
+    device: torch.device,
+    variant: Variant,
+    *,
+    iterations: int | None = None,
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     model = TopFormer(named_arch(arch), num_classes=CLASSES)
@@ -110,7 +120,7 @@ def ours(
     trained = train(
         model,
         data,
-        replace(recipe, iterations=ITERATIONS),
+        replace(recipe, iterations=iterations or ITERATIONS),
         train_images=IMAGES,
         seed=0,
         fabric=Fabric(accelerator=device.type, devices=1, precision=variant.precision),
@@ -119,7 +129,7 @@ def ours(
     speed = trained.speed
     return {
         "images_per_s": speed.images_per_s,
-        "waiting_share": speed.waiting_s / speed.seconds,
+        "waiting_share": speed.waiting_s / speed.seconds if speed.seconds else None,
         "peak_memory_gib": None if speed.peak_memory_bytes is None else speed.peak_memory_bytes / 2**30,
     }
 
@@ -144,19 +154,45 @@ def prepared_per_s(data: LabelledFiles, recipe: TrainingRecipe) -> float:
     return 40 / (time.perf_counter() - started)
 
 
+def memory_gib(arch: str, data: LabelledFiles, recipe: TrainingRecipe, loop: str) -> float:
+    """Of the whole process, at most, on a CPU; to be called in a process of its own."""
+    once = replace(recipe, iterations=2)
+    if loop == "plain":
+        plain(arch, data, once, torch.device("cpu"), iterations=2)
+    else:
+        ours(arch, data, once, torch.device("cpu"), Variant("32-true", False), iterations=2)
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 2**20  # getrusage would inherit the peak of the parent
+
+
+def memory_per_image_gib(arch: str, loop: str) -> float:
+    """What six images take more than two, by four."""
+    found = {}
+    for size in (2, 6):
+        command = [sys.executable, "-W", "ignore", __file__, "-", arch, "--memory", loop, "--batch-size", str(size)]
+        found[size] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return (found[6] - found[2]) / 4
+
+
 def main() -> None:
     global ITERATIONS  # noqa: PLW0603, a script's own setting
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("arch", nargs="*", default=["tiny"])
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--memory", choices=("plain", "loop"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch-size", type=int, default=2, help="on a CPU")
     asked = parser.parse_args()
     device = torch.device("cuda" if asked.gpu else "cpu")
     recipe = recipe_named("released", dataset="ade20k", anchor=None).training
     if asked.gpu:
         ITERATIONS = 60
     else:
-        recipe = replace(recipe, batch_size=2)
+        recipe = replace(recipe, batch_size=asked.batch_size)
+    if asked.memory:
+        with tempfile.TemporaryDirectory() as folder:
+            print(memory_gib(asked.arch[0], photographs(Path(folder)), recipe, asked.memory))
+        return
     variants = {"fp32": Variant("32-true", False)}
     if asked.gpu:
         variants |= {"bf16": Variant("bf16-mixed", False), "bf16 compiled": Variant("bf16-mixed", True)}
@@ -178,6 +214,10 @@ def main() -> None:
                     "ratios": ratios,
                     "waiting_share": statistics.median(result["waiting_share"] for result in results),
                     "peak_memory_gib": results[-1]["peak_memory_gib"],
+                }
+            if not asked.gpu:
+                rows[arch]["memory_per_image_gib"] = {
+                    loop: memory_per_image_gib(arch, loop) for loop in ("plain", "loop")
                 }
             print(arch, json.dumps(rows[arch], indent=1), flush=True)
         content = {

@@ -11,16 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from evaluators import segmentation
 from evaluators.datasets import IGNORE
 from evaluators.segmentation import (
     ConfusionMatrix,
     class_weights,
     label_counts,
+    label_weight,
     pooled_loss,
+    resized_loss,
     sampled_labels,
     segmentation_loss,
 )
 from topformer import UserError
+from topformer.model import upsample
 
 
 def filled(predicted: NDArray[np.integer], labels: NDArray[np.integer], num_classes: int) -> ConfusionMatrix:
@@ -136,3 +140,49 @@ def test_pooled_loss_is_least_at_the_shares_of_the_labels() -> None:
     at_shares, beside = (pooled_loss(x, labels, torch.ones(2), sampled_at=(2, 2)) for x in (shares, shares * 1.2))
     assert at_shares.item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
     assert at_shares < beside
+
+
+@pytest.mark.parametrize(("coarse", "fine"), [((5, 7), (40, 56)), ((5, 7), (33, 50)), ((4, 4), (64, 32))])
+def test_loss_in_strips_is_the_loss_of_resized_logits(
+    coarse: tuple[int, int], fine: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "_STRIP_VALUES", 6 * fine[1] * 7)  # seven rows at a time
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 6, (3, *fine), generator=generator).to(torch.uint8)
+    labels[0, :9] = IGNORE
+    weights = torch.rand(6, generator=generator)
+    total = label_weight(labels.long(), weights) / 2  # as where a batch has two parts
+    found = []
+    for resize in (False, True):
+        logits = torch.randn((3, 6, *coarse), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        logits = logits.float().requires_grad_()
+        if resize:
+            loss = segmentation_loss(upsample(logits, fine), labels, weights, total)
+        else:
+            loss = resized_loss(logits, labels, weights, total)
+        (3 * loss).backward()
+        assert logits.grad is not None
+        found.append((loss.detach(), logits.grad))
+    (ours, slope), (plain, plain_slope) = found
+    assert float(ours) == pytest.approx(float(plain), rel=1e-5)
+    assert torch.allclose(slope, plain_slope, atol=1e-6 * float(plain_slope.abs().max()), rtol=1e-4)
+
+
+def test_loss_in_strips_is_exact_where_the_rest_is_not() -> None:
+    labels = torch.zeros((1, 64, 64), dtype=torch.uint8)
+    logits = torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    total = torch.tensor(64.0 * 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = resized_loss(logits, labels, torch.ones(3), total)
+    assert torch.equal(reduced, resized_loss(logits, labels, torch.ones(3), total))
+
+
+def test_nothing_labelled_is_no_loss_and_no_gradient() -> None:
+    labels = torch.full((1, 16, 16), IGNORE, dtype=torch.uint8)
+    logits = torch.ones((1, 3, 2, 2), requires_grad=True)
+    loss = resized_loss(logits, labels, torch.ones(3), torch.tensor(0.0))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+    assert float(segmentation_loss(logits, labels, torch.ones(3)).detach()) == 0
