@@ -12,7 +12,7 @@ from torch import nn
 import topformer
 from topformer import ANCHORS, SMALL, TINY, Task, UserError
 from topformer.blocks import decompose
-from topformer.model import BlockModule, TopFormer, zero_start_residuals
+from topformer.model import BlockModule, TopFormer, TransformerBlock, set_drop_path, zero_start_residuals
 
 SIZES = [(512, 512), (96, 96), (32, 32), (33, 70), (97, 161), (352, 480)]
 
@@ -89,3 +89,15 @@ def test_training_mode_reaches_every_parameter() -> None:
     model(torch.randn(4, 3, 64, 96)).square().mean().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert silent == []
+
+
+def test_drop_path_rises_linearly_and_keeps_the_mean() -> None:
+    model = TopFormer(TINY, num_classes=3)
+    set_drop_path(model, 0.3)
+    blocks = [module for module in model.modules() if isinstance(module, TransformerBlock)]
+    assert [block.drop_path for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+    torch.manual_seed(0)
+    kept = blocks[-1]._kept(torch.ones(4000, 1, 1, 1))
+    assert kept.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert float(kept.mean()) == pytest.approx(1, abs=0.03)
+    assert torch.equal(blocks[-1].eval()._kept(kept), kept)
