@@ -110,21 +110,23 @@ def train(
             }
         )
         return
-    for line in _told(result):
+    for line in _told(result, job.recipe.iterations):
         print(line)
     print(f"{out}: best.safetensors, last.safetensors, log.jsonl; curves: tensorboard --logdir {out}/tensorboard")
 
 
-def _told(result: "TrainingResult") -> Iterator[str]:
+def _told(result: "TrainingResult", iterations: int) -> Iterator[str]:
     name = "mIoU" if result.metric == "miou_pct" else "top-1 accuracy"
     yield (
         f"{name} {result.last:.2f} % at the end, best {result.best:.2f} % after {result.best_iteration} iterations; "
         f"loss {result.last_loss:.3f}, mean over the last tenth"
     )
-    if result.resumed_at:
+    if result.resumed_at == iterations:
+        yield "it was finished already; nothing was trained"
+    elif result.resumed_at:
         yield f"went on from iteration {result.resumed_at}"
     speed = result.speed
-    if speed.iterations:
+    if speed.images_per_s is not None:
         waited = 100 * speed.waiting_s / speed.seconds
         memory = ""
         if speed.peak_memory_bytes is not None:
