@@ -1,5 +1,6 @@
 """The commands around weights: train, evaluate, predict, recipes. Parse, make one call, print."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ Changes = Annotated[
 
 
 def train(
-    arch: Annotated[str, typer.Argument(metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL.")],
+    arch: Annotated[
+        str, typer.Argument(metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms.")
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on where it stopped.")],
     recipe: Recipe = "released",
@@ -231,7 +234,9 @@ def predict(
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A shipped name or a TOML file.")] = None,
-    dataset: Annotated[str, typer.Option(help="As it is for this data set: ade20k, cityscapes, ...")] = "ade20k",
+    dataset: Annotated[
+        str, typer.Option(help="As it is for a data set of this layout: ade20k, cityscapes, folder...")
+    ] = "ade20k",
     arch: Annotated[str | None, typer.Option(help="And for tiny, small or base.")] = None,
     changes: Changes = None,
     as_json: AsJson = False,
@@ -241,8 +246,14 @@ def recipes(
 
     if name is None:
         rows = [
+    from evaluators.datasets.named import LAYOUTS, SCENES
             {"recipe": known, "about": recipe_named(known, dataset=dataset, anchor=arch).about}
+    from topformer.config import ANCHORS
             for known in shipped_recipes()
+    if dataset not in (*LAYOUTS, SCENES):
+        raise unknown_name("layout of a data set", dataset, (*LAYOUTS, SCENES))
+    if arch is not None and arch not in ANCHORS:
+        raise unknown_name("anchor", arch, tuple(ANCHORS))
         ]
         if as_json:
             print_json(rows)
@@ -255,7 +266,7 @@ def recipes(
     if as_json:
         print_json(content)
         return
-    rows = [{"setting": key, "value": value} for key, value in _flat(content, "")]
+    rows = [{"setting": key, "value": _toml(value)} for key, value in _flat(content, "")]
     print_rows(rows, f"{found.name}: {found.about}")
 
 
@@ -263,6 +274,11 @@ def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
+def _toml(value: Any) -> str:
+    """As `--set` and a recipe file take it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value) if not isinstance(value, str) else value
+
+
         else:
             yield f"{prefix}{key}", value
 
