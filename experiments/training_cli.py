@@ -24,6 +24,14 @@ Recipe = Annotated[str, typer.Option(help="released, paper, quick, pretraining, 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help="Change the recipe; may be given again.")
 ]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose protocol: released, paper, quick, or a TOML file. [default: what the weights were trained with, or "
+        "released]",
+        show_default=False,
+    ),
+]
 
 
 def train(
@@ -146,7 +154,7 @@ def evaluate(
     arch: Annotated[
         str | None, typer.Option(help="Of a released checkpoint; our files say it themselves.", show_default=False)
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Whose protocol: released, paper, quick, or a TOML file.")] = "released",
+    recipe: Judge = None,
     changes: Changes = None,
     images: Annotated[int | None, typer.Option(help="Only the first so many.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for pictures of the first predictions.")] = None,
@@ -156,8 +164,7 @@ def evaluate(
 ) -> None:
     """mIoU, IoU of every class, pixel and mean accuracy on a data set's validation split, at the original size."""
     from evaluators.datasets.imagenet import ClassFolders
-    from experiments.prediction import evaluate_weights, segmentation_network
-    from experiments.recipe_files import recipe_named
+    from experiments.prediction import evaluate_weights, judging, segmentation_network
     from experiments.training import open_dataset
     from topformer.config import anchor_name
 
@@ -167,16 +174,14 @@ def evaluate(
         dataset = open_dataset(data, report)
         if isinstance(dataset, ClassFolders):
             raise UserError(f"{data} is for classification; segmentation networks are evaluated on label maps.")
-        judged = recipe_named(recipe, dataset=dataset.name, anchor=anchor_name(network.arch), changes=changes or ())
-        if judged.protocol is None:
-            raise UserError(f"recipe {recipe} is for classification and says nothing of how to judge label maps.")
+        whose, protocol = judging(
+            weights, recipe, dataset=dataset.name, anchor=anchor_name(network.arch), changes=changes or ()
+        )
         found = evaluate_weights(
-            network, dataset, judged.protocol, images=images, pictures=pictures, count=count, report=report
+            network, dataset, protocol, images=images, pictures=pictures, count=count, report=report
         )
     if as_json:
-        print_json(
-            found.as_dict() | {"weights": str(weights), "dataset": dataset.name, "protocol": asdict(judged.protocol)}
-        )
+        print_json(found.as_dict() | {"weights": str(weights), "dataset": dataset.name, "protocol": asdict(protocol)})
         return
     rows = [
         {"class": name, "IoU %": "not there" if iou is None else f"{iou:.2f}"}
@@ -186,8 +191,7 @@ def evaluate(
     print(
         f"mIoU {found.matrix.miou_pct:.2f} %, pixel accuracy {found.matrix.pixel_accuracy_pct:.2f} %, mean accuracy "
         f"{found.matrix.mean_accuracy_pct:.2f} %; {found.images} of {dataset.length('val')} images, protocol of "
-        f"{judged.name}: within {judged.protocol.long_side}x{judged.protocol.short_side} px, sides to a multiple of "
-        f"{judged.protocol.multiple_of}"
+        f"{whose}: within {protocol.long_side}x{protocol.short_side} px, sides to a multiple of {protocol.multiple_of}"
     )
     for path in found.pictures:
         print(f"drawn: {path}")
@@ -203,22 +207,22 @@ def predict(
     arch: Annotated[
         str | None, typer.Option(help="Of a released checkpoint; our files say it themselves.", show_default=False)
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Whose protocol: released, paper, quick, or a TOML file.")] = "released",
+    recipe: Judge = None,
     changes: Changes = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Label images of one's own: an overlay to look at and a map of class numbers for each."""
-    from experiments.prediction import classes_of, predict_images, segmentation_network
-    from experiments.recipe_files import recipe_named
+    from evaluators.datasets.named import any_dataset_named
+    from experiments.prediction import classes_of, judging, predict_images, segmentation_network
+    from topformer.config import anchor_name
 
     network = segmentation_network(weights, arch, storage=storage)
     names, palette = classes_of(weights, network, data)
-    judged = recipe_named(recipe, dataset="", anchor=None, changes=changes or ())
-    if judged.protocol is None:
-        raise UserError(f"recipe {recipe} is for classification and says nothing of how to label images.")
+    dataset = "" if data is None else any_dataset_named(data).name
+    _, protocol = judging(weights, recipe, dataset=dataset, anchor=anchor_name(network.arch), changes=changes or ())
     with bars() as report:
-        found = predict_images(network, images, out, judged.protocol, names, palette, report=report)
+        found = predict_images(network, images, out, protocol, names, palette, report=report)
     if as_json:
         print_json(
             [
@@ -242,18 +246,18 @@ def recipes(
     as_json: AsJson = False,
 ) -> None:
     """The training recipes that come with the tool, or every setting of one."""
-    from experiments.recipe_files import recipe_named, shipped_recipes
-
-    if name is None:
-        rows = [
     from evaluators.datasets.named import LAYOUTS, SCENES
-            {"recipe": known, "about": recipe_named(known, dataset=dataset, anchor=arch).about}
+    from experiments.recipe_files import recipe_named, shipped_recipes
     from topformer.config import ANCHORS
-            for known in shipped_recipes()
+
     if dataset not in (*LAYOUTS, SCENES):
         raise unknown_name("layout of a data set", dataset, (*LAYOUTS, SCENES))
     if arch is not None and arch not in ANCHORS:
         raise unknown_name("anchor", arch, tuple(ANCHORS))
+    if name is None:
+        rows = [
+            {"recipe": known, "about": recipe_named(known, dataset=dataset, anchor=arch).about}
+            for known in shipped_recipes()
         ]
         if as_json:
             print_json(rows)
@@ -270,15 +274,15 @@ def recipes(
     print_rows(rows, f"{found.name}: {found.about}")
 
 
-def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
 def _toml(value: Any) -> str:
     """As `--set` and a recipe file take it."""
     return json.dumps(list(value) if isinstance(value, tuple) else value) if not isinstance(value, str) else value
 
 
+def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
