@@ -28,8 +28,8 @@ def main() -> None:
     images = [str(MINE / "images" / "val" / f"{name}.png") for name in SHOWN]
     nas("datasets", "check", str(MINE))
     nas("train", "small", "--data", str(MINE), "--out", str(RUNS / "trained"), *shorter, *sides, *judged)
-    nas("evaluate", weights, "--data", str(MINE), *judged, "--pictures", str(RUNS / "scored"))
-    nas("predict", weights, *images, "--out", str(RUNS / "predicted"), *judged)
+    nas("evaluate", weights, "--data", str(MINE), "--pictures", str(RUNS / "scored"))
+    nas("predict", weights, *images, "--out", str(RUNS / "predicted"))
     rows = []
     for name in SHOWN:
         parts = [MINE / "images" / "val" / f"{name}.png", RUNS / "predicted" / f"{name}.overlay.png"]

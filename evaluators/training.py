@@ -93,8 +93,9 @@ class Speed:
     """Of a GPU; None on a CPU."""
 
     @property
-    def images_per_s(self) -> float:
-        return self.images / self.seconds if self.seconds else 0.0
+    def images_per_s(self) -> float | None:
+        """None where too little was done to tell."""
+        return self.images / self.seconds if self.seconds else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

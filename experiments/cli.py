@@ -21,6 +21,7 @@ from experiments.terminal import (
     pixels,
     print_json,
     print_rows,
+    rows_named,
     storage_flag,
     task_of,
 )
@@ -332,13 +333,17 @@ def export(
     from experiments.lookup import chosen
     from experiments.trained import network_of
     from latency_lut.table import find_table
+    from topformer.weights import class_count
 
     found = chosen(arch, storage=storage)
+    if classes is None and weights is not None and not (random_weights or retrain):
+        classes = class_count(weights)
     task = task_of(found, size, classes, output=output)
     prices = find_table(table) if table else None
-    model, provenance = network_of(
-        found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=prices
-    )
+    with rows_named(arch, task):
+        model, provenance = network_of(
+            found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=prices
+        )
     result = write(model, task, out, name=found.label, provenance=provenance)
     content = {
         "onnx_path": str(result.onnx_path),
@@ -350,7 +355,8 @@ def export(
         print_json(content)
         return
     print(f"{result.onnx_path}: opset {result.opset}, onnxruntime equals torch within {result.max_abs_error:.2g}")
-    print(f"{result.card_path}: architecture, weights ({provenance.weights}), latency and checksums")
+    latency = "no latency (name a table with --table)" if provenance.latency is None else "latency"
+    print(f"{result.card_path}: architecture, weights ({provenance.weights}), {latency} and checksums")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from evaluators.datasets.named import any_dataset_named
 from evaluators.evaluation import evaluate, segmented
 from evaluators.segmentation import ConfusionMatrix
 from experiments.lookup import chosen
+from experiments.recipe_files import protocol_of, recipe_named
 from topformer.errors import UserError
 from topformer.model import TopFormer
-from topformer.weights import load_model, released_classes, saved_architecture, saved_classes, saved_model
+from topformer.weights import class_count, load_model, saved_architecture, saved_classes, saved_model, saved_protocol
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, SegmentationDataset
@@ -73,7 +74,24 @@ def segmentation_network(weights: Path, arch: str | None, *, storage: str) -> To
         return saved_model(weights)
     if arch is None:
         raise UserError(f"{weights} does not say its architecture; name it with --arch, such as --arch tiny.")
-    return load_model(chosen(arch, storage=storage).arch, num_classes=released_classes(weights), weights=weights)
+    return load_model(chosen(arch, storage=storage).arch, num_classes=class_count(weights), weights=weights)
+
+
+def judging(
+    weights: Path, recipe: str | None, *, dataset: str, anchor: str | None, changes: Iterable[str]
+) -> tuple[str, Protocol]:
+    """Whose protocol, and which: the recipe's on a data set; without one, what the weights were scored at in training,
+    or else the released one's."""
+    changes = tuple(changes)
+    own = saved_protocol(weights) if recipe is None and saved_architecture(weights) is not None else None
+    if own is not None:
+        if changes:
+            raise UserError("--set changes a recipe; name it with --recipe, such as --recipe quick.")
+        return "the training", protocol_of(own, str(weights))
+    found = recipe_named(recipe or "released", dataset=dataset, anchor=anchor, changes=changes)
+    if found.protocol is None:
+        raise UserError(f"recipe {recipe} is for classification and says nothing of how to judge label maps.")
+    return found.name, found.protocol
 
 
 def evaluate_weights(

@@ -55,8 +55,13 @@ def recipe_named(text: str, *, dataset: str, anchor: str | None, changes: Iterab
         name=Path(text).stem,
         about=str(content.get("about", "")),
         training=_training(values["training"], f"recipe {text}, training"),
-        protocol=_checked(Protocol, values["protocol"], f"recipe {text}, protocol") if "protocol" in values else None,
+        protocol=protocol_of(values["protocol"], f"recipe {text}") if "protocol" in values else None,
     )
+
+
+def protocol_of(values: Mapping[str, Any], where: str) -> Protocol:
+    """From settings by name. Raises `UserError` naming `where` and setting."""
+    return _checked(Protocol, values, f"{where}, protocol")
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -281,10 +281,14 @@ def require_rows(config: StudyConfig, table: LatencyTable) -> None:
     """Raise `UserError` with the command that measures what the study's space needs and the table lacks."""
     missing = [block.key for block in blocks(config.search_space()) if block.key not in table.rows]
     if missing:
+        name, then = config.latency.table, ""
+        if table.header.device == "qemu":  # as in MissingRows: a table of one's own, beside the shipped one
+            name = f"{name}-mine"
+            then = f'; then set table = "{name}" in [latency]'
         raise UserError(
             f"table {table.name} lacks {len(missing)} of the rows that study {config.name!r} needs, {missing[0]} among "
-            f"them; measure them with: topformer-nas latency measure --device {table.header.device} "
-            f"--study FILE.toml --table {config.latency.table}"
+            f"them; get them with: topformer-nas latency measure --device {table.header.device} "
+            f"--study FILE.toml --table {name}{then}"
         )
 
 

@@ -35,7 +35,8 @@ def network_of(
     if sum((weights is not None, random_weights, retrain)) > 1:
         raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
     trial = found.trial
-    if trial is not None and not random_weights and task.num_classes != trial.candidate.task.num_classes:
+    own = weights is None and not random_weights
+    if trial is not None and own and task.num_classes != trial.candidate.task.num_classes:
         raise UserError(
             f"trial {trial.number} was trained for {trial.candidate.task.num_classes} classes, not {task.num_classes}; "
             "leave --classes out."

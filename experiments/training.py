@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -83,6 +83,7 @@ class TrainingJob:
             "kind": self.kind,
             "dataset": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
             "recipe": self.recipe.as_dict(),
+            "protocol": _sizes(self),
             "seed": self.seed,
             "backbone_sha256": None if self.backbone is None else sha256(self.backbone.read_bytes()).hexdigest(),
             "precision": self.precision,
@@ -241,7 +242,7 @@ class _Keeper:
             self._score(model, iteration, self.job.score_images)
         if self.fabric.is_global_zero:
             self._draw(state["losses"].tolist(), iteration)
-            save_model(model, self.folder.last_path, classes=_classes(self.job))  # type: ignore[arg-type]
+            self._write(model, self.folder.last_path)
             self.folder.save(state)
         self.fabric.barrier()
 
@@ -250,7 +251,7 @@ class _Keeper:
         final = self.job.recipe.iterations
         if not any(row["iteration"] == final for row in self.scores):
             if self.fabric.is_global_zero:
-                save_model(model, self.folder.last_path, classes=_classes(self.job))
+                self._write(model, self.folder.last_path)
                 self._draw(list(losses), final)
             self._score(model, final, None)
         if self.curves is not None:
@@ -269,9 +270,13 @@ class _Keeper:
         self.scores.append(row)
         if self.fabric.is_global_zero:
             if not earlier or row[self.job.metric] > max(earlier):
-                save_model(model, self.folder.best_path, classes=_classes(self.job))  # type: ignore[arg-type]
+                self._write(model, self.folder.best_path)
             self.folder.add_score(row)
             self.writer.add_scalar(self.job.metric, row[self.job.metric], iteration)
+
+    def _write(self, model: nn.Module, path: Path) -> None:
+        assert isinstance(model, TopFormer | TopFormerClassifier)
+        save_model(model, path, classes=_classes(self.job), protocol=_sizes(self.job))
 
     def _confusion(self, model: nn.Module, images: int | None) -> ConfusionMatrix:
         """Every process takes its share of the images."""
@@ -335,6 +340,10 @@ def _classes(job: TrainingJob) -> tuple[tuple[str, tuple[int, int, int]], ...]:
     if isinstance(job.dataset, ClassFolders):
         return ()
     return tuple(zip(job.dataset.class_names, job.dataset.palette, strict=True))
+
+
+def _sizes(job: TrainingJob) -> dict[str, int] | None:
+    return None if job.protocol is None else asdict(job.protocol)
 
 
 def default_intervals(iterations: int) -> tuple[int, int]:

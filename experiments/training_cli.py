@@ -1,5 +1,6 @@
 """The commands around weights: train, evaluate, predict, recipes. Parse, make one call, print."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,20 @@ Recipe = Annotated[str, typer.Option(help="released, paper, quick, pretraining, 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help="Change the recipe; may be given again.")
 ]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose protocol: released, paper, quick, or a TOML file. [default: what the weights were trained with, or "
+        "released]",
+        show_default=False,
+    ),
+]
 
 
 def train(
-    arch: Annotated[str, typer.Argument(metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL.")],
+    arch: Annotated[
+        str, typer.Argument(metavar="ARCH", help="tiny, small, base, a JSON file, STUDY#TRIAL or STUDY@50ms.")
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on where it stopped.")],
     recipe: Recipe = "released",
@@ -110,21 +121,23 @@ def train(
             }
         )
         return
-    for line in _told(result):
+    for line in _told(result, job.recipe.iterations):
         print(line)
     print(f"{out}: best.safetensors, last.safetensors, log.jsonl; curves: tensorboard --logdir {out}/tensorboard")
 
 
-def _told(result: "TrainingResult") -> Iterator[str]:
+def _told(result: "TrainingResult", iterations: int) -> Iterator[str]:
     name = "mIoU" if result.metric == "miou_pct" else "top-1 accuracy"
     yield (
         f"{name} {result.last:.2f} % at the end, best {result.best:.2f} % after {result.best_iteration} iterations; "
         f"loss {result.last_loss:.3f}, mean over the last tenth"
     )
-    if result.resumed_at:
+    if result.resumed_at == iterations:
+        yield "it was finished already; nothing was trained"
+    elif result.resumed_at:
         yield f"went on from iteration {result.resumed_at}"
     speed = result.speed
-    if speed.iterations:
+    if speed.images_per_s is not None:
         waited = 100 * speed.waiting_s / speed.seconds
         memory = ""
         if speed.peak_memory_bytes is not None:
@@ -141,7 +154,7 @@ def evaluate(
     arch: Annotated[
         str | None, typer.Option(help="Of a released checkpoint; our files say it themselves.", show_default=False)
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Whose protocol: released, paper, quick, or a TOML file.")] = "released",
+    recipe: Judge = None,
     changes: Changes = None,
     images: Annotated[int | None, typer.Option(help="Only the first so many.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for pictures of the first predictions.")] = None,
@@ -151,8 +164,7 @@ def evaluate(
 ) -> None:
     """mIoU, IoU of every class, pixel and mean accuracy on a data set's validation split, at the original size."""
     from evaluators.datasets.imagenet import ClassFolders
-    from experiments.prediction import evaluate_weights, segmentation_network
-    from experiments.recipe_files import recipe_named
+    from experiments.prediction import evaluate_weights, judging, segmentation_network
     from experiments.training import open_dataset
     from topformer.config import anchor_name
 
@@ -162,16 +174,14 @@ def evaluate(
         dataset = open_dataset(data, report)
         if isinstance(dataset, ClassFolders):
             raise UserError(f"{data} is for classification; segmentation networks are evaluated on label maps.")
-        judged = recipe_named(recipe, dataset=dataset.name, anchor=anchor_name(network.arch), changes=changes or ())
-        if judged.protocol is None:
-            raise UserError(f"recipe {recipe} is for classification and says nothing of how to judge label maps.")
+        whose, protocol = judging(
+            weights, recipe, dataset=dataset.name, anchor=anchor_name(network.arch), changes=changes or ()
+        )
         found = evaluate_weights(
-            network, dataset, judged.protocol, images=images, pictures=pictures, count=count, report=report
+            network, dataset, protocol, images=images, pictures=pictures, count=count, report=report
         )
     if as_json:
-        print_json(
-            found.as_dict() | {"weights": str(weights), "dataset": dataset.name, "protocol": asdict(judged.protocol)}
-        )
+        print_json(found.as_dict() | {"weights": str(weights), "dataset": dataset.name, "protocol": asdict(protocol)})
         return
     rows = [
         {"class": name, "IoU %": "not there" if iou is None else f"{iou:.2f}"}
@@ -181,8 +191,7 @@ def evaluate(
     print(
         f"mIoU {found.matrix.miou_pct:.2f} %, pixel accuracy {found.matrix.pixel_accuracy_pct:.2f} %, mean accuracy "
         f"{found.matrix.mean_accuracy_pct:.2f} %; {found.images} of {dataset.length('val')} images, protocol of "
-        f"{judged.name}: within {judged.protocol.long_side}x{judged.protocol.short_side} px, sides to a multiple of "
-        f"{judged.protocol.multiple_of}"
+        f"{whose}: within {protocol.long_side}x{protocol.short_side} px, sides to a multiple of {protocol.multiple_of}"
     )
     for path in found.pictures:
         print(f"drawn: {path}")
@@ -198,22 +207,22 @@ def predict(
     arch: Annotated[
         str | None, typer.Option(help="Of a released checkpoint; our files say it themselves.", show_default=False)
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Whose protocol: released, paper, quick, or a TOML file.")] = "released",
+    recipe: Judge = None,
     changes: Changes = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Label images of one's own: an overlay to look at and a map of class numbers for each."""
-    from experiments.prediction import classes_of, predict_images, segmentation_network
-    from experiments.recipe_files import recipe_named
+    from evaluators.datasets.named import any_dataset_named
+    from experiments.prediction import classes_of, judging, predict_images, segmentation_network
+    from topformer.config import anchor_name
 
     network = segmentation_network(weights, arch, storage=storage)
     names, palette = classes_of(weights, network, data)
-    judged = recipe_named(recipe, dataset="", anchor=None, changes=changes or ())
-    if judged.protocol is None:
-        raise UserError(f"recipe {recipe} is for classification and says nothing of how to label images.")
+    dataset = "" if data is None else any_dataset_named(data).name
+    _, protocol = judging(weights, recipe, dataset=dataset, anchor=anchor_name(network.arch), changes=changes or ())
     with bars() as report:
-        found = predict_images(network, images, out, judged.protocol, names, palette, report=report)
+        found = predict_images(network, images, out, protocol, names, palette, report=report)
     if as_json:
         print_json(
             [
@@ -229,14 +238,22 @@ def predict(
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A shipped name or a TOML file.")] = None,
-    dataset: Annotated[str, typer.Option(help="As it is for this data set: ade20k, cityscapes, ...")] = "ade20k",
+    dataset: Annotated[
+        str, typer.Option(help="As it is for a data set of this layout: ade20k, cityscapes, folder...")
+    ] = "ade20k",
     arch: Annotated[str | None, typer.Option(help="And for tiny, small or base.")] = None,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
     """The training recipes that come with the tool, or every setting of one."""
+    from evaluators.datasets.named import LAYOUTS, SCENES
     from experiments.recipe_files import recipe_named, shipped_recipes
+    from topformer.config import ANCHORS
 
+    if dataset not in (*LAYOUTS, SCENES):
+        raise unknown_name("layout of a data set", dataset, (*LAYOUTS, SCENES))
+    if arch is not None and arch not in ANCHORS:
+        raise unknown_name("anchor", arch, tuple(ANCHORS))
     if name is None:
         rows = [
             {"recipe": known, "about": recipe_named(known, dataset=dataset, anchor=arch).about}
@@ -253,8 +270,13 @@ def recipes(
     if as_json:
         print_json(content)
         return
-    rows = [{"setting": key, "value": value} for key, value in _flat(content, "")]
+    rows = [{"setting": key, "value": _toml(value)} for key, value in _flat(content, "")]
     print_rows(rows, f"{found.name}: {found.about}")
+
+
+def _toml(value: Any) -> str:
+    """As `--set` and a recipe file take it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value) if not isinstance(value, str) else value
 
 
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -74,8 +74,12 @@ def save_model(
     path: str | os.PathLike[str],
     *,
     classes: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    protocol: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a safetensors file, whole or not at all; `classes`: name and colour (RGB) of each, for whoever predicts."""
+    """Write a safetensors file, whole or not at all.
+
+    `classes`: name and colour (RGB) of each, `protocol`: sizes that it was scored at, for whoever predicts.
+    """
     kind: TaskKind = "segmentation" if isinstance(model, TopFormer) else "classification"
     metadata = {
         "format": FORMAT,
@@ -86,6 +90,8 @@ def save_model(
     if classes:
         assert len(classes) == model.num_classes, f"{len(classes)} names for {model.num_classes} classes"
         metadata["classes"] = json.dumps(list(classes))
+    if protocol is not None:
+        metadata["protocol"] = json.dumps(dict(protocol))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(Path(path), save(tensors, metadata))
 
@@ -96,12 +102,8 @@ def saved_model(path: str | os.PathLike[str]) -> TopFormer:
     metadata, _ = _read_safetensors(source)
     if metadata["kind"] != "segmentation":
         raise CheckpointError(f"{source} holds a {metadata['kind']} network; a segmentation network is needed.")
-    if not re.fullmatch(r"[1-9]\d{0,5}", metadata["num_classes"]):
-        raise CheckpointError(
-            f"{source}: num_classes is {metadata['num_classes'][:40]!r} in its metadata; was it edited?"
-        )
     arch = TopFormerConfig.from_json(metadata["architecture"], where=str(source))
-    return load_model(arch, num_classes=int(metadata["num_classes"]), weights=source)
+    return load_model(arch, num_classes=_class_count(metadata, source), weights=source)
 
 
 def saved_architecture(path: str | os.PathLike[str]) -> TopFormerConfig | None:
@@ -113,9 +115,13 @@ def saved_architecture(path: str | os.PathLike[str]) -> TopFormerConfig | None:
     return TopFormerConfig.from_json(metadata["architecture"], where=str(source))
 
 
-def released_classes(path: str | os.PathLike[str]) -> int:
-    """Number of classes of a released segmentation checkpoint."""
-    state = _released_state(Path(path))
+def class_count(path: str | os.PathLike[str]) -> int:
+    """Number of classes of one of our safetensors files or of a released segmentation checkpoint."""
+    source = Path(path)
+    if _found_ours(source):
+        metadata, _ = _read_safetensors(source)
+        return _class_count(metadata, source)
+    state = _released_state(source)
     classifier = next((tensor for name, tensor in state.items() if name.endswith("decode_head.conv_seg.weight")), None)
     if classifier is None:
         raise CheckpointError(f"{path} is no released segmentation checkpoint: it has no decode_head.conv_seg.weight.")
@@ -130,6 +136,24 @@ def saved_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, tuple[int, i
         return tuple((str(name), (int(red), int(green), int(blue))) for name, (red, green, blue) in rows)
     except (ValueError, TypeError):
         raise CheckpointError(f"{path}: its class names cannot be read; was it edited?") from None
+
+
+def saved_protocol(path: str | os.PathLike[str]) -> dict[str, int] | None:
+    """Sizes that one of our safetensors files was scored at; None where it does not say."""
+    metadata, _ = _read_safetensors(Path(path))
+    try:
+        found = json.loads(metadata.get("protocol", "null"))
+        return None if found is None else {str(name): int(value) for name, value in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise CheckpointError(f"{path}: its protocol cannot be read; was it edited?") from None
+
+
+def _class_count(metadata: Mapping[str, str], path: Path) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,5}", metadata["num_classes"]):
+        raise CheckpointError(
+            f"{path}: num_classes is {metadata['num_classes'][:40]!r} in its metadata; was it edited?"
+        )
+    return int(metadata["num_classes"])
 
 
 def _resolve(arch: Arch) -> TopFormerConfig:

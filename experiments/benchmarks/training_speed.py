@@ -128,7 +128,7 @@ def ours(
     )
     speed = trained.speed
     return {
-        "images_per_s": speed.images_per_s,
+        "images_per_s": speed.images / speed.seconds,
         "waiting_share": speed.waiting_s / speed.seconds if speed.seconds else None,
         "peak_memory_gib": None if speed.peak_memory_bytes is None else speed.peak_memory_bytes / 2**30,
     }

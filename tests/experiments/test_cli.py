@@ -22,6 +22,8 @@ from latency_lut import tables
 from latency_lut.onnx_estimate import DEVICE_MODELS
 from latency_lut.table import ErrorModel, LatencyTable, NetworkCheck
 from topformer import ANCHORS, TINY
+from topformer.model import TopFormer
+from topformer.weights import save_model
 
 NO_PAYLOAD = [name for name in ("qemu-aarch64", "cc") if not shutil.which(name)]
 NO_PAYLOAD += [name for name in ("ziglang", "unearth", "pnnx") if not find_spec(name)]
@@ -425,6 +427,17 @@ def test_changed_weights_are_not_exported(studied: Shell) -> None:
         *head, last = path.read_bytes()
         path.write_bytes(bytes((*head, last ^ 1)))
     assert "has changed since it was trained" in studied.refusal("export", "toy#0", "--out", "out")
+
+
+def test_weights_trained_on_another_data_set_are_not_taken_for_the_trials_own(studied: Shell) -> None:
+    """Three classes: it said to leave out a --classes that was not given, where only a row was missing."""
+    every = studied.json("front", "toy", "--all")
+    assert isinstance(every, list)
+    trial, anchor = next((row["trial"], row["anchor"]) for row in every if row["anchor"] is not None)
+    save_model(TopFormer(ANCHORS[anchor], num_classes=3), studied.folder / "own.safetensors")
+    said = studied.refusal("export", f"toy#{trial}", "--weights", "own.safetensors", "--out", "out")
+    assert "head(" in said
+    assert f"--arch 'toy#{trial}' --size 64x64 --classes 3" in said
 
 
 def test_weights_of_a_dominated_trial_are_not_kept(studied: Shell) -> None:

@@ -13,7 +13,8 @@ from trees import folder_tree, imagenet_tree
 from evaluators.proxy import ProxyEvaluator
 from experiments.samplers import SAMPLERS, Gate, _rebuilt, next_batch
 from experiments.store import Lease, Store
-from experiments.study import Event, StudyConfig, run_study
+from experiments.study import Event, StudyConfig, require_rows, run_study
+from latency_lut.table import find_table
 from search_space import require_anchors
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.cache import CACHE_VARIABLE
@@ -225,6 +226,15 @@ def test_a_table_without_a_row_is_refused_before_anything_is_written(tmp_path: P
         with pytest.raises(UserError, match=r"lacks 60 of the rows .* --study FILE\.toml --table toy"):
             run_study(toy_config(), store, evaluator=ToyEvaluator(), table=toy_table(drop=60))
         assert store.studies() == ()
+
+
+def test_a_row_that_the_shipped_table_lacks_is_counted_into_a_table_of_ones_own() -> None:
+    """It was to be measured into the shipped one, which is never written."""
+    config = StudyConfig.load("quickstart")
+    other = config.model_copy(update={"task": config.task.model_copy(update={"num_classes": 3})})
+    name = config.latency.table
+    with pytest.raises(UserError, match=rf'--study FILE\.toml --table {name}-mine; then set table = "{name}-mine"'):
+        require_rows(other, find_table(name))
 
 
 def test_a_second_driver_is_refused_while_the_first_runs(tmp_path: Path) -> None:

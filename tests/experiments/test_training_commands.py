@@ -90,8 +90,47 @@ def test_a_finished_training_says_what_it_found_again(trained: Shell) -> None:
     before = (trained.folder / "run" / "last.safetensors").read_bytes()
     code, out, _ = trained("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
     assert code == 0
-    assert "went on from iteration 2" in out
+    assert "it was finished already; nothing was trained" in out
     assert (trained.folder / "run" / "last.safetensors").read_bytes() == before
+
+
+def test_a_run_too_short_to_be_timed_has_no_speed(micro: Shell) -> None:
+    """It said 0 images a second."""
+    trees.folder_tree(micro.folder / "data")
+    result = micro.json("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    assert isinstance(result, dict)
+    assert result["images_per_s"] is None
+
+
+def test_weights_are_judged_as_in_their_training_unless_told_otherwise(trained: Shell) -> None:
+    """`evaluate` and `predict` took the released recipe's sizes for weights of any other."""
+    words = ("evaluate", "run/last.safetensors", "--data", "data")
+    own, other = trained.json(*words), trained.json(*words, "--recipe", "quick")
+    assert isinstance(own, dict)
+    assert isinstance(other, dict)
+    assert own["protocol"] == {"long_side": 96, "short_side": 48, "multiple_of": 32}
+    assert other["protocol"] == {"long_side": 1024, "short_side": 256, "multiple_of": 32}
+    rows = [json.loads(line) for line in (trained.folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert own["miou_pct"] == pytest.approx(rows[-1]["miou_pct"])
+
+
+def test_weights_are_exported_with_their_own_number_of_classes(trained: Shell) -> None:
+    classes = len(saved_classes(trained.folder / "run" / "best.safetensors"))
+    found = trained.json(
+        *("export", "micro.json", "--weights", "run/best.safetensors", "--size", "64", "--out", "exported"),
+    )
+    assert isinstance(found, dict)
+    assert json.loads(Path(found["card_path"]).read_text())["task"]["num_classes"] == classes
+
+
+def test_settings_are_listed_as_set_takes_them(shell: Shell) -> None:
+    code, out, _ = shell("recipes", "quick")
+    assert code == 0
+    listed = {
+        row[0].strip(): row[1].strip() for row in (line.split("│")[1:3] for line in out.splitlines() if "│" in line)
+    }
+    assert listed["training.augmentation.crop"] == "[256, 256]"
+    assert listed["training.zero_start"] == "true"
 
 
 def test_scores_on_the_way_are_logged_and_the_best_kept(micro: Shell) -> None:
@@ -213,13 +252,20 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell)
         ("predict run/best.safetensors none.jpg --out seen", "none.jpg is not there"),
         ("predict run/best.safetensors data/classes.txt --out seen", "classes.txt cannot be read"),
         ("predict run/best.safetensors a/1.png b/1.png --out seen", "two images are called '1'"),
+        ("evaluate run/best.safetensors --data data --set protocol.long_side=128", "--set changes a recipe; name it"),
+        (
+            "train micro.json --data data --out run --set protocol.short_side=64",
+            "another protocol.short_side: 48, now 64",
+        ),
         ("recipes slow", "unknown recipe 'slow'"),
+        ("recipes released --dataset cityscape", "unknown layout of a data set 'cityscape'"),
+        ("recipes released --arch huge", "unknown anchor 'huge'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_harms_nothing(words: str, fragment: str, trained: Shell) -> None:
     before = {path: path.read_bytes() for path in (trained.folder / "run").iterdir() if path.is_file()}
     given = words.split()
-    defaults = {"train": QUICK if "pretraining" not in words else (), "evaluate": SMALL[-4:]}.get(given[0], ())
+    defaults = {"train": QUICK if "pretraining" not in words else ()}.get(given[0], ())
     code, _, err = trained(given[0], *defaults, *given[1:])
     assert code == 2
     assert fragment in err.splitlines()[-1]
