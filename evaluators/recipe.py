@@ -14,6 +14,9 @@ from topformer.errors import UserError, unknown_name
 
 Schedule = Literal["poly", "cosine"]
 LossAt = Literal["labels", "logits"]
+MOST_ITERATIONS = 10**9
+MOST_IMAGES = 65536
+"""Of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,24 +151,26 @@ class TrainingRecipe:
     """None: images as they are, flipped; all must have one size."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise UserError(f"iterations must be at least 1, not {self.iterations}.")
+        if not 1 <= self.iterations <= MOST_ITERATIONS:
+            raise UserError(f"iterations must be at least 1 and at most {MOST_ITERATIONS}, not {self.iterations}.")
         if self.batch_size < 2:
             raise UserError(
                 f"batch_size must be at least 2, not {self.batch_size}: "
                 "batch norm has no variance where a map is a single pixel."
             )
+        if self.batch_size > MOST_IMAGES:
+            raise UserError(f"batch_size must be at most {MOST_IMAGES}, not {self.batch_size}.")
         for name, most in (
             ("learning_rate", 1.0),
             ("head_multiplier", 1000.0),
             ("weight_decay", 1.0),
             ("warmup_share", 1.0),
             ("warmup_start", 1.0),
-            ("clip_norm", math.inf),
+            ("clip_norm", 1e9),
             ("drop_path", 0.9),
             ("ema_decay", 0.999999),
             ("auxiliary_weight", 100.0),
-            ("recalibration_images", math.inf),
+            ("recalibration_images", 1e9),
         ):
             value = getattr(self, name)
             if not 0 <= value <= most:

@@ -33,7 +33,7 @@ from evaluators.segmentation import (
     sampled_labels,
     segmentation_loss,
 )
-from topformer.errors import UserError
+from topformer.errors import UserError, ran_out_of_memory
 from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, zero_start_residuals
 
 if TYPE_CHECKING:
@@ -140,26 +140,50 @@ def train(
     `OutOfMemory`, and `UserError` for what the data set cannot give; what `keeper` saved before stays.
     """
     fabric = fabric or Fabric(accelerator=next(model.parameters()).device.type, devices=1)
-    parts = fabric.world_size * execution.accumulate
-    if recipe.batch_size % parts:
-        raise UserError(
-            f"batch_size {recipe.batch_size} cannot be shared equally by {fabric.world_size} devices x "
-            f"{execution.accumulate} parts; choose a multiple of {parts}."
-        )
-    if fabric.world_size > 1 and fabric.device.type == "cpu" and not recipe.freeze_norms:
-        raise UserError(
-            "several processes on a CPU cannot share batch-norm statistics: train in one process, or with freeze_norms."
-        )
+    require_shareable(recipe, devices=fabric.world_size, accelerator=fabric.device.type, execution=execution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return _Loop(model, dataset, recipe, train_images, seed, fabric, execution, keeper, progress).run()
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(recipe, parts) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-                raise _out_of_memory(recipe, parts) from error
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if sentence := _in_words(error, recipe, fabric.world_size * execution.accumulate):
+                raise sentence from error
             raise
+
+
+def require_shareable(recipe: TrainingRecipe, *, devices: int, accelerator: str, execution: Execution) -> None:
+    """Raises `UserError` where the devices cannot share a batch."""
+    parts = devices * execution.accumulate
+    if recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size {recipe.batch_size} cannot be shared equally by {devices} devices x "
+            f"{execution.accumulate} parts; choose a multiple of {parts}."
+        )
+    if devices > 1 and accelerator == "cpu" and not recipe.freeze_norms:
+        raise UserError(
+            "several processes on a CPU cannot share batch-norm statistics: train in one process, or with freeze_norms."
+        )
+
+
+def _in_words(error: Exception, recipe: TrainingRecipe, parts: int) -> UserError | None:
+    """What torch says by type or text alone."""
+    said = str(error)
+    if ran_out_of_memory(error):
+        return _out_of_memory(recipe, parts)
+    if "DataLoader" in said and ("worker" in said or "timed out" in said):
+        return UserError(
+            f"a process that prepares images ended or hung ({_first_line(error)}); is there enough memory for "
+            "--workers? What was saved is kept: the same command goes on from there."
+        )
+    if "more than 1 value per channel" in said:
+        return UserError(
+            f"batch norm has no variance: of {recipe.batch_size} images {parts} parts get "
+            f"{recipe.batch_size // parts} each, and a map is a single pixel; compute the batch in fewer parts "
+            "(accumulate), or choose a larger crop or batch_size."
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return UserError(f"torch.compile failed ({_first_line(error)}); train with --no-compile.")
+    return None
 
 
 def _out_of_memory(recipe: TrainingRecipe, parts: int) -> OutOfMemory:
@@ -268,6 +292,7 @@ class _Loop:
             self._clock.stop()
             if self.keeper is not None and (saves or done == self.recipe.iterations):
                 averaged = None if self.averaged is None else self.averaged.module
+                self._require_finite(done)
                 self.keeper.save(done, self._state(done), self.model, averaged)
                 self._to_training()
 
@@ -323,6 +348,16 @@ class _Loop:
             f"or warm up for longer (warmup_share {self.recipe.warmup_share:g})."
         )
 
+    def _require_finite(self, iteration: int) -> None:
+        """Batch-norm statistics overflow before the loss does."""
+        for name, tensor in self.objective.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteLoss(
+                    f"training diverged by iteration {iteration} of {self.recipe.iterations}: {name} has values that "
+                    f"are not finite; lower the learning rate ({self.recipe.learning_rate:g}) or warm up for longer "
+                    f"(warmup_share {self.recipe.warmup_share:g})."
+                )
+
     def _state(self, iteration: int) -> dict[str, Any]:
         """All that the next iteration needs, but for what follows from the recipe, the data and the seed."""
         scaler = getattr(self.fabric._precision, "scaler", None)
@@ -340,15 +375,38 @@ class _Loop:
         state = self.keeper.restore() if self.keeper else None
         if state is None:
             return 0
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"the saved state does not fit this training ({_first_line(error)}); was it saved by another version? "
+                "Remove state.pt to start anew."
+            ) from None
+        return int(state["iteration"])
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Raises anything where the state is not of this training."""
+        if missing := {"objective", "optimiser", "averaged", "scaler", "losses"} - state.keys():
+            raise ValueError(f"it lacks {min(missing)}")
+        losses = state["losses"].tolist()
+        if len(losses) != state["iteration"] or len(losses) > self.recipe.iterations:
+            raise ValueError(f"{len(losses)} losses after {state['iteration']} of {self.recipe.iterations} iterations")
         self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
+        for parameter, moments in self.optimiser.state.items():
+            for name, moment in moments.items():
+                if moment.ndim and moment.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {tuple(moment.shape)} for {tuple(parameter.shape)}")
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         scaler = getattr(self.fabric._precision, "scaler", None)
-        if scaler is not None and state["scaler"] is not None:
+        if scaler is not None:
             scaler.load_state_dict(state["scaler"])
-        self.losses = state["losses"].tolist()
-        return int(state["iteration"])
+        self.losses = losses
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

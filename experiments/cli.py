@@ -25,7 +25,7 @@ from experiments.terminal import (
     storage_flag,
     task_of,
 )
-from topformer.errors import UserError
+from topformer.errors import UserError, ran_out_of_memory
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,6 +56,8 @@ def main() -> None:
     try:
         if "" in sys.argv[1:]:
             _fail("an argument is empty; is it a variable of the shell that was not set?")
+        if strange := next((word for word in sys.argv[1:] if not _is_text(word)), None):
+            _fail(f"argument {strange!r} is not UTF-8; rename the file or folder.")
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
@@ -74,7 +76,9 @@ def main() -> None:
         _fail(
             f"{error.strerror or error}{f': {str(error.filename)[:200]}' if error.filename else ''}; nothing is lost."
         )
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
         _fail("out of memory; choose a smaller network or image, or fewer workers.")
     if code == STOPPED:
         print("stopped; the same command goes on from here.", file=sys.stderr)
@@ -84,6 +88,15 @@ def main() -> None:
 def _stop(_number: int, _frame: object) -> None:
     """A polite end is an end by Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def _is_text(word: str) -> bool:
+    """What the shell gave as other bytes can be neither printed nor kept."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fail(sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from evaluators.datasets import IGNORE, Colour, numbered_palette
-from evaluators.datasets.files import read_image
+from evaluators.datasets.files import MOST_CLASSES, read_image
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
 from evaluators.evaluation import evaluate, segmented
@@ -22,6 +23,7 @@ from experiments.recipe_files import protocol_of, recipe_named
 from topformer.errors import UserError
 from topformer.model import TopFormer
 from topformer.weights import class_count, load_model, saved_architecture, saved_classes, saved_model, saved_protocol
+from topformer.writing import write_whole
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, SegmentationDataset
@@ -67,6 +69,15 @@ class Predicted:
 
 def segmentation_network(weights: Path, arch: str | None, *, storage: str) -> TopFormer:
     """In eval mode. Our files say their architecture; for a released checkpoint it must be given."""
+    network = _network(weights, arch, storage=storage)
+    if network.num_classes > MOST_CLASSES:
+        raise UserError(
+            f"{weights} knows {network.num_classes} classes; a label map holds {MOST_CLASSES}, 0 to {MOST_CLASSES - 1}."
+        )
+    return network
+
+
+def _network(weights: Path, arch: str | None, *, storage: str) -> TopFormer:
     own = saved_architecture(weights)
     if own is not None:
         if arch is not None and chosen(arch, storage=storage).arch != own:
@@ -110,13 +121,17 @@ def evaluate_weights(
             f"the weights know {network.num_classes} classes, data set {dataset.name} has {dataset.num_classes}; they "
             "were trained for another one."
         )
+    if pictures is not None:
+        _make_folder(pictures)
     total = min(images or dataset.length("val"), dataset.length("val"))
     drawn: list[Path] = []
 
     def see(index: int, image: Image, labels: Labels, predicted: NDArray[np.int64]) -> None:
         if pictures is not None and len(drawn) < count:
             parts = [image, _painted(labels, dataset.palette), _painted(predicted, dataset.palette)]
-            drawn.append(_save(np.concatenate(parts, axis=1), pictures / f"{index:05d}.png"))
+            path = pictures / f"{index:05d}.png"
+            _save(PillowImage.fromarray(np.concatenate(parts, axis=1)), path)
+            drawn.append(path)
 
     matrix = evaluate(
         network,
@@ -159,6 +174,10 @@ def predict_images(
         raise UserError(f"two images are called {twice!r}, and so would their labels be; label them one by one.")
     for path in images:
         read_image(path)
+    given = {path.resolve() for path in images}
+    if over := next((path for stem in stems for path in _targets(out, stem) if path.resolve() in given), None):
+        raise UserError(f"the labels would be written over the image {over}; choose another --out.")
+    _make_folder(out)
     found = []
     for done, path in enumerate(images, start=1):
         image = read_image(path)
@@ -168,9 +187,9 @@ def predict_images(
         shares = [(names[index], 100 * counts[index] / labels.size) for index in np.argsort(-counts) if counts[index]]
         indexed = PillowImage.fromarray(labels.astype(np.uint8))
         indexed.putpalette([part for colour in palette for part in colour])
-        overlay = _save(blended.astype(np.uint8), out / f"{path.stem}.overlay.png")
-        target = out / f"{path.stem}.labels.png"
-        indexed.save(target)
+        overlay, target = _targets(out, path.stem)
+        _save(PillowImage.fromarray(blended.astype(np.uint8)), overlay)
+        _save(indexed, target)
         found.append(
             Predicted(
                 image=path,
@@ -191,7 +210,20 @@ def _painted(labels: NDArray[np.integer], palette: Sequence[Colour]) -> NDArray[
     return painted
 
 
-def _save(pixels: NDArray[np.uint8], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PillowImage.fromarray(pixels).save(path)
-    return path
+def _targets(out: Path, stem: str) -> tuple[Path, Path]:
+    """Overlay and labels."""
+    return out / f"{stem}.overlay.png", out / f"{stem}.labels.png"
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"no pictures can be written to {path} ({error.strerror}); choose another folder.") from None
+
+
+def _save(picture: PillowImage.Image, path: Path) -> None:
+    """Whole, or not there."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_whole(path, content.getvalue())

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from evaluators.datasets.named import LAYOUTS, SCENES
 from evaluators.recipe import Augmentation, Protocol, ResizedCrop, TrainingRecipe
+from topformer.config import ANCHORS
 from topformer.errors import UserError, unknown_name
 
 _T = TypeVar("_T")
 
 SUFFIX = ".toml"
+_SHOWN = 80
 _TOP = {"about", "training", "protocol", "anchors", "datasets"}
 
 
@@ -71,11 +74,13 @@ def _read(text: str) -> dict[str, Any]:
     if path.suffix != SUFFIX:
         raise unknown_name("recipe", text, shipped_recipes(), advice="Or give the path of a .toml file.")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UserError(f"cannot read the recipe {text!r} (not a file).")
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin a text with a mark
     except OSError as error:
         raise UserError(f"cannot read the recipe {text!r} ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {text} is not TOML ({error}).") from None
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, too long a number, too deep a list
+        raise UserError(f"recipe {text} is not TOML ({str(error)[:200]}).") from None
     if "base" in content:  # an own file may change a shipped one
         base = content.pop("base")
         if base not in shipped_recipes():
@@ -88,14 +93,30 @@ def _read(text: str) -> dict[str, Any]:
 
 def _overrides(content: Mapping[str, Any], dataset: str, anchor: str | None, text: str) -> Iterable[dict[str, Any]]:
     """For the data set, then for the anchor on it."""
-    by_dataset = content.get("datasets", {})
-    own = by_dataset.get(dataset, {})
+    by_dataset = _table(content, "datasets", text)
+    by_anchor = _table(content, "anchors", text)
+    for what, given, known in (("data set", by_dataset, (*LAYOUTS, SCENES)), ("anchor", by_anchor, ANCHORS)):
+        if stranger := next((name for name in given if name not in known), None):
+            raise unknown_name(f"{what} of recipe {text}", stranger, known)
+    own = _table(by_dataset, dataset, text)
     if "like" in own:
-        if own["like"] not in by_dataset:
-            raise UserError(f"recipe {text}: datasets.{dataset} is like {own['like']!r}, which it does not have.")
-        own = by_dataset[own["like"]]
+        other = own.pop("like")
+        if not isinstance(other, str) or other not in by_dataset:
+            raise UserError(f"recipe {text}: datasets.{dataset} is like {_shown(other)}, which it does not have.")
+        like = _table(by_dataset, other, text)
+        if "like" in like:
+            raise UserError(f"recipe {text}: datasets.{dataset} is like {other!r}, which is like another one itself.")
+        yield like
     yield own
-    yield content.get("anchors", {}).get(anchor or "", {}).get(dataset, {})
+    yield _table(_table(by_anchor, anchor or "", text), dataset, text)
+
+
+def _table(values: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
+    """A section of a recipe, or an empty one."""
+    found = values.get(name, {})
+    if not isinstance(found, Mapping):
+        raise UserError(f"recipe {text}: {name} must be a section of settings, not {_shown(found)}.")
+    return dict(found)
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,11 +132,14 @@ def _change(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     parts = [part.strip() for part in name.split(".")]
     if not equals or not all(part.isidentifier() for part in parts):
-        raise UserError(f"--set takes SETTING=VALUE, such as training.iterations=2000, not {text!r}.")
+        raise UserError(f"--set takes SETTING=VALUE, such as training.iterations=2000, not {_shown(text)}.")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a bare word
+        table = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        table = {"value": value.strip()}  # a bare word
+    if len(table) > 1:
+        raise UserError(f"--set takes one SETTING=VALUE; give it again for the next, not {_shown(text)}.")
+    parsed = table["value"]
     if parts[0] not in ("training", "protocol"):
         parts.insert(0, "training")
     nested: Any = parsed
@@ -137,7 +161,7 @@ def _training(values: Any, where: str) -> TrainingRecipe:
 def _checked(kind: type[_T], values: object, where: str) -> _T:
     """Unknown settings, missing ones and wrong types are refused by name; what the type itself refuses is too."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a section of settings, not {values!r}.")
+        raise UserError(f"{where} must be a section of settings, not {_shown(values)}.")
     legal = tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # a dataclass
     if stranger := next((name for name in values if name not in legal), None):
         raise unknown_name(f"setting of {where}", stranger, legal)
@@ -149,5 +173,10 @@ def _checked(kind: type[_T], values: object, where: str) -> _T:
     except ValidationError as error:
         first = error.errors()[0]
         name = first["loc"][0] if first["loc"] else "the section"
-        said = "is missing" if first["type"] == "missing" else f"{first['msg'].lower()}, not {first['input']!r}"
+        said = "is missing" if first["type"] == "missing" else f"{first['msg'].lower()}, not {_shown(first['input'])}"
         raise UserError(f"{where}: {name} {said}.") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,22 +17,24 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from evaluators.checkpoints import RunFolder
+from evaluators.datasets import IGNORE
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
-from evaluators.evaluation import accuracy_pct, evaluate
+from evaluators.evaluation import evaluate, right_answers
 from evaluators.recipe import Protocol, ResizedCrop, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
-from evaluators.training import Execution, Speed, train
+from evaluators.training import Execution, Speed, require_shareable, train
 from topformer.config import TaskKind, TopFormerConfig
-from topformer.errors import UserError
+from topformer.errors import UserError, ran_out_of_memory
 from topformer.model import TopFormer, TopFormerClassifier
 from topformer.weights import load_backbone, save_model
 
 if TYPE_CHECKING:
+    from evaluators.datasets import Split
     from evaluators.datasets.scenes import Scenes
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -42,6 +46,7 @@ PRECISIONS: Mapping[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 _SAID = "error.txt"
+_PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 Report = Callable[[str, int, int, str], None]
 """Called with what is done ("training", "scoring", "reading"), how much of how much, and a word on how it goes."""
@@ -121,17 +126,35 @@ def run_training(job: TrainingJob, report: Callable[[], Any] | None = None) -> T
     with folder.opened():
         if job.devices == 1:
             return _work(fabric, job, folder, report)
-        said = job.out / _SAID
-        said.unlink(missing_ok=True)
-        folder = RunFolder(job.out, job.describes())
-        try:
-            carried = fabric.launch(partial(_work_or_say, job=job, folder=folder, report=report))
-        except ProcessRaisedException:
-            if said.exists():
-                raise UserError(said.read_text(encoding="utf-8")) from None
+        return _work_in_processes(fabric, job, folder, report)
+
+
+def _work_in_processes(
+    fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Callable[[], Any] | None
+) -> TrainingResult:
+    """One for each device; none of them outlives this call, and with it the lock on the folder."""
+    said = job.out / _SAID
+    said.unlink(missing_ok=True)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
+    others = set(multiprocessing.active_children())
+    try:
+        carried = fabric.launch(partial(_work_or_say, job=job, folder=folder, report=report))
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if said.exists():
+            raise UserError(said.read_text(encoding="utf-8")) from None
+        lost = isinstance(error, ProcessExitedException) or any(words in str(error) for words in _PEER_GONE)
+        if not lost:
             raise
-        assert isinstance(carried, _Carried)
-        return carried.result
+        raise UserError(
+            f"one of the {job.devices} training processes was killed; is there enough memory for --devices? What was "
+            "saved is kept: the same command goes on from there."
+        ) from None
+    finally:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+            process.join()
+    assert isinstance(carried, _Carried)
+    return carried.result
 
 
 def open_dataset(text: str, report: Report | None = None) -> Scenes | LabelledFiles | ClassFolders:
@@ -156,6 +179,28 @@ def _require_possible(job: TrainingJob) -> None:
         raise UserError("this recipe is for segmentation, the data set for classification; try --recipe pretraining.")
     if job.kind == "segmentation" and (isinstance(job.recipe.augmentation, ResizedCrop) or job.protocol is None):
         raise UserError("this recipe is for classification, the data set for segmentation; try --recipe released.")
+    require_shareable(job.recipe, devices=job.devices, accelerator=job.accelerator, execution=job.execution)
+    if job.backbone is not None and job.backbone.resolve().parent == job.out.resolve():
+        raise UserError(
+            f"{job.backbone} will be written over by a training in {job.out}; choose another --out, or copy it first."
+        )
+    for split in ("train", "val"):
+        _require_labels(job, split)
+
+
+def _require_labels(job: TrainingJob, split: Split) -> None:
+    """Raises `UserError` where every pixel of a split is ignored: it teaches nothing and has no mIoU."""
+    if isinstance(job.dataset, ClassFolders):
+        return
+    count = job.dataset.length(split)
+    if split == "val":
+        count = min(job.score_images or count, count)
+    if not any((job.dataset.item(split, index)[1] != IGNORE).any() for index in range(count)):
+        raise UserError(
+            f"every pixel of the first {count} {split} images is ignored ({IGNORE}): there is nothing to "
+            f"{'learn' if split == 'train' else 'score'}; check the label maps"
+            + (", or raise --score-images." if count < job.dataset.length(split) else ".")
+        )
 
 
 class _Carried:
@@ -169,8 +214,10 @@ def _work_or_say(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: An
     """An error ends all processes; its sentence crosses by a file."""
     try:
         return _Carried(_work(fabric, job, folder, report))
-    except (UserError, OSError) as error:
-        (job.out / _SAID).write_text(str(error), encoding="utf-8")
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+            raise
+        (job.out / _SAID).write_text(str(error) or "out of memory", encoding="utf-8")
         raise
 
 
@@ -228,7 +275,12 @@ class _Keeper:
     def restore(self) -> Mapping[str, Any] | None:
         state = self.folder.load()
         self.resumed_at = 0 if state is None else int(state["iteration"])
-        self.scores = self.folder.scores(until=self.resumed_at)
+        self.scores = self.folder.scores(self.job.metric, until=self.resumed_at)
+        if self.scores and not self.folder.best_path.is_file():
+            raise UserError(
+                f"{self.folder.best_path} is gone, whose score is in {self.folder.log_path}; restore it, or remove the "
+                "log too, so that the next score is the best."
+            )
         self._drawn = self.resumed_at
         if self.curves is not None:
             self.writer = self.curves(str(self.folder.folder / "tensorboard"), purge_step=self.resumed_at + 1)
@@ -249,9 +301,11 @@ class _Keeper:
     def finish(self, model: TopFormer | TopFormerClassifier, losses: tuple[float, ...]) -> None:
         """The last score, of all validation images."""
         final = self.job.recipe.iterations
-        if not any(row["iteration"] == final for row in self.scores):
+        scored = any(row["iteration"] == final for row in self.scores)
+        if self.fabric.is_global_zero and not (scored and self.folder.last_path.is_file()):
+            self._write(model, self.folder.last_path)
+        if not scored:
             if self.fabric.is_global_zero:
-                self._write(model, self.folder.last_path)
                 self._draw(list(losses), final)
             self._score(model, final, None)
         if self.curves is not None:
@@ -261,11 +315,11 @@ class _Keeper:
         model.eval()
         row: dict[str, Any] = {"iteration": iteration}
         if isinstance(self.job.dataset, ClassFolders):
-            row["top1_pct"] = accuracy_pct(model, self.job.dataset) if self.fabric.is_global_zero else 0.0
+            row["top1_pct"] = self._accuracy_pct(model, self.job.dataset)
         else:
             matrix = self._confusion(model, images)
             row |= {"miou_pct": matrix.miou_pct, "pixel_accuracy_pct": matrix.pixel_accuracy_pct}
-            row["images"] = self.job.dataset.length("val") if images is None else images
+            row["images"] = min(images or self.job.dataset.length("val"), self.job.dataset.length("val"))
         earlier = [float(known[self.job.metric]) for known in self.scores]
         self.scores.append(row)
         if self.fabric.is_global_zero:
@@ -277,6 +331,19 @@ class _Keeper:
     def _write(self, model: nn.Module, path: Path) -> None:
         assert isinstance(model, TopFormer | TopFormerClassifier)
         save_model(model, path, classes=_classes(self.job), protocol=_sizes(self.job))
+
+    def _accuracy_pct(self, model: nn.Module, dataset: ClassFolders) -> float:
+        """Likewise shared: the others would wait for the first one no longer than ten minutes."""
+        count = dataset.length("val")
+        right = right_answers(
+            model,
+            dataset,
+            indices=range(self.fabric.global_rank, count, self.fabric.world_size),
+            progress=lambda done, total: self.say("scoring", done, total, ""),
+        )
+        summed = self.fabric.all_reduce(torch.tensor(right, device=self.fabric.device), reduce_op="sum")
+        assert isinstance(summed, torch.Tensor)
+        return 100 * int(summed) / count
 
     def _confusion(self, model: nn.Module, images: int | None) -> ConfusionMatrix:
         """Every process takes its share of the images."""

@@ -80,8 +80,8 @@ def train(
     number = precision or ("bf16" if on == "cuda" else "fp32")
     if number not in PRECISIONS:
         raise unknown_name("precision", number, PRECISIONS)
-    _require_from(1, devices=devices, save_every=save_every, score_every=score_every, score_images=score_images)
-    _require_from(0, seed=seed)
+    _require_within(1, devices=devices, save_every=save_every, score_every=score_every, score_images=score_images)
+    _require_within(0, seed=seed)
     if backbone is not None and not backbone.is_file():
         raise UserError(f"no checkpoint {str(backbone)!r}.")
     with bars() as report:
@@ -168,7 +168,7 @@ def evaluate(
     from experiments.training import open_dataset
     from topformer.config import anchor_name
 
-    _require_from(1, images=images, count=count)
+    _require_within(1, images=images, count=count)
     network = segmentation_network(weights, arch, storage=storage)
     with bars() as report:
         dataset = open_dataset(data, report)
@@ -254,6 +254,8 @@ def recipes(
         raise unknown_name("layout of a data set", dataset, (*LAYOUTS, SCENES))
     if arch is not None and arch not in ANCHORS:
         raise unknown_name("anchor", arch, tuple(ANCHORS))
+    if name is None and changes:
+        raise UserError(f"--set {changes[0]} changes a recipe: name one of {', '.join(shipped_recipes())}.")
     if name is None:
         rows = [
             {"recipe": known, "about": recipe_named(known, dataset=dataset, anchor=arch).about}
@@ -324,9 +326,14 @@ def bars() -> Iterator[Callable[[str, int, int, str], None]]:
 
 
 _SAID_EVERY_S = 30.0
+_MOST = 2**63 - 1
+"""What torch takes for a seed."""
 
 
-def _require_from(least: int, **values: int | None) -> None:
+def _require_within(least: int, **values: int | None) -> None:
     for name, value in values.items():
+        option = f"--{name.replace('_', '-')}"
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+            raise UserError(f"{option} must be at least {least}, not {value}.")
+        if value is not None and value > _MOST:
+            raise UserError(f"{option} must be at most {_MOST}.")

@@ -13,6 +13,15 @@ class CheckpointError(UserError):
     """A weights file that cannot be read safely or does not fit the architecture."""
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """torch tells it of a CPU by text alone."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in said for words in ("out of memory", "allocate memory", "not enough memory"))
+    )
+
+
 def unknown_name(what: str, name: object, legal: Iterable[str], *, advice: str = "") -> UserError:
     """The sentence for a name outside a closed set."""
     known = ", ".join(sorted(legal)) or "none"

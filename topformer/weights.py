@@ -133,9 +133,17 @@ def saved_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, tuple[int, i
     metadata, _ = _read_safetensors(Path(path))
     try:
         rows = json.loads(metadata.get("classes", "[]"))
-        return tuple((str(name), (int(red), int(green), int(blue))) for name, (red, green, blue) in rows)
-    except (ValueError, TypeError):
+        found = tuple((str(name), (int(red), int(green), int(blue))) for name, (red, green, blue) in rows)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise CheckpointError(f"{path}: its class names cannot be read; was it edited?") from None
+    if found and (
+        str(len(found)) != metadata["num_classes"] or not all(0 <= part <= 255 for _, rgb in found for part in rgb)
+    ):
+        raise CheckpointError(
+            f"{path}: its {len(found)} class names do not fit its {metadata['num_classes'][:40]} classes, or a colour "
+            "is not from 0 to 255; was it edited?"
+        )
+    return found
 
 
 def saved_protocol(path: str | os.PathLike[str]) -> dict[str, int] | None:

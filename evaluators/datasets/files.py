@@ -260,7 +260,18 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(image: PillowImage.Image) -> Image:
-    return _rgb(ImageOps.exif_transpose(image))
+    return _rgb(_with_8_bits(ImageOps.exif_transpose(image)))
+
+
+def _with_8_bits(image: PillowImage.Image) -> PillowImage.Image:
+    """Pillow would cut off what is above 255: of a grey image with 16 bits nearly all is white."""
+    if image.mode.startswith("I;16"):
+        return PillowImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if not ((values >= 0) & (values <= 255)).all():
+            raise ValueError(f"its values run from {values.min():g} to {values.max():g}, known are 0 to 255")
+    return image
 
 
 def _numbers(image: PillowImage.Image) -> tuple[str, NDArray[Any]]:

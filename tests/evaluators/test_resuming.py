@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,35 @@ def test_a_damaged_state_is_refused_and_stays(tmp_path: Path) -> None:
     trained(tmp_path)
     state = tmp_path / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"state.pt cannot be read .*; remove it to start anew"):
+    with pytest.raises(UserError, match=r"state\.pt cannot be used .*; remove it to start anew"):
         trained(tmp_path)
     assert state.exists()
 
 
 def test_a_state_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     torch.save({"iteration": 1, "objective": subprocess.Popen}, tmp_path / "state.pt")
-    with pytest.raises(UserError, match=r"state\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"state\.pt cannot be used \(it holds more than numbers"):
+        trained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: state.update(run="another"), "it is of another training than run.json tells"),
+        (lambda state: state.pop("iteration"), "it does not say its iteration"),
+        (lambda state: state["losses"].fill_(math.nan), "losses has values that are not finite"),
+        (lambda state: state.pop("optimiser"), "it lacks optimiser"),
+        (lambda state: state.update(iteration=3), "losses after 3 of 9 iterations"),
+    ],
+)
+def test_a_state_that_was_edited_is_refused(
+    change: Callable[[dict[str, Any]], Any], reason: str, tmp_path: Path
+) -> None:
+    trained(tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(UserError, match=reason):
         trained(tmp_path)
 
 

@@ -258,6 +258,9 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell)
             "another protocol.short_side: 48, now 64",
         ),
         ("recipes slow", "unknown recipe 'slow'"),
+        ("train micro.json --data data --out micro.json", "no training can be kept in micro.json"),
+        ("train micro.json --data data --out new --set learning_rate=nan", "learning_rate"),
+        ("predict run/best.safetensors data/images/train --out seen", "cannot be read"),
         ("recipes released --dataset cityscape", "unknown layout of a data set 'cityscape'"),
         ("recipes released --arch huge", "unknown anchor 'huge'"),
     ],
@@ -359,3 +362,27 @@ def test_reduced_precision_learns_about_the_same(micro: Shell) -> None:
     assert isinstance(reduced, dict)
     assert reduced["last_loss"] != exact["last_loss"]
     assert reduced["last_loss"] == pytest.approx(exact["last_loss"], rel=0.05)
+
+
+def test_labels_are_not_written_over_the_images(trained: Shell) -> None:
+    image = trained.folder / "a.labels.png"
+    Image.new("RGB", (40, 40)).save(image)
+    Image.new("RGB", (40, 40)).save(trained.folder / "a.png")
+    words = ("predict", "run/best.safetensors", "a.png", "a.labels.png", "--out", ".")
+    assert "would be written over the image" in trained.refusal(*words)
+
+
+def test_a_grey_image_of_16_bits_is_not_all_white(trained: Shell) -> None:
+    from evaluators.datasets.files import read_image  # noqa: PLC0415
+
+    deep = trained.folder / "deep.png"
+    Image.fromarray(np.full((40, 40), 0x80FF, np.uint16)).save(deep)
+    assert (read_image(deep) == 0x80).all()
+
+
+def test_a_log_that_was_edited_is_refused_by_its_line(trained: Shell) -> None:
+    log = trained.folder / "run" / "log.jsonl"
+    log.write_text('{"iteration": 2, "miou_pct": "much"}\n')
+    code, _, err = trained("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    assert code == 2
+    assert "line 1 is no score" in err
