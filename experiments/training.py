@@ -265,11 +265,6 @@ class _Keeper:
         self.fabric, self.job, self.folder, self.say = fabric, job, folder, say
         self.scores: list[dict[str, Any]] = []
         self.resumed_at = 0
-        self.curves = None
-        if fabric.is_global_zero:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415, one process of many writes
-
-            self.curves = SummaryWriter  # opened when it is known where to go on
         self._drawn = 0
 
     def restore(self) -> Mapping[str, Any] | None:
@@ -282,8 +277,10 @@ class _Keeper:
                 "log too, so that the next score is the best."
             )
         self._drawn = self.resumed_at
-        if self.curves is not None:
-            self.writer = self.curves(str(self.folder.folder / "tensorboard"), purge_step=self.resumed_at + 1)
+        if self.fabric.is_global_zero:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415, one process of many draws
+
+            self._curves = SummaryWriter(str(self.folder.folder / "tensorboard"), purge_step=self.resumed_at + 1)
         return state
 
     def save(self, iteration: int, state: Mapping[str, Any], network: nn.Module, averaged: nn.Module | None) -> None:
@@ -308,8 +305,8 @@ class _Keeper:
             if self.fabric.is_global_zero:
                 self._draw(list(losses), final)
             self._score(model, final, None)
-        if self.curves is not None:
-            self.writer.close()
+        if self.fabric.is_global_zero:
+            self._curves.close()
 
     def _score(self, model: nn.Module, iteration: int, images: int | None) -> None:
         model.eval()
@@ -326,7 +323,7 @@ class _Keeper:
             if not earlier or row[self.job.metric] > max(earlier):
                 self._write(model, self.folder.best_path)
             self.folder.add_score(row)
-            self.writer.add_scalar(self.job.metric, row[self.job.metric], iteration)
+            self._curves.add_scalar(self.job.metric, row[self.job.metric], iteration)
 
     def _write(self, model: nn.Module, path: Path) -> None:
         assert isinstance(model, TopFormer | TopFormerClassifier)
@@ -365,10 +362,10 @@ class _Keeper:
 
     def _draw(self, losses: list[float], iteration: int) -> None:
         for index in range(self._drawn, iteration):
-            self.writer.add_scalar("loss", losses[index], index + 1)
-            self.writer.add_scalar("learning_rate", self.job.recipe.learning_rate_at(index), index + 1)
+            self._curves.add_scalar("loss", losses[index], index + 1)
+            self._curves.add_scalar("learning_rate", self.job.recipe.learning_rate_at(index), index + 1)
         self._drawn = iteration
-        self.writer.flush()
+        self._curves.flush()
 
 
 class _Rate:
