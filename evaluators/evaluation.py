@@ -51,22 +51,28 @@ def segmented(model: nn.Module, image: Image, protocol: Protocol) -> NDArray[np.
         pixels = normalised(torch.tensor(image)[None].to(device))
         seen = upsample(pixels, protocol.input_size(height, width))
         logits = upsample(cast(Tensor, model(seen)), (seen.shape[-2], seen.shape[-1]))
-        return _largest(logits, (height, width))
+        return labels_of(logits, (height, width))
 
 
-def _largest(logits: Tensor, size: tuple[int, int]) -> NDArray[np.int64]:
-    """(1, K, h, w) -> (H, W): the class with the largest logit once they are resized, a few classes at a time: of 150
-    on a photograph of 12 million pixels, all of them take 7 GB."""
-    height, width = size
-    step = max(_LOGITS_AT_ONCE // (height * width), 1)
-    best, labels = upsample(logits[:, :step], size)[0].max(dim=0)
-    for first in range(step, logits.shape[1], step):
-        values, found = upsample(logits[:, first : first + step], size)[0].max(dim=0)
-        better = values > best
-        best = torch.where(better, values, best)
-        labels = torch.where(better, found + first, labels)
-    array: NDArray[np.int64] = labels.cpu().numpy()
-    return array
+def labels_of(logits: Tensor, size: tuple[int, int], *, at_once: int = _LOGITS_AT_ONCE) -> NDArray[np.int64]:
+    """(1, K, h, w) -> (H, W): the class with the largest logit after bilinear resizing, some rows at a time where there
+    would be more than `at_once` logits: with 150 classes they are 7 GB for a photograph of 12 million pixels."""
+    (_, classes, rows, _), (height, width) = logits.shape, size
+    step = max(at_once // (classes * width), 1)
+    if step >= height:
+        whole: NDArray[np.int64] = upsample(logits, size)[0].argmax(dim=0).cpu().numpy()
+        return whole
+    places = ((torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5).clamp(0, rows - 1)
+    above = places.long()
+    below = (above + 1).clamp(max=rows - 1)
+    share = (places - above)[:, None]  # of the row below
+    labels = np.empty(size, np.int64)
+    for top in range(0, height, step):
+        strip = slice(top, min(top + step, height))
+        between = torch.lerp(logits[0, :, above[strip]], logits[0, :, below[strip]], share[strip].to(logits))
+        found = upsample(between[None], (strip.stop - top, width))[0].argmax(dim=0)
+        labels[strip] = found.cpu().numpy()
+    return labels
 
 
 def evaluate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -9,6 +11,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_training import MICRO, Halves, Oracle
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +20,7 @@ from trees import ade20k_tree, imagenet_tree
 from evaluators.datasets.files import DataError
 from evaluators.datasets.imagenet import opened as imagenet
 from evaluators.datasets.named import dataset_named
-from evaluators.evaluation import evaluate, normalised, right_answers, score, segmented
+from evaluators.evaluation import evaluate, labels_of, normalised, right_answers, score, segmented
 from evaluators.recipe import Protocol
 from evaluators.training import train
 from topformer import TopFormer, TopFormerClassifier
@@ -55,6 +58,27 @@ def test_labels_are_what_the_protocol_says_step_by_step() -> None:
         logits = F.interpolate(model(shown), (96, 64), mode="bilinear", align_corners=False)
         expected = F.interpolate(logits, (90, 70), mode="bilinear", align_corners=False).softmax(1).argmax(1)[0]
     assert np.array_equal(segmented(model, image, SMALL), expected.numpy())
+
+
+@pytest.mark.parametrize("size", [(90, 70), (13, 400), (20, 30), (500, 31)])
+@pytest.mark.parametrize("at_once", [1, 2000])
+def test_labels_are_the_same_a_few_rows_at_a_time(size: tuple[int, int], at_once: int) -> None:
+    logits = torch.randn(1, 7, 20, 30, generator=torch.Generator().manual_seed(0))
+    assert (labels_of(logits, size, at_once=at_once) == labels_of(logits, size)).mean() > 0.999
+
+
+@pytest.mark.slow
+def test_a_photograph_is_labelled_within_a_gigabyte_more() -> None:
+    """150 classes at 12 million pixels were 7.2 GB of logits."""
+    program = (
+        "import resource, torch, numpy as np; from evaluators.evaluation import labels_of; torch.set_num_threads(1); "
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, -1)); "
+        "print(labels_of(torch.randn(1, 150, 96, 128), (3000, 4000)).shape)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "(3000, 4000)\n", done.stderr
 
 
 def test_scores_count_every_labelled_pixel_of_the_original_images() -> None:
@@ -128,6 +152,15 @@ class Certain(nn.Module):
 def test_right_answers_are_counted(tmp_path: Path) -> None:
     data = imagenet(imagenet_tree(tmp_path / "imagenet", classes=3, train=2, val=2))
     assert right_answers(Certain().eval(), data, indices=range(6)) == 2
+    assert [right_answers(Certain().eval(), data, indices=range(rank, 6, 2)) for rank in (0, 1)] == [1, 1]
+
+
+def test_of_a_ribbon_only_the_middle_is_resized(tmp_path: Path) -> None:
+    """1 x 20000 px became 256 x 5 million."""
+    root = imagenet_tree(tmp_path / "imagenet", classes=3, train=1, val=1)
+    for path in sorted((root / "val").rglob("*.JPEG")):
+        Image.fromarray(np.zeros((1, 20000, 3), np.uint8)).save(path)
+    assert right_answers(Certain().eval(), imagenet(root), indices=range(3)) == 1
 
 
 def test_the_classification_variant_learns_on_folders_of_images(tmp_path: Path) -> None:

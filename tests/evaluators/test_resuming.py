@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,35 +104,91 @@ def test_a_damaged_state_is_refused_and_stays(tmp_path: Path) -> None:
     trained(tmp_path)
     state = tmp_path / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"state\.pt cannot be used .*; remove it to start anew"):
+    with pytest.raises(UserError, match=r"state.pt cannot be used .*; remove it to start anew"):
         trained(tmp_path)
     assert state.exists()
 
 
-def test_a_state_with_code_in_it_is_not_run(tmp_path: Path) -> None:
-    torch.save({"iteration": 1, "objective": subprocess.Popen}, tmp_path / "state.pt")
-    with pytest.raises(UserError, match=r"state\.pt cannot be used \(it holds more than numbers"):
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    """torch looks at no checksum: the training went on from other weights."""
+    trained(tmp_path)
+    state = tmp_path / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 64
+    state.write_bytes(content)
+    with pytest.raises(UserError, match=r"state.pt cannot be used \(archive/data/\d+ in it is damaged\)"):
         trained(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", b"cos\nsystem\n(S'false'\ntR."])
+def test_what_is_no_state_is_refused(content: bytes, tmp_path: Path) -> None:
+    """Of "hello" torch's unpickler raises a KeyError."""
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"state\.pt cannot be used"):
+        trained(tmp_path)
+
+
+NOT_FINITE = {"objective": {"weight": torch.tensor([1.0, float("nan")])}}
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "fragment"),
     [
-        (lambda state: state.update(run="another"), "it is of another training than run.json tells"),
-        (lambda state: state.pop("iteration"), "it does not say its iteration"),
-        (lambda state: state["losses"].fill_(math.nan), "losses has values that are not finite"),
-        (lambda state: state.pop("optimiser"), "it lacks optimiser"),
-        (lambda state: state.update(iteration=3), "losses after 3 of 9 iterations"),
+        ({"run": "another"}, "cannot be used \\(it is of another training"),
+        ({"iteration": "x"}, "cannot be used \\(it does not say its iteration"),
+        ({"iteration": -1}, "cannot be used \\(it does not say its iteration"),
+        (NOT_FINITE, "cannot be used \\(objective.weight has values that are not finite"),
+        ({"iteration": 3}, "does not fit this training \\(9 losses after 3 of 9 iterations\\)"),
+        ({"losses": "all"}, "does not fit this training"),
+        ({"objective": {}}, "does not fit this training \\(Error\\(s\\) in loading state_dict"),
+        ({"optimiser": {}}, "does not fit this training"),
+        ({"averaged": None}, "does not fit this training"),
+        *(({name: ...}, f"it lacks {name}") for name in ("objective", "optimiser", "averaged", "scaler", "losses")),
     ],
 )
-def test_a_state_that_was_edited_is_refused(
-    change: Callable[[dict[str, Any]], Any], reason: str, tmp_path: Path
-) -> None:
+def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], fragment: str, tmp_path: Path) -> None:
     trained(tmp_path)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    change(state)
-    torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(UserError, match=reason):
+    path = tmp_path / "state.pt"
+    state = torch.load(path, weights_only=True) | change
+    torch.save({name: value for name, value in state.items() if value is not ...}, path)
+    with pytest.raises(UserError, match=fragment):
+        trained(tmp_path)
+
+
+def test_a_score_cut_off_by_a_kill_does_not_spoil_the_next(tmp_path: Path) -> None:
+    """The next line was written behind the rest of this one, and both were lost."""
+    folder = RunFolder(tmp_path, {"test": 1})
+    folder.add_score({"iteration": 1, "miou_pct": 1.5})
+    with folder.log_path.open("a") as log:
+        log.write('{"iteration": 2, "mi')
+    assert [row["iteration"] for row in folder.scores("miou_pct", until=2)] == [1]
+    folder.add_score({"iteration": 2, "miou_pct": 2.5})
+    assert [row["iteration"] for row in folder.scores("miou_pct", until=2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "line", ["3", "null", "{}", '{"iteration": 1}', '{"iteration": 1, "miou_pct": NaN}', "[" * 99999]
+)
+def test_a_line_that_is_no_score_is_refused(line: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {"test": 1})
+    folder.log_path.write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"log.jsonl, line 1 is no score"):
+        folder.scores("miou_pct", until=2)
+
+
+def test_a_folder_where_nothing_was_saved_takes_another_training(tmp_path: Path) -> None:
+    """What is refused for a setting is started again with another."""
+    with RunFolder(tmp_path, {"devices": 3}).opened():
+        pass
+    with RunFolder(tmp_path, {"devices": 2}).opened():
+        (tmp_path / "last.safetensors").touch()
+    with pytest.raises(UserError, match="another devices: 2, now 1"), RunFolder(tmp_path, {"devices": 1}).opened():
+        pass
+
+
+def test_a_state_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    torch.save({"iteration": 1, "objective": subprocess.Popen}, tmp_path / "state.pt")
+    with pytest.raises(UserError, match=r"state\.pt cannot be used \(it holds more than numbers\)"):
         trained(tmp_path)
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,7 +20,7 @@ from evaluators.datasets import IGNORE, Colour, Split
 from evaluators.evaluation import normalised, recalibrate_batch_norm, score
 from evaluators.recipe import Augmentation, TrainingRecipe
 from evaluators.samples import Samples
-from evaluators.training import NonFiniteLoss, train
+from evaluators.training import Execution, NonFiniteLoss, train
 from topformer import TINY, MBConv, TopFormer, TopFormerConfig, UserError
 
 if TYPE_CHECKING:
@@ -265,3 +270,62 @@ def test_flips_keep_image_and_labels_together() -> None:
         assert np.array_equal(image[..., 0] == 200, labels == 1)
         flipped += int(labels[0, 0])
     assert 0 < flipped < 16
+
+
+@pytest.mark.parametrize("accumulate", [2])
+def test_a_part_of_one_image_whose_map_is_a_pixel_is_refused(accumulate: int) -> None:
+    """Batch norm told it by a ValueError."""
+    small = replace(CROPPED, crop=(32, 32))
+    recipe = replace(RECIPE, augmentation=small, recalibration_images=0)
+    with pytest.raises(UserError, match="of 2 images 2 parts get 1 each, and a map is a single pixel"):
+        trained(recipe=recipe, execution=Execution(accumulate=accumulate))
+
+
+class Unsaved:
+    """A keeper that must not be asked to save."""
+
+    def restore(self) -> None:
+        return None
+
+    def save(self, iteration: int, *_: object) -> None:
+        raise AssertionError(f"saved after {iteration}")
+
+
+def test_weights_that_are_not_finite_are_not_saved() -> None:
+    """Statistics of batch norm overflow while the loss is finite; the file would be refused when it is read."""
+    model = TopFormer(MICRO, num_classes=3)
+    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).running_var.fill_(math.inf)
+    recipe = replace(RECIPE, freeze_norms=True)
+    with pytest.raises(NonFiniteLoss, match=r"diverged by iteration 1 of 12: .*running_var has values"):
+        train(model, Halves(), recipe, train_images=6, seed=0, execution=Execution(save_every=1), keeper=Unsaved())
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    def kill(_done: int, _total: int, _loss: float) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+
+    with pytest.raises(UserError, match="a process that prepares images ended or hung"):
+        trained(recipe=replace(RECIPE, iterations=99), execution=Execution(workers=1), progress=kill)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_advice_is_not_to_compile(tmp_path: Path) -> None:
+    program = (
+        "from test_training import trained; from evaluators.training import Execution; "
+        "trained(execution=Execution(compile=True))"
+    )
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    environment = {
+        "PYTHONPATH": paths,
+        "PATH": "/nowhere",
+        "CXX": "/nowhere/c++",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert "UserError: torch.compile failed (" in done.stderr
+    assert done.stderr.rstrip().endswith("train with --no-compile.")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +22,9 @@ from test_training import MICRO
 
 from evaluators.datasets.named import dataset_named
 from experiments.recipe_files import recipe_named, shipped_recipes
-from topformer import saved_model
+from topformer import TopFormer, saved_model
 from topformer.errors import UserError
-from topformer.weights import saved_classes
+from topformer.weights import save_model, saved_classes
 
 SMALL = (
     *("--set", "iterations=2", "--set", "batch_size=2", "--set", "augmentation.crop=[32, 32]"),
@@ -263,6 +267,40 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell)
         ("predict run/best.safetensors data/images/train --out seen", "cannot be read"),
         ("recipes released --dataset cityscape", "unknown layout of a data set 'cityscape'"),
         ("recipes released --arch huge", "unknown anchor 'huge'"),
+        ("recipes --set iterations=1", "--set iterations=1 changes a recipe: name one of paper"),
+        (
+            "train micro.json --data data --out data/classes.txt",
+            "no training can be kept in data/classes.txt (File exists",
+        ),
+        ("train micro.json --data data --out /proc", "no training can be kept in /proc"),
+        ("train micro.json --data data --out a\udcff", "'a\\udcff' is not UTF-8"),
+        (
+            "train micro.json --data data --out new --seed 18446744073709551616",
+            "--seed must be at most 92233720368547758",
+        ),
+        (f"train micro.json --data data --out new --score-every {10**400}", "--score-every must be at most"),
+        ("train micro.json --data data --out new --devices 1000", "cannot be shared equally by 1000 devices"),
+        (
+            f"train micro.json --data data --out new --set iterations={10**400}",
+            "iterations must be at least 1 and at most",
+        ),
+        (f"train micro.json --data data --out new --set iterations={'9' * 5000}", "iterations unable to parse"),
+        (f"train micro.json --data data --out new --set iterations={'[' * 9999}", "iterations input should be a valid"),
+        ("train micro.json --data data --out new --set batch_size=100000", "batch_size must be at most 65536"),
+        ("train micro.json --data data --out new --set clip_norm=inf", "clip_norm must be from 0 to 1e+09, not inf"),
+        (
+            "train micro.json --data data --out run --backbone run/best.safetensors",
+            "will be written over by a training",
+        ),
+        ("train micro.json --data data --out new --accumulate 2", "of 2 images 2 parts get 1 each"),
+        (
+            "evaluate run/best.safetensors --data data --pictures data/classes.txt",
+            "no pictures can be written to data/",
+        ),
+        (
+            "predict run/best.safetensors data/images/val/val-0.jpg --out data/classes.txt",
+            "no pictures can be written to",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_harms_nothing(words: str, fragment: str, trained: Shell) -> None:
@@ -319,6 +357,15 @@ def test_a_recipe_of_ones_own_changes_a_shipped_one(tmp_path: Path) -> None:
         ('base = "quick"\n[training]\niterations = true', "iterations must be a number"),
         ('base = "quick"\n[training]\nbatch_size = 2.5', "batch_size input should be a valid integer"),
         ('[datasets.folder]\nlike = "mine"', "is like 'mine', which it does not have"),
+        ('[datasets.folder]\nlike = ["mine"]', r"is like \['mine'\], which it does not have"),
+        ('[datasets.folder]\nlike = "folder"', "is like another one itself"),
+        ("datasets = 3", "datasets must be a section of settings, not 3"),
+        ("[datasets]\nfolder = 3", "folder must be a section of settings, not 3"),
+        ("anchors = 3", "anchors must be a section of settings, not 3"),
+        ('base = "quick"\n[datasets.ade21k]', "unknown data set of recipe .* 'ade21k'"),
+        ('base = "quick"\n[anchors.huge]', "unknown anchor of recipe .* 'huge'; available: base, small, tiny"),
+        ("x = " + "[" * 99999, "is not TOML"),
+        ("x = " + "9" * 5000, "is not TOML"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_says_why(text: str, fragment: str, tmp_path: Path) -> None:
@@ -326,6 +373,154 @@ def test_a_recipe_that_cannot_be_read_says_why(text: str, fragment: str, tmp_pat
     path.write_text(text)
     with pytest.raises(UserError, match=fragment):
         recipe_named(str(path), dataset="folder", anchor=None)
+
+
+def test_a_recipe_may_be_like_another_data_sets_and_differ(tmp_path: Path) -> None:
+    """What stood beside `like` had no effect. The mark is what editors of Windows begin a text with."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '\ufeffbase = "quick"\n[datasets.folder]\nlike = "scenes"\n[datasets.folder.training]\nbatch_size = 5\n'
+        "[datasets.scenes.training]\niterations = 7\nbatch_size = 4\n",
+        encoding="utf-8",
+    )
+    found = recipe_named(str(path), dataset="folder", anchor=None).training
+    assert (found.iterations, found.batch_size) == (7, 5)
+
+
+def test_a_recipe_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.toml")
+    with pytest.raises(UserError, match="not a file"):
+        recipe_named(str(tmp_path / "mine.toml"), dataset="folder", anchor=None)
+
+
+def test_two_settings_in_one_are_refused(trained: Shell) -> None:
+    """The second one had no effect."""
+    code, _, err = trained("recipes", "quick", "--set", "iterations=2\nbatch_size=4")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--set takes one SETTING=VALUE" in err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_pixel_is_refused_before_it_is_trained_on(split: str, micro: Shell) -> None:
+    """The score was undefined when all was trained, or nothing was learnt."""
+    trees.folder_tree(micro.folder / "data")
+    for path in (micro.folder / "data" / "masks" / split).iterdir():
+        trees.save_grey(path, np.full_like(np.asarray(Image.open(path)), 255))
+    err = micro.refusal("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    assert f"every pixel of the first {3 if split == 'train' else 2} {split} images is ignored (255)" in err
+
+
+def test_lost_weights_are_not_called_the_best(trained: Shell) -> None:
+    words = ("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    last = (trained.folder / "run" / "last.safetensors").read_bytes()
+    (trained.folder / "run" / "last.safetensors").unlink()
+    assert trained(*words)[0] == 0
+    assert (trained.folder / "run" / "last.safetensors").read_bytes() == last
+    (trained.folder / "run" / "best.safetensors").unlink()
+    code, _, err = trained(*words)
+    assert code == 2
+    assert "best.safetensors is gone, whose score is in run/log.jsonl" in err
+    (trained.folder / "run" / "log.jsonl").unlink()
+    assert trained(*words)[0] == 0
+    assert (trained.folder / "run" / "best.safetensors").read_bytes() == last
+
+
+def test_labels_are_not_written_over_an_image(trained: Shell) -> None:
+    image = next((trained.folder / "data" / "images").rglob("*.jpg")).read_bytes()
+    for name in ("a.jpg", "a.overlay.png"):
+        (trained.folder / name).write_bytes(image)
+    code, _, err = trained("predict", "run/best.safetensors", "a.jpg", "a.overlay.png", "--out", ".")
+    assert code == 2
+    assert "the labels would be written over the image a.overlay.png" in err
+    assert (trained.folder / "a.overlay.png").read_bytes() == image
+
+
+def test_more_classes_than_a_label_map_holds_are_refused(trained: Shell) -> None:
+    save_model(TopFormer(MICRO, num_classes=300), trained.folder / "many.safetensors")
+    code, _, err = trained("predict", "many.safetensors", "none.jpg", "--out", "seen")
+    assert code == 2
+    assert "knows 300 classes; a label map holds 255, 0 to 254" in err
+
+
+@pytest.mark.slow
+def test_an_image_too_large_for_the_memory_is_one_sentence(trained: Shell) -> None:
+    limit = (
+        "import resource, torch; "
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, -1))"
+    )
+    program = f"{limit}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
+    image = str(next((trained.folder / "data" / "images").rglob("*.jpg")))
+    words = ["predict", "run/best.safetensors", image, "--out", "seen", "--recipe", "quick"]
+    words += ["--set", "protocol.long_side=16384", "--set", "protocol.short_side=16384"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "topformer-nas", *words],
+        cwd=trained.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "out of memory" in done.stderr.splitlines()[-1]
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may have ended
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+class _Two:
+    """A training by two processes, up to its first state."""
+
+    def __init__(self, folder: Path) -> None:
+        words = ["train", "micro.json", "--data", "data", "--out", "run", *QUICK]
+        words += ["--set", "iterations=100000", "--set", "freeze_norms=true", "--devices", "2", "--save-every", "5"]
+        command = [sys.executable, "-m", "experiments", *words]
+        self.parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 200
+        while not (folder / "run" / "state.pt").exists():
+            assert self.parent.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        self.children = [pid for pid in _children(self.parent.pid) if "spawn_main" in _command_line(pid)]
+        assert len(self.children) == 2
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and the last line; no process of it is left."""
+        _, err = self.parent.communicate(timeout=60)
+        until = time.monotonic() + 10
+        while any(Path(f"/proc/{child}").exists() for child in self.children):
+            assert time.monotonic() < until, "a process trains on"
+            time.sleep(0.1)
+        assert "Traceback" not in err
+        return self.parent.returncode, err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_end_together(micro: Shell) -> None:
+    """Stopped, the first said so and waited for the others, which trained on in a folder that was free for the next;
+    killed, one ended in a traceback."""
+    trees.folder_tree(micro.folder / "data")
+    two = _Two(micro.folder)
+    two.parent.terminate()
+    assert two.end() == (130, "stopped; the same command goes on from here.")
+    (micro.folder / "run" / "state.pt").unlink()
+    two = _Two(micro.folder)
+    os.kill(two.children[1], signal.SIGKILL)
+    code, said = two.end()
+    assert code == 2
+    assert "one of the 2 training processes was killed" in said
 
 
 @pytest.mark.slow

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 
 import topformer
 from topformer import TINY, CheckpointError, UserError
-from topformer.weights import _number_dtype
+from topformer.weights import _number_dtype, saved_classes
 
 
 @pytest.fixture
@@ -208,3 +210,29 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch:
         topformer.save_model(topformer.load_model("tiny", num_classes=3), target)
     assert target.read_bytes() == before
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    ['[["a", [1, 2, 3]]]', '[["a", [1, 2, 300]], ["b", [1, 2, 3]]]', "3", "[" * 99999, '[["a", [Infinity, 2, 3]]]'],
+)
+def test_class_names_that_were_edited_are_refused(classes: str, tmp_path: Path) -> None:
+    """One name for two classes ended in an IndexError, a colour of 300 in an OverflowError."""
+    path = tmp_path / "mine.safetensors"
+    topformer.save_model(topformer.load_model(TINY, num_classes=2), path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        metadata = {**file.metadata(), "classes": classes}
+    path.write_bytes(save(tensors, metadata))
+    with pytest.raises(CheckpointError, match="was it edited"):
+        saved_classes(path)
+
+
+def test_equal_weights_have_equal_bytes(tmp_path: Path) -> None:
+    """The metadata came in an order of chance."""
+    model = topformer.load_model(TINY, num_classes=2)
+    classes = (("a", (1, 2, 3)), ("ü", (4, 5, 6)))
+    for number in range(8):
+        topformer.save_model(model, tmp_path / f"{number}.safetensors", classes=classes)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert saved_classes(tmp_path / "0.safetensors") == classes

@@ -309,3 +309,17 @@ def test_no_split_may_be_empty(tmp_path: Path) -> None:
     dataset: LabelledFiles = opened(root)
     with pytest.raises(UserError, match=r"has no val images with labels \(ade20k\)"):
         dataset.require_complete()
+
+
+def test_a_grey_photograph_of_16_bits_is_not_all_white(tmp_path: Path) -> None:
+    """Pillow cuts off what is above 255."""
+    trees.save_deep(tmp_path / "deep.png", np.array([[0, 300, 32768, 65535]], np.uint16))
+    assert read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_numbers_beyond_a_byte_are_no_photograph(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 76200]], np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match="its values run from 0 to 76200, known are 0 to 255"):
+        read_image(tmp_path / "deep.tif")
+    Image.fromarray(np.array([[0, 255]], np.float32)).save(tmp_path / "plain.tif")
+    assert read_image(tmp_path / "plain.tif")[0, :, 0].tolist() == [0, 255]
