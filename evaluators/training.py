@@ -33,7 +33,7 @@ from evaluators.segmentation import (
     sampled_labels,
     segmentation_loss,
 )
-from topformer.errors import UserError, ran_out_of_memory
+from topformer.errors import UserError, first_line, ran_out_of_memory
 from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, zero_start_residuals
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _in_words(error: Exception, recipe: TrainingRecipe, parts: int) -> UserError
         return _out_of_memory(recipe, parts)
     if "DataLoader" in said and ("worker" in said or "timed out" in said):
         return UserError(
-            f"a process that prepares images ended or hung ({_first_line(error)}); is there enough memory for "
+            f"a process that prepares images ended or hung ({first_line(error)[:200]}); is there enough memory for "
             "--workers? What was saved is kept: the same command goes on from there."
         )
     if "more than 1 value per channel" in said:
@@ -182,7 +182,7 @@ def _in_words(error: Exception, recipe: TrainingRecipe, parts: int) -> UserError
             "(accumulate), or choose a larger crop or batch_size."
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return UserError(f"torch.compile failed ({_first_line(error)}); train with --no-compile.")
+        return UserError(f"torch.compile failed ({first_line(error)[:200]}); train with --no-compile.")
     return None
 
 
@@ -229,7 +229,6 @@ class _Loop:
         if execution.compile:
             runs = cast(nn.Module, torch.compile(runs))
         self.runs, self.optimiser = fabric.setup(runs, optimiser)
-        self.trained = [p for group in optimiser.param_groups for p in group["params"]]
         self._clock = _Clock(fabric.device)
 
     def run(self) -> Trained:
@@ -379,8 +378,8 @@ class _Loop:
             self._load(state)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f"the saved state does not fit this training ({_first_line(error)}); was it saved by another version? "
-                "Remove state.pt to start anew."
+                f"the saved state does not fit this training ({first_line(error)[:200]}); was it saved by another "
+                "version? Remove state.pt to start anew."
             ) from None
         return int(state["iteration"])
 
@@ -403,10 +402,6 @@ class _Loop:
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
         self.losses = losses
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

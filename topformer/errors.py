@@ -26,3 +26,8 @@ def unknown_name(what: str, name: object, legal: Iterable[str], *, advice: str =
     """The sentence for a name outside a closed set."""
     known = ", ".join(sorted(legal)) or "none"
     return UserError(f"unknown {what} {name!r}; available: {known}.{' ' + advice if advice else ''}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without the rest of it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

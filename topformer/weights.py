@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from topformer.config import STAGE_STRIDES, OutputKind, TaskKind, TopFormerConfig, named_arch
-from topformer.errors import CheckpointError
+from topformer.errors import CheckpointError, first_line
 from topformer.model import TopFormer, TopFormerClassifier
 from topformer.writing import write_whole
 
@@ -334,13 +334,9 @@ def _load_pickled_tensors(path: Path) -> object:
                 f"{path} contains {match[1]}, which is code, not data; it was not loaded. "
                 "Save the state_dict alone with the tool that made it."
             ) from None
-        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({_first_line(error)}).") from None
+        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({first_line(error)}).") from None
     except Exception as error:  # a damaged or hostile file can raise anything out of the unpickler
-        raise CheckpointError(f"{path} is not a readable checkpoint ({_first_line(error)}).") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is not a readable checkpoint ({first_line(error)}).") from None
 
 
 def _released_renamer(arch: TopFormerConfig, *, segmentation: bool) -> Callable[[str], str]:

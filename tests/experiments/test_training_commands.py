@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -194,20 +194,28 @@ def test_two_processes_train_through_the_command_line(micro: Shell) -> None:
     assert victim.name in done.stderr.splitlines()[-1]
 
 
+def under(limit: str, words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process that runs `limit` first."""
+    program = f"{limit}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
+    command = [sys.executable, "-c", program, "topformer-nas", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
+def memory_limit(more_bytes: str) -> str:
+    """An address space of so much more than torch takes by itself."""
+    return (
+        "import resource, torch; "
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        f"resource.setrlimit(resource.RLIMIT_AS, (taken + {more_bytes}, -1))"
+    )
+
+
 def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell) -> None:
     """Files may not grow beyond 100 kB: what a full disk does, too, is to refuse writing."""
     state = (trained.folder / "run" / "state.pt").read_bytes()
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, {resource.RLIM_INFINITY}))"
-    program = f"{code}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, {resource.RLIM_INFINITY}))"
     words = ["train", "micro.json", "--data", "data", "--out", "other", *QUICK]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "topformer-nas", *words],
-        cwd=trained.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = under(limit, words, trained.folder)
     assert done.returncode == 2, done.stderr
     assert "error: File too large: other/" in done.stderr
     assert not list((trained.folder / "other").glob("*.partial"))
@@ -444,23 +452,10 @@ def test_more_classes_than_a_label_map_holds_are_refused(trained: Shell) -> None
 
 @pytest.mark.slow
 def test_an_image_too_large_for_the_memory_is_one_sentence(trained: Shell) -> None:
-    limit = (
-        "import resource, torch; "
-        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
-        "resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, -1))"
-    )
-    program = f"{limit}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
     image = str(next((trained.folder / "data" / "images").rglob("*.jpg")))
     words = ["predict", "run/best.safetensors", image, "--out", "seen", "--recipe", "quick"]
     words += ["--set", "protocol.long_side=16384", "--set", "protocol.short_side=16384"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "topformer-nas", *words],
-        cwd=trained.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = under(memory_limit("2**30"), words, trained.folder)
     assert done.returncode == 2, done.stderr
     assert "out of memory" in done.stderr.splitlines()[-1]
 
@@ -527,22 +522,9 @@ def test_two_processes_end_together(micro: Shell) -> None:
 def test_exhausted_memory_is_one_sentence(micro: Shell) -> None:
     """An address space of 3 GiB more than torch takes by itself."""
     trees.folder_tree(micro.folder / "data")
-    limit = (
-        "import resource, torch; "
-        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
-        "resource.setrlimit(resource.RLIMIT_AS, (taken + 3 * 2**30, -1))"
-    )
-    program = f"{limit}; import sys; sys.argv = sys.argv[1:]; from experiments.cli import main; main()"
     words = ["train", "micro.json", "--data", "data", "--out", "run", *QUICK]
     words += ["--set", "batch_size=64", "--set", "augmentation.crop=[2048, 2048]"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "topformer-nas", *words],
-        cwd=micro.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = under(memory_limit("3 * 2**30"), words, micro.folder)
     assert done.returncode == 2, done.stderr
     assert "out of memory" in done.stderr.splitlines()[-1]
 
