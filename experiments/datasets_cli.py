@@ -68,7 +68,7 @@ def datasets_check(
 def datasets_layouts(as_json: AsJson = False) -> None:
     """What is recognised, and by which files and folders below PATH."""
     from evaluators.datasets.named import LAYOUTS, SCENES
-    from evaluators.datasets.scenes import CLASS_NAMES
+    from evaluators.datasets.scene_drawing import COMMON_CLASSES
 
     rows: list[dict[str, Any]] = [
         {
@@ -80,7 +80,7 @@ def datasets_layouts(as_json: AsJson = False) -> None:
         for name, layout in LAYOUTS.items()
     ]
     drawn = "procedural scenes, drawn when first used"
-    rows.append({"layout": SCENES, "data_set": drawn, "classes": len(CLASS_NAMES), "looks_for": []})
+    rows.append({"layout": SCENES, "data_set": drawn, "classes": COMMON_CLASSES, "looks_for": []})
     if as_json:
         print_json(rows)
         return
