@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
@@ -265,6 +265,33 @@ class SearchSpace:
         """Exact number of distinct candidates."""
         free = prod(len(knob.choices) for knob in self._free)
         return free * prod(sum(variant.size for variant in stage) for stage in self._stages)
+
+    @property
+    def largest(self) -> Candidate:
+        """The greatest choice of every knob, all injected scales that occur, a dense fuse convolution: every member's
+        architecture is a part of this one, which itself need not be a member."""
+        return self._extreme(max)
+
+    @property
+    def smallest(self) -> Candidate:
+        """The least choice of every knob, the fewest injected scales, the largest output stride; a member."""
+        return self._extreme(min)
+
+    def _extreme(self, pick: Callable[[Iterable[Any]], Any]) -> Candidate:
+        values: dict[str, Any] = {}
+        for knob in self.knobs:
+            match knob.name:
+                case "injected_strides":
+                    scales = {stride for strides in knob.choice_of for stride in strides}
+                    fewest = min(knob.choice_of, key=len)
+                    values[knob.name] = tuple(sorted(scales)) if pick is max else fewest
+                case "token_stride":
+                    values[knob.name] = min(knob.choice_of) if pick is max else max(knob.choice_of)
+                case "head_fuse":
+                    values[knob.name] = min(knob.choice_of) if pick is max else max(knob.choice_of)  # dense is false
+                case _:
+                    values[knob.name] = pick(knob.choice_of)
+        return self._build(values)
 
     def candidates(self) -> Iterator[Candidate]:
         """Every distinct candidate, lazily, in a fixed order."""

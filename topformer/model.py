@@ -405,13 +405,17 @@ class TopFormer(_Backbone):
         With output "resized", logits (B, classes, H, W); with "labels", int64 (B, 1, H, W).
         Images are normalised RGB, at least 32 px on each side.
         """
-        tokens, semantics = self.encode(image)
-        out = cast(Tensor, self.head(*self.inject(tokens, semantics)))
+        out, _ = self.segment(image)
         if "resize" in self.post_processing:
             out = self.post_processing["resize"](out, (image.shape[-2], image.shape[-1]))
         if "argmax" in self.post_processing:
             out = self.post_processing["argmax"](out)
         return out
+
+    def segment(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> logits at the finest injected stride, whatever the output, and semantics (B, S, h, w)."""
+        tokens, semantics = self.encode(image)
+        return cast(Tensor, self.head(*self.inject(tokens, semantics))), semantics
 
     def inject(self, tokens: tuple[Tensor, ...], semantics: Tensor) -> list[Tensor]:
         """Tokens and semantics -> (B, M, h_s, w_s) per injected scale, finest first."""
