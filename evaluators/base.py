@@ -26,10 +26,26 @@ class Metrics:
     """Mean over the last tenth of the iterations, auxiliary loss left out."""
     seconds: float
     """Wall clock, drawing of missing data included."""
+    cpu_seconds: float
+    """Of this process, all threads together: what an evaluation costs, whatever else the machine does."""
+
+    @property
+    def value(self) -> float:
+        """What architectures are ranked by."""
+        return self.miou_pct
 
 
-class Evaluator(Protocol):
-    """Must survive pickling: worker processes evaluate."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """What an evaluation without accuracy found: a number to rank by, greater is better."""
+
+    value: float
+    seconds: float
+    cpu_seconds: float
+
+
+class Scorer(Protocol):
+    """Ranks candidates, by an accuracy or otherwise. Must survive pickling: worker processes evaluate."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,6 +57,20 @@ class Evaluator(Protocol):
 
     def why_not(self, candidate: Candidate) -> str | None:
         """Why `candidate` cannot be evaluated, in one sentence, without trying; None where it can."""
+
+    def evaluate(
+        self,
+        candidate: Candidate,
+        *,
+        replicate: int,
+        weights_out: Path | None,
+        progress: ProgressCallback | None = None,
+    ) -> Metrics | Score:
+        """Depends on candidate, replicate and fingerprint only. Raises `UserError` for what it cannot evaluate."""
+
+
+class Evaluator(Scorer, Protocol):
+    """Finds an mIoU: what studies search by."""
 
     def evaluate(
         self,

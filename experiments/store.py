@@ -46,7 +46,8 @@ from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.config import Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added trust reports; a store of version 1 is brought up when it is opened for writing."""
 LEASE = timedelta(seconds=60)
 BUSY_TIMEOUT_S = 30
 
@@ -131,6 +132,14 @@ class _Batch(_Base):
     sampler_seconds: Mapped[float]
 
 
+class _TrustReport(_Base):
+    __tablename__ = "trust_reports"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created: Mapped[str] = mapped_column(String(40))
+    report_json: Mapped[str] = mapped_column(Text)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One evaluation of one candidate."""
@@ -142,10 +151,15 @@ class Record:
     replicate: int
     status: Literal["complete", "failed"]
     metrics: Mapping[str, Any] | None
-    """`evaluators.base.Metrics` as a mapping; None for a failure."""
+    """`evaluators.base.Metrics` or `Score` as a mapping; None for a failure."""
     reason: str | None
     """Why it failed."""
     seconds: float
+
+    @property
+    def value(self) -> float | None:
+        """The mIoU in per cent, or the score where there is none; None for a failure."""
+        return None if self.metrics is None else float(self.metrics.get("miou_pct", self.metrics.get("value")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,10 +228,11 @@ class Study:
 class Store:
     """Open with `Store.open`; usable as a context manager."""
 
-    def __init__(self, engine: Engine, url: str, artefacts: Path) -> None:
+    def __init__(self, engine: Engine, url: str, artefacts: Path, *, read_only: bool) -> None:
         self.engine = engine
         self.url = url
         self.artefacts = artefacts
+        self.read_only = read_only
 
     @classmethod
     def open(cls, url: str = DEFAULT_URL, *, create: bool = False, read_only: bool = False) -> Self:
@@ -226,7 +241,7 @@ class Store:
         Raises `UserError` for a missing, foreign, corrupt or unreachable database.
         """
         engine, artefacts = _engine(url, create=create, read_only=read_only)
-        store = cls(engine, url, artefacts)
+        store = cls(engine, url, artefacts, read_only=read_only)
         try:
             with _one_sentence(url):
                 store._require_schema(create=create)
@@ -266,6 +281,10 @@ class Store:
                 raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")
             self._create_schema()
             return
+        if version == 1:
+            if not self.read_only:
+                self._create_schema()
+            return
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"{self.url} has schema version {version}, this tool reads {SCHEMA_VERSION}; "
@@ -280,7 +299,7 @@ class Store:
                 connection.rollback()
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself would begin after the tables
             _Base.metadata.create_all(connection)
-            if connection.scalar(select(func.count()).select_from(_Schema)) == 0:
+            if connection.scalar(select(func.max(_Schema.version))) != SCHEMA_VERSION:
                 connection.execute(insert(_Schema).values(version=SCHEMA_VERSION))
             connection.commit()
 
@@ -388,9 +407,14 @@ class Store:
             row = _record_row(session, candidate_key, evaluator, replicate)
             return _record(row) if row else None
 
-    def add_record(self, record: Record, *, weights: Path | None = None) -> None:
-        """Write an evaluation; one that is already there stays (nothing is completed twice)."""
+    def add_record(self, record: Record, *, weights: Path | None = None, candidate: Candidate | None = None) -> None:
+        """Write an evaluation; one that is already there stays (nothing is completed twice).
+
+        `candidate` is written too where no proposal has brought it.
+        """
         with self._session() as session:
+            if candidate is not None:
+                _add_candidate(session, candidate)
             if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
                 return
             session.add(
@@ -446,6 +470,22 @@ class Store:
                 )
                 for row in rows
             )
+
+    # ---- trust reports
+
+    def add_trust_report(self, name: str, report_json: str) -> None:
+        """Keep a report; one of the same name is replaced."""
+        with self._session() as session:
+            session.execute(delete(_TrustReport).where(_TrustReport.name == name))
+            session.add(_TrustReport(name=name, created=_now(), report_json=report_json))
+
+    def trust_reports(self) -> tuple[tuple[str, str], ...]:
+        """Names and contents, the newest first."""
+        if not inspect(self.engine).has_table(_TrustReport.__tablename__):
+            return ()  # a store of version 1 that is only read
+        with self._session() as session:
+            rows = session.scalars(select(_TrustReport).order_by(_TrustReport.id.desc()))
+            return tuple((row.name, row.report_json) for row in rows)
 
     # ---- weights
 
@@ -711,7 +751,7 @@ def _study(row: _Study) -> Study:
 def _record(row: _Record) -> Record:
     metrics = None if row.metrics_json is None else json.loads(row.metrics_json)
     if metrics is not None:
-        float(metrics["miou_pct"])
+        float(metrics["miou_pct"] if "miou_pct" in metrics else metrics["value"])
     return Record(
         candidate_key=row.candidate_key,
         evaluator=row.evaluator,

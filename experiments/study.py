@@ -371,7 +371,7 @@ class _Run:
             else:
                 self.cached += 1
                 self._settle(trial, known, from_cache=True)
-        jobs = {trial.number: (self.evaluator, trial.candidate, self._weights(trial)) for trial in waiting}
+        jobs = {trial.number: (self.evaluator, trial.candidate, 0, self._weights(trial)) for trial in waiting}
         by_number = {trial.number: trial for trial in waiting}
         for number, outcome in pool.results(jobs, beat):
             trial = by_number[number]

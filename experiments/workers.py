@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.base import Evaluator, Metrics
+from evaluators.base import Metrics, Score, Scorer
 from evaluators.training import NonFiniteLoss
 from topformer.config import Candidate
 from topformer.errors import UserError
@@ -23,15 +23,15 @@ RETRIES = 2
 """A candidate that kills its worker process is tried again so many times, alone."""
 BEAT_S = 15
 
-Job = tuple[Evaluator, Candidate, Path]
-"""Evaluator, candidate, and where its weights go."""
+Job = tuple[Scorer, Candidate, int, Path | None]
+"""Evaluator, candidate, replicate, and where the weights go."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What came back from a worker."""
 
-    metrics: Metrics | None = None
+    metrics: Metrics | Score | None = None
     reason: str | None = None
     """Why this candidate has no metrics."""
     fault: str | None = None
@@ -121,10 +121,10 @@ def _end_with_driver() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _evaluate(evaluator: Evaluator, candidate: Candidate, weights: Path) -> Outcome:
+def _evaluate(evaluator: Scorer, candidate: Candidate, replicate: int, weights: Path | None) -> Outcome:
     """In a worker process."""
     try:
-        metrics = evaluator.evaluate(candidate, replicate=0, weights_out=weights)
+        metrics = evaluator.evaluate(candidate, replicate=replicate, weights_out=weights)
     except MemoryError:
         return Outcome(reason="out of memory")
     except OSError as error:
@@ -133,6 +133,6 @@ def _evaluate(evaluator: Evaluator, candidate: Candidate, weights: Path) -> Outc
         return Outcome(reason=f"{type(error).__name__}: {error}")
     except UserError as error:
         return Outcome(fault=str(error))
-    if not math.isfinite(metrics.miou_pct):
-        return Outcome(reason=f"the mIoU is {metrics.miou_pct}")
+    if not math.isfinite(metrics.value):
+        return Outcome(reason=f"its {evaluator.fidelity} is {metrics.value}")
     return Outcome(metrics=metrics)

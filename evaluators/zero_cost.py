@@ -1,0 +1,161 @@
+"""How well does an architecture rank that was never trained? Baselines that every proxy must beat.
+
+Parameters and multiply-adds are counted; NASWOT (arXiv:2006.04647) asks how differently a random network answers to
+different images, SynFlow (arXiv:2006.05467) how much its weights let through. None of them is an accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from evaluators.base import ProgressCallback, Score
+from evaluators.evaluation import normalised, stacked
+from evaluators.proxy import ProxyRecipe, one_torch_thread, training_seed
+from topformer.blocks import candidate_blocks
+from topformer.config import Candidate, content_key
+from topformer.errors import UserError, unknown_name
+from topformer.model import TopFormer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evaluators.datasets import SegmentationDataset
+
+ZERO_COST_VERSION = 1
+"""Raise it with every change that changes a score."""
+NASWOT_IMAGES = 16
+"""Of the training split; the paper takes a batch of 128, at 32 x 32 px."""
+
+
+class ZeroCostEvaluator:
+    """Scores one candidate without training; a `Scorer`. Greater is better."""
+
+    def __init__(self, name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> None:
+        """`recipe` says on what canvas the untrained network is looked at."""
+        if name not in ZERO_COST:
+            raise unknown_name("zero-cost proxy", name, ZERO_COST)
+        self.name = name
+        self.recipe = recipe
+        self.dataset = dataset.at_size(recipe.canvas)
+        self.fingerprint = content_key(
+            [ZERO_COST_VERSION, name, self.dataset.fingerprint, list(recipe.canvas), list(recipe.reference_size)]
+        )
+
+    @property
+    def fidelity(self) -> str:
+        return self.name
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        """Likewise `ProxyEvaluator.why_not`."""
+        try:
+            self.recipe.canvas_for(candidate)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def evaluate(
+        self,
+        candidate: Candidate,
+        *,
+        replicate: int,
+        weights_out: Path | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Score:
+        """The same for the same candidate and replicate, which draws the random weights; there are none to keep."""
+        wall, started = time.perf_counter(), time.process_time()
+        with one_torch_thread(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training_seed(candidate, replicate))
+            value = ZERO_COST[self.name](candidate, self.dataset.at_size(self.recipe.canvas_for(candidate)))
+        return Score(value=value, seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - started)
+
+
+def parameters(candidate: Candidate, _dataset: SegmentationDataset) -> float:
+    return float(sum(block.parameters for block in candidate_blocks(candidate)))
+
+
+def macs(candidate: Candidate, _dataset: SegmentationDataset) -> float:
+    """In 10**9, at the task's image size."""
+    return sum(block.macs for block in candidate_blocks(candidate)) / 1e9
+
+
+def naswot(candidate: Candidate, dataset: SegmentationDataset) -> float:
+    """Log-determinant of how many rectified units agree between each pair of images (NASWOT's K_H).
+
+    Every ReLU and ReLU6 counts as one unit per position: on or off, beyond ReLU6's upper end counted as on.
+    """
+    model = TopFormer(candidate.arch, num_classes=dataset.num_classes).eval()
+    _with_own_statistics(model)
+    count = min(NASWOT_IMAGES, dataset.length("train"))
+    images = normalised(stacked([dataset.item("train", i)[0] for i in range(count)]))
+    with torch.inference_mode(), _Activations() as seen:
+        model(images)
+    same = torch.zeros(count, count, dtype=torch.float64)
+    for active in seen.patterns:
+        same += active @ active.T + (1 - active) @ (1 - active).T
+    sign, value = torch.linalg.slogdet(same)
+    if sign <= 0:
+        raise UserError(f"architecture {candidate.arch.key} answers alike to different images: NASWOT is undefined.")
+    return float(value)
+
+
+def synflow(candidate: Candidate, dataset: SegmentationDataset) -> float:
+    """Log of the sum over all parameters of |weight x gradient|, for absolute weights and an image of ones.
+
+    In float64, batch norms as the identity and ReLU6 without its upper end, where gradients stop; the logarithm because
+    values span hundreds of orders of magnitude.
+    """
+    model = TopFormer(candidate.arch, num_classes=dataset.num_classes).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    height, width = dataset.item("train", 0)[0].shape[:2]
+    with _Unbounded():
+        model(torch.ones(1, 3, height, width, dtype=torch.float64)).sum().backward()
+    total = sum(float((p.detach() * p.grad).abs().sum()) for p in model.parameters() if p.grad is not None)
+    if not 0 < total < math.inf:
+        raise UserError(f"architecture {candidate.arch.key} has SynFlow {total:g}, which has no logarithm.")
+    return math.log(total)
+
+
+ZERO_COST: Mapping[str, Callable[[Candidate, SegmentationDataset], float]] = {
+    "parameters": parameters,
+    "macs": macs,
+    "naswot": naswot,
+    "synflow": synflow,
+}
+
+
+class _Activations(TorchFunctionMode):
+    """Notes which rectified units are on, wherever in the network a rectifier is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patterns: list[Tensor] = []
+
+    def __torch_function__(self, function, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+        result = function(*arguments, **(named or {}))
+        if function in (F.relu, F.relu6):
+            self.patterns.append((cast(Tensor, result) > 0).flatten(1).double())
+        return result
+
+
+class _Unbounded(TorchFunctionMode):
+    """ReLU instead of ReLU6."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+        return (F.relu if function is F.relu6 else function)(*arguments, **(named or {}))
+
+
+def _with_own_statistics(model: nn.Module) -> None:
+    """Batch norms take the batch's mean and variance: an untrained network has no others."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()

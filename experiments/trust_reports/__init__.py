@@ -1,0 +1,1 @@
+"""Trust reports that come with the tool, one JSON file each."""
