@@ -22,8 +22,8 @@ class Metrics:
     per_class_iou_pct: tuple[float | None, ...]
     """None for a class that is neither labelled nor predicted."""
     pixel_accuracy_pct: float
-    train_loss: float
-    """Mean over the last tenth of the iterations, auxiliary loss left out."""
+    train_loss: float | None
+    """Mean over the last tenth of the iterations, auxiliary loss left out; None where nothing was trained."""
     seconds: float
     """Wall clock, drawing of missing data included."""
     cpu_seconds: float

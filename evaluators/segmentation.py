@@ -159,6 +159,20 @@ class _ResizedLoss(torch.autograd.Function):
         return gradient * slopes[0], None, None, None
 
 
+def distillation_loss(logits: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, K, h, w) against the probabilities of a teacher's logits (B, K, h', w'), resized.
+
+    Pixels weigh as in `segmentation_loss`: by the class they are labelled with; unlabelled ones teach nothing.
+    """
+    size = (logits.shape[-2], logits.shape[-1])
+    if teacher.shape[-2:] != logits.shape[-2:]:
+        teacher = F.interpolate(teacher, size, mode="bilinear", align_corners=False)
+    targets = sampled_labels(labels, size)
+    worth = F.pad(weights, (0, 1))[targets.clamp(max=len(weights))]  # (B, h, w), 0 where unlabelled
+    loss = -(teacher.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+    return (loss * worth).sum() / total.clamp_min(_LEAST_WEIGHT)
+
+
 _STRIP_VALUES = 4_000_000
 """Resized logits at a time on a CPU, 16 MB. For two images of 512 x 512: 0.35 s with these, 0.5 with half or four times
 as many, 0.95 with all of them at once by torch's own functions."""

@@ -18,32 +18,20 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evaluators.evaluation import normalised, recalibrate_batch_norm
+from evaluators.evaluation import recalibrate_batch_norm
+from evaluators.objectives import Objective, Sandwich, objective_of
 from evaluators.recipe import TrainingRecipe
 from evaluators.samples import Batch, ImageDataset, Samples, batches, most_workers
-from evaluators.segmentation import (
-    class_weights,
-    label_counts,
-    label_weight,
-    pooled_loss,
-    resized_loss,
-    sampled_labels,
-    segmentation_loss,
-)
 from topformer.errors import UserError, first_line, ran_out_of_memory
 from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, zero_start_residuals
+from topformer.supernet import Supernet
 
 if TYPE_CHECKING:
     from evaluators.base import ProgressCallback
     from evaluators.datasets import SegmentationDataset
 
-LABEL_COUNT_STRIDE = 4
-"""Class frequencies are taken from every fourth pixel of every fourth row."""
-LABEL_SMOOTHING = 0.1
-"""Of classification."""
 _LOOK_EVERY = 20
 """Iterations after which a GPU is asked for its losses; asking waits for it."""
 _WARM_UP, _TIMED = 4, 4
@@ -123,12 +111,13 @@ class Keeper(Protocol):
 
 
 def train(
-    model: TopFormer | TopFormerClassifier,
+    model: TopFormer | TopFormerClassifier | Supernet,
     dataset: ImageDataset,
     recipe: TrainingRecipe,
     *,
     train_images: int,
     seed: int,
+    sandwich: Sandwich | None = None,
     fabric: Fabric | None = None,
     execution: Execution = Execution(),
     keeper: Keeper | None = None,
@@ -136,15 +125,18 @@ def train(
 ) -> Trained:
     """Train in place on the first `train_images` of the data set and leave the model in eval mode.
 
-    Without a `fabric`, on the device that the model is on. Torch's generator is left as it was. Raises `NonFiniteLoss`,
-    `OutOfMemory`, and `UserError` for what the data set cannot give; what `keeper` saved before stays.
+    A supernet needs a `sandwich`: which subnets learn at which iteration. Without a `fabric`, on the device that the
+    model is on. Torch's generator is left as it was. Raises `NonFiniteLoss`, `OutOfMemory`, and `UserError` for what
+    the data set cannot give; what `keeper` saved before stays.
     """
     fabric = fabric or Fabric(accelerator=next(model.parameters()).device.type, devices=1)
     require_shareable(recipe, devices=fabric.world_size, accelerator=fabric.device.type, execution=execution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _Loop(model, dataset, recipe, train_images, seed, fabric, execution, keeper, progress).run()
+            samples = Samples(dataset=dataset, images=train_images, seed=seed, augmentation=recipe.augmentation)
+            objective = objective_of(model, dataset, recipe, train_images=train_images, sandwich=sandwich)
+            return _Loop(model, objective, samples, recipe, fabric, execution, keeper, progress).run()
         except (RuntimeError, ValueError, MemoryError) as error:
             if sentence := _in_words(error, recipe, fabric.world_size * execution.accumulate):
                 raise sentence from error
@@ -198,26 +190,22 @@ class _Loop:
 
     def __init__(
         self,
-        model: TopFormer | TopFormerClassifier,
-        dataset: ImageDataset,
+        model: TopFormer | TopFormerClassifier | Supernet,
+        objective: Objective,
+        samples: Samples,
         recipe: TrainingRecipe,
-        train_images: int,
-        seed: int,
         fabric: Fabric,
         execution: Execution,
         keeper: Keeper | None,
         progress: ProgressCallback | None,
     ) -> None:
-        self.model, self.dataset, self.recipe, self.seed = model, dataset, recipe, seed
+        self.model, self.objective, self.samples, self.recipe = model, objective, samples, recipe
         self.fabric, self.execution, self.keeper, self.progress = fabric, execution, keeper, progress
-        self.train_images = train_images
         self.size = recipe.batch_size // (fabric.world_size * execution.accumulate)
         self.losses: list[float] = []
-        self.samples = Samples(dataset=dataset, images=train_images, seed=seed, augmentation=recipe.augmentation)
         if recipe.zero_start:
             zero_start_residuals(model)
         set_drop_path(model, recipe.drop_path)
-        self.objective = _objective(model, dataset, recipe, train_images)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)  # type: ignore[no-untyped-call]
         self.objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
@@ -241,8 +229,8 @@ class _Loop:
         if self.recipe.recalibration_images:
             recalibrate_batch_norm(
                 self.model,
-                cast("SegmentationDataset", self.dataset),
-                images=min(self.recipe.recalibration_images, self.train_images),
+                cast("SegmentationDataset", self.samples.dataset),
+                images=min(self.recipe.recalibration_images, self.samples.images),
             )
         set_drop_path(self.model, 0)
         self.model.eval()
@@ -297,7 +285,8 @@ class _Loop:
 
     def _step(self, iteration: int, here: Iterator[Batch]) -> Tensor:
         """(2,): loss and gradient norm, or 0 where nothing is clipped; not waited for."""
-        torch.manual_seed(_step_seed(self.seed, iteration, self.fabric.global_rank))
+        torch.manual_seed(_step_seed(self.samples.seed, iteration, self.fabric.global_rank))
+        self.objective.begin(iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = group["multiplier"] * self.recipe.learning_rate_at(iteration)
         with self._clock.waiting():
@@ -415,86 +404,15 @@ def _groups(objective: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
-        multiplier = recipe.head_multiplier if name.startswith(("network.head.", "auxiliary.")) else 1.0
+        multiplier = (
+            recipe.head_multiplier if name.startswith(("network.head.", "network.network.head.", "auxiliary.")) else 1.0
+        )
         decays = recipe.decay_norms or parameter.ndim > 1
         groups.setdefault((multiplier, recipe.weight_decay if decays else 0.0), []).append(parameter)
     return [
         {"params": parameters, "multiplier": multiplier, "lr": multiplier * recipe.learning_rate, "weight_decay": decay}
         for (multiplier, decay), parameters in groups.items()
     ]
-
-
-def _objective(
-    model: TopFormer | TopFormerClassifier, dataset: ImageDataset, recipe: TrainingRecipe, train_images: int
-) -> _Segmentation | _Classification:
-    if isinstance(model, TopFormerClassifier):
-        return _Classification(model)
-    weights = _weights_of(cast("SegmentationDataset", dataset), train_images, recipe.class_weight_power)
-    return _Segmentation(model, weights, recipe)
-
-
-class _Segmentation(nn.Module):
-    """The network with its losses, as one module: what is distributed and compiled."""
-
-    def __init__(self, network: TopFormer, weights: Tensor, recipe: TrainingRecipe) -> None:
-        super().__init__()
-        self.network = network
-        self.auxiliary = (
-            nn.Conv2d(network.arch.semantic_channels, network.num_classes, 1) if recipe.auxiliary_weight else None
-        )
-        self.auxiliary_weight = recipe.auxiliary_weight
-        self.at_labels = recipe.loss_at == "labels"
-        self.register_buffer("weights", weights, persistent=False)
-        self.weights: Tensor
-
-    def label_weight(self, labels: Tensor) -> Tensor:
-        """Of (B, H, W), where the loss looks at them."""
-        return label_weight(sampled_labels(labels, self._loss_size(labels)), self.weights)
-
-    def _loss_size(self, labels: Tensor) -> tuple[int, int]:
-        height, width = labels.shape[-2:]
-        stride = 1 if self.at_labels else min(self.network.arch.injected_strides)
-        return math.ceil(height / stride), math.ceil(width / stride)
-
-    def forward(self, images: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, H, W, 3), (B, H, W), labels' weight -> what is minimised, and the loss of the logits alone."""
-        tokens, semantics = self.network.encode(normalised(images))
-        logits = cast(Tensor, self.network.head(*self.network.inject(tokens, semantics)))
-        size = (logits.shape[-2], logits.shape[-1])
-        if self._loss_size(labels) == size:
-            loss = segmentation_loss(logits.float(), labels, self.weights, weight)
-        else:
-            loss = resized_loss(logits, labels, self.weights, weight)
-        if self.auxiliary is None:
-            return loss, loss
-        coarse = pooled_loss(self.auxiliary(semantics).float(), labels, self.weights, sampled_at=size)
-        return loss + self.auxiliary_weight * coarse, loss
-
-
-class _Classification(nn.Module):
-    """Likewise."""
-
-    def __init__(self, network: TopFormerClassifier) -> None:
-        super().__init__()
-        self.network = network
-
-    def label_weight(self, classes: Tensor) -> Tensor:
-        """Images count alike, and parts have equally many."""
-        return torch.ones((), device=classes.device)
-
-    def forward(self, images: Tensor, classes: Tensor, _weight: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, H, W, 3), (B,) -> what is minimised, twice."""
-        loss = F.cross_entropy(
-            self.network(normalised(images)).float(), classes.long(), label_smoothing=LABEL_SMOOTHING
-        )
-        return loss, loss
-
-
-def _weights_of(dataset: SegmentationDataset, train_images: int, power: float) -> Tensor:
-    if not power:
-        return torch.ones(dataset.num_classes)
-    maps = (dataset.item("train", i)[1][::LABEL_COUNT_STRIDE, ::LABEL_COUNT_STRIDE] for i in range(train_images))
-    return class_weights(label_counts(maps, dataset.num_classes), power=power)
 
 
 class _Clock:

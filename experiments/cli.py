@@ -11,6 +11,7 @@ import typer
 from experiments import DEFAULT_URL, training_cli
 from experiments.datasets_cli import datasets
 from experiments.latency_cli import latency
+from experiments.supernet_cli import supernet
 from experiments.terminal import (
     Arch,
     AsJson,
@@ -47,6 +48,7 @@ app.add_typer(latency, name="latency")
 for command in (training_cli.train, training_cli.evaluate, training_cli.predict, training_cli.recipes):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
+app.add_typer(supernet, name="supernet")
 app.add_typer(study_commands, name="study")
 
 

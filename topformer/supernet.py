@@ -83,6 +83,10 @@ class Supernet(nn.Module):
         """Which entries of each dimension a subnet's parameters are, by their names. Raises as `forward` does."""
         return _slices(arch, self.maximal.replace(depthwise_head=arch.depthwise_head), self.num_classes)
 
+    def semantic_slice(self, weight: Tensor, arch: TopFormerConfig) -> Tensor:
+        """Of a weight (out, S, ...) over the channels of the semantics, those that a subnet has."""
+        return _taken(weight, (slice(0, len(weight)), _semantics(arch, self.maximal)))
+
     def why_not(self, arch: TopFormerConfig) -> str | None:
         """Why `arch` is no subnet, as a sentence; None for a subnet."""
         try:

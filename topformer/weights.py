@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from topformer.config import STAGE_STRIDES, OutputKind, TaskKind, TopFormerConfig, named_arch
 from topformer.errors import CheckpointError, first_line
 from topformer.model import TopFormer, TopFormerClassifier
+from topformer.supernet import Supernet
 from topformer.writing import write_whole
 
 FORMAT = "topformer-nas 1"
@@ -94,6 +95,39 @@ def save_model(
         metadata["protocol"] = json.dumps(dict(protocol))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(Path(path), _in_order(save(tensors, metadata)))
+
+
+def save_supernet(supernet: Supernet, path: str | os.PathLike[str], *, description: Mapping[str, Any]) -> None:
+    """Write a safetensors file, whole or not at all; `description`: JSON that says how it was trained."""
+    metadata = {
+        "format": FORMAT,
+        "kind": "supernet",
+        "architecture": supernet.maximal.to_json(),
+        "num_classes": str(supernet.num_classes),
+        "description": json.dumps(description, sort_keys=True),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.state_dict().items()}
+    write_whole(Path(path), _in_order(save(tensors, metadata)))
+
+
+def saved_supernet(path: str | os.PathLike[str]) -> tuple[Supernet, dict[str, Any]]:
+    """The supernet of one of our files, in eval mode, and how it was trained. Raises `CheckpointError`."""
+    source = Path(path)
+    if not _found_ours(source):
+        raise CheckpointError(f"{source} is no supernet of this tool; train one with: topformer-nas supernet train")
+    metadata, tensors = _read_safetensors(source)
+    if metadata["kind"] != "supernet":
+        raise CheckpointError(f"{source} holds a {metadata['kind']} network, not a supernet.")
+    try:
+        description = json.loads(metadata["description"])
+    except (KeyError, ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{source} does not say how it was trained; was it edited?")
+    maximal = TopFormerConfig.from_json(metadata["architecture"], where=str(source))
+    supernet = Supernet(maximal, num_classes=_class_count(metadata, source))
+    _fill(supernet, tensors, set(supernet.state_dict()), source, "supernet")
+    return supernet.eval(), description
 
 
 def _in_order(content: bytes) -> bytes:
@@ -226,6 +260,10 @@ def _read(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[str, Tensor
     if _found_ours(path):
         metadata, tensors = _read_safetensors(path)
         saved = TopFormerConfig.from_json(metadata["architecture"], where=str(path))
+        if metadata["kind"] == "supernet":
+            raise CheckpointError(
+                f"{path} holds a supernet; take a network out of it with: topformer-nas supernet extract {path} ARCH"
+            )
         if saved != arch:
             raise CheckpointError(
                 f"{path} was saved from architecture {saved.key}, not {arch.key}; "

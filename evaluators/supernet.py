@@ -1,0 +1,304 @@
+"""What is an architecture worth with inherited weights? A supernet over a search space, its training, its evaluator.
+
+Each iteration trains the largest network, the smallest and some drawn ones on the same images, the largest teaching the
+others (the sandwich rule and in-place distillation of arXiv:1903.05134); every choice of every knob is drawn equally
+often (strict fairness, arXiv:1907.01845). A subnet is judged with batch-norm statistics of its own, over a fixed set of
+training images. An evaluation costs seconds; the training of the supernet comes before all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from evaluators.base import Metrics, ProgressCallback
+from evaluators.checkpoints import RunFolder
+from evaluators.evaluation import recalibrate_batch_norm, score
+from evaluators.objectives import Sandwich
+from evaluators.proxy import REFERENCE, ProxyRecipe, one_torch_thread
+from evaluators.recipe import TrainingRecipe
+from evaluators.training import Execution, Trained, train
+from search_space import SearchSpace
+from topformer.config import Candidate, Task, TopFormerConfig, content_key
+from topformer.errors import UserError
+from topformer.model import TopFormer
+from topformer.supernet import Supernet
+from topformer.weights import save_model, save_supernet, saved_supernet
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from evaluators.datasets import SegmentationDataset
+
+IN_THIS_PROCESS = Execution()
+SUPERNET_VERSION = 1
+"""Raise it with every change that changes results."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupernetRecipe:
+    """How a supernet is trained, and how its subnets are judged."""
+
+    proxy: ProxyRecipe
+    """Canvas, data, loss and optimiser; its iterations are the supernet's."""
+    drawn_subnets: int
+    """Trained at each iteration, besides the largest and the smallest."""
+    distillation: float
+    """Share of the largest network's answer in what the others learn from."""
+    recalibration_images: int
+    """The first training images: batch-norm statistics of a subnet are taken over them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drawn_subnets <= 64:
+            raise UserError(f"drawn_subnets must be from 0 to 64, not {self.drawn_subnets}.")
+        if not 0 <= self.distillation <= 1:
+            raise UserError(f"distillation must be from 0 to 1, not {self.distillation}.")
+        if self.recalibration_images < 2:
+            raise UserError(f"recalibration_images must be at least 2, not {self.recalibration_images}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "proxy": self.proxy.as_dict(),
+            "drawn_subnets": self.drawn_subnets,
+            "distillation": self.distillation,
+            "recalibration_images": self.recalibration_images,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SupernetRecipe:
+        proxy = dict(values["proxy"])
+        proxy |= {name: tuple(proxy[name]) for name in ("canvas", "reference_size")}
+        proxy["training"] = TrainingRecipe(**proxy["training"])
+        return cls(**(values | {"proxy": ProxyRecipe(**proxy)}))
+
+
+SUPERNET = SupernetRecipe(
+    proxy=replace(
+        REFERENCE, name="supernet", training=replace(REFERENCE.training, iterations=2400, recalibration_images=0)
+    ),
+    drawn_subnets=2,
+    distillation=0.5,
+    recalibration_images=40,
+)
+"""On the canvas of the proxies."""
+
+
+class FairDraws:
+    """Architectures of a space in which every choice of every knob comes equally often.
+
+    Each knob goes through its choices in a new random order again and again, so that after any number of draws no two
+    choices of it differ by more than one; of a row that only deeper stages have, this holds before depth is drawn.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self.space = space
+        self.seed = seed
+
+    def __call__(self, number: int) -> TopFormerConfig:
+        """Draw `number`, from 0."""
+        point = {}
+        for knob in self.space.knobs:
+            turn, place = divmod(number, len(knob.choices))
+            order = list(knob.choices)
+            random.Random(f"{self.seed}/{knob.name}/{turn}").shuffle(order)
+            point[knob.name] = order[place]
+        return self.space.decode(self.space.canonical(point)).arch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandwichOfSpace:
+    """The largest network of a space, its smallest, and fair draws: the subnets of an iteration."""
+
+    space: SearchSpace
+    seed: int
+    drawn: int
+
+    def __call__(self, iteration: int) -> tuple[TopFormerConfig, ...]:
+        draws = FairDraws(self.space, self.seed)
+        drawn = (draws(iteration * self.drawn + index) for index in range(self.drawn))
+        return (self.space.largest.arch, self.space.smallest.arch, *drawn)
+
+
+def train_supernet(
+    space: SearchSpace,
+    dataset: SegmentationDataset,
+    recipe: SupernetRecipe,
+    *,
+    seed: int,
+    folder: RunFolder,
+    fabric: Fabric | None = None,
+    execution: Execution = IN_THIS_PROCESS,
+    progress: ProgressCallback | None = None,
+) -> tuple[Supernet, Trained]:
+    """Train in an opened run folder, or go on where it was left; the weights are in its `last_path`.
+
+    Raises what `train` raises, and `UserError` for a data set of another number of classes than the space's task.
+    """
+    if space.task.num_classes != dataset.num_classes:
+        raise UserError(
+            f"space {space.name!r} is for {space.task.num_classes} classes, data set {dataset.name!r} has "
+            f"{dataset.num_classes}."
+        )
+    data = dataset.at_size(recipe.proxy.canvas)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        supernet = Supernet(space.largest.arch, num_classes=dataset.num_classes)
+    sandwich = Sandwich(
+        subnets=SandwichOfSpace(space=space, seed=seed, drawn=recipe.drawn_subnets), distillation=recipe.distillation
+    )
+    trained = train(
+        supernet,
+        data,
+        replace(recipe.proxy.training, recalibration_images=0),
+        train_images=max(round(recipe.proxy.data_share * data.length("train")), 1),
+        seed=seed,
+        sandwich=sandwich,
+        fabric=fabric,
+        execution=execution,
+        keeper=_Keeper(folder, recipe.proxy.training.iterations, dict(folder.describes)),
+        progress=progress,
+    )
+    return supernet, trained
+
+
+@dataclass
+class _Keeper:
+    folder: RunFolder
+    iterations: int
+    description: dict[str, Any]
+
+    def restore(self) -> Mapping[str, Any] | None:
+        return self.folder.load()
+
+    def save(self, iteration: int, state: Mapping[str, Any], network: nn.Module, averaged: nn.Module | None) -> None:
+        supernet = network if averaged is None else averaged
+        assert isinstance(supernet, Supernet)
+        save_supernet(supernet, self.folder.last_path, description=self.description | {"iterations_done": iteration})
+        self.folder.save(state)
+
+
+def describes(space: SearchSpace, dataset: SegmentationDataset, recipe: SupernetRecipe, *, seed: int) -> dict[str, Any]:
+    """What makes it this supernet and no other; JSON."""
+    return {
+        "version": SUPERNET_VERSION,
+        "space": space.as_dict(),
+        "task": space.task.as_dict(),
+        "dataset": {"name": dataset.name, "fingerprint": dataset.at_size(recipe.proxy.canvas).fingerprint},
+        "recipe": recipe.as_dict(),
+        "seed": seed,
+    }
+
+
+class SupernetEvaluator:
+    """mIoU with inherited weights; an `Evaluator`. Pickles as the path of the weights."""
+
+    def __init__(self, weights: Path, dataset: SegmentationDataset) -> None:
+        """Raises `UserError` for a file that is no finished supernet, or one trained on other data."""
+        self.weights = weights.resolve()
+        digest = hashlib.sha256(_content(self.weights)).hexdigest()
+        supernet, description = _opened(self.weights, digest)
+        self.recipe = _recipe_of(description, weights)
+        done, wanted = description.get("iterations_done"), self.recipe.proxy.training.iterations
+        if done != wanted:
+            raise UserError(
+                f"{weights} is a supernet after {done} of {wanted} iterations; finish it with the command that began it"
+                "."
+            )
+        self.dataset = dataset.at_size(self.recipe.proxy.canvas)
+        if description["dataset"].get("fingerprint") != self.dataset.fingerprint:
+            raise UserError(
+                f"{weights} was trained on {description['dataset'].get('name')!r} with other images than "
+                f"{dataset.name!r} has now; its weights would be judged on data it does not know."
+            )
+        self._digest = digest
+        self.fingerprint = content_key([SUPERNET_VERSION, digest, self.dataset.fingerprint])
+        self._num_classes = supernet.num_classes
+        self._task = Task.from_dict(description.get("task", {}), where=f"{weights}, task")
+
+    @property
+    def fidelity(self) -> str:
+        """With the first digits of the weights' digest: there may be several supernets."""
+        return f"supernet-{self._digest[:8]}"
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        """The task, a grid too coarse for the canvas, or an architecture that is no subnet."""
+        if candidate.task.kind != "segmentation" or candidate.task.num_classes != self._num_classes:
+            return (
+                f"the supernet is for segmentation with {self._num_classes} classes, the candidate for "
+                f"{candidate.task.kind} with {candidate.task.num_classes}."
+            )
+        try:
+            self.recipe.proxy.canvas_for(candidate)
+        except UserError as error:
+            return str(error)
+        return _opened(self.weights, self._digest)[0].why_not(candidate.arch)
+
+    def evaluate(
+        self,
+        candidate: Candidate,
+        *,
+        replicate: int,
+        weights_out: Path | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Metrics:
+        """Recalibrate and score one subnet; nothing in it is random, and replicates are alike."""
+        if reason := self.why_not(candidate):
+            raise UserError(reason)
+        wall, started = time.perf_counter(), time.process_time()
+        with one_torch_thread():
+            network = self.network(candidate)
+            data = self.dataset.at_size(self.recipe.proxy.canvas_for(candidate))
+            confusion = score(network, data, stride=self.recipe.proxy.evaluation_stride)
+        if weights_out:
+            save_model(network, weights_out)
+        return Metrics(
+            miou_pct=confusion.miou_pct,
+            per_class_iou_pct=confusion.per_class_iou_pct,
+            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
+            train_loss=None,
+            seconds=time.perf_counter() - wall,
+            cpu_seconds=time.process_time() - started,
+        )
+
+    def candidate(self, arch: TopFormerConfig) -> Candidate:
+        """An architecture on the task that the supernet was trained for."""
+        return Candidate(arch=arch, task=self._task)
+
+    def network(self, candidate: Candidate) -> TopFormer:
+        """The subnet as an ordinary network, its batch norms recalibrated, in eval mode."""
+        network = _opened(self.weights, self._digest)[0].extract(candidate.arch)
+        data = self.dataset.at_size(self.recipe.proxy.canvas_for(candidate))
+        images = min(self.recipe.recalibration_images, data.length("train"))
+        recalibrate_batch_norm(network, data, images=images)
+        return network
+
+
+@lru_cache(maxsize=2)
+def _opened(weights: Path, digest: str) -> tuple[Supernet, dict[str, Any]]:
+    """Once for each process; refuses a file that has changed since the evaluator was made."""
+    if hashlib.sha256(_content(weights)).hexdigest() != digest:
+        raise UserError(f"{weights} has changed since its evaluation began; run the same command again.")
+    return saved_supernet(weights)
+
+
+def _content(weights: Path) -> bytes:
+    try:
+        return weights.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the supernet {str(weights)!r} ({error.strerror or error}).") from None
+
+
+def _recipe_of(description: dict[str, Any], weights: Path) -> SupernetRecipe:
+    try:
+        return SupernetRecipe.from_dict(description["recipe"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{weights} does not say how it was trained; was it edited?") from None
