@@ -127,6 +127,17 @@ SHORT = replace(REFERENCE, name="proxy-short", training=replace(REFERENCE.traini
 RECIPES: Mapping[str, ProxyRecipe] = {recipe.name: recipe for recipe in (SHORT, LONG, REFERENCE)}
 
 
+def for_dataset(recipe: ProxyRecipe, dataset: SegmentationDataset) -> ProxyRecipe:
+    """Scenes are drawn as wide as the canvas is; photographs, which that would squeeze, keep the proportions of the
+    reference size on a canvas of about as many pixels."""
+    if dataset.name == "scenes":
+        return recipe
+    (height, width), (tall, wide) = recipe.canvas, recipe.reference_size
+    scale = math.sqrt(height * width / (tall * wide))
+    rows, columns = (max(round(side * scale / 32), 1) * 32 for side in (tall, wide))
+    return replace(recipe, canvas=(rows, columns))
+
+
 def named_recipe(name: str) -> ProxyRecipe:
     """The recipe of that name."""
     if name not in RECIPES:
@@ -138,9 +149,9 @@ class ProxyEvaluator:
     """Short training of one candidate; an `Evaluator`."""
 
     def __init__(self, recipe: ProxyRecipe, dataset: SegmentationDataset) -> None:
-        self.recipe = recipe
-        self.dataset = dataset.at_size(recipe.canvas)
-        self.fingerprint = content_key([PROXY_VERSION, self.dataset.fingerprint, recipe.as_dict()])
+        self.recipe = for_dataset(recipe, dataset)
+        self.dataset = dataset.at_size(self.recipe.canvas)
+        self.fingerprint = content_key([PROXY_VERSION, self.dataset.fingerprint, self.recipe.as_dict()])
 
     @property
     def fidelity(self) -> str:

@@ -24,7 +24,7 @@ from evaluators.base import Metrics, ProgressCallback
 from evaluators.checkpoints import RunFolder
 from evaluators.evaluation import recalibrate_batch_norm, score
 from evaluators.objectives import Sandwich
-from evaluators.proxy import REFERENCE, ProxyRecipe, one_torch_thread
+from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
@@ -72,6 +72,10 @@ class SupernetRecipe:
             "distillation": self.distillation,
             "recalibration_images": self.recalibration_images,
         }
+
+    def for_dataset(self, dataset: SegmentationDataset) -> SupernetRecipe:
+        """On the canvas that fits the data set."""
+        return replace(self, proxy=for_dataset(self.proxy, dataset))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SupernetRecipe:
@@ -148,6 +152,7 @@ def train_supernet(
             f"space {space.name!r} is for {space.task.num_classes} classes, data set {dataset.name!r} has "
             f"{dataset.num_classes}."
         )
+    recipe = recipe.for_dataset(dataset)
     data = dataset.at_size(recipe.proxy.canvas)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -188,6 +193,7 @@ class _Keeper:
 
 def describes(space: SearchSpace, dataset: SegmentationDataset, recipe: SupernetRecipe, *, seed: int) -> dict[str, Any]:
     """What makes it this supernet and no other; JSON."""
+    recipe = recipe.for_dataset(dataset)
     return {
         "version": SUPERNET_VERSION,
         "space": space.as_dict(),

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from evaluators.base import ProgressCallback, Score
 from evaluators.evaluation import normalised, stacked
-from evaluators.proxy import ProxyRecipe, one_torch_thread, training_seed
+from evaluators.proxy import ProxyRecipe, for_dataset, one_torch_thread, training_seed
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, content_key
 from topformer.errors import UserError, unknown_name
@@ -43,7 +43,7 @@ class ZeroCostEvaluator:
         if name not in ZERO_COST:
             raise unknown_name("zero-cost proxy", name, ZERO_COST)
         self.name = name
-        self.recipe = recipe
+        self.recipe = recipe = for_dataset(recipe, dataset)
         self.dataset = dataset.at_size(recipe.canvas)
         self.fingerprint = content_key(
             [ZERO_COST_VERSION, name, self.dataset.fingerprint, list(recipe.canvas), list(recipe.reference_size)]
