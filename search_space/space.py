@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
@@ -268,29 +268,40 @@ class SearchSpace:
 
     @property
     def largest(self) -> Candidate:
-        """The greatest choice of every knob, all injected scales that occur, a dense fuse convolution: every member's
-        architecture is a part of this one, which itself need not be a member."""
-        return self._extreme(max)
+        """The greatest choice of every knob, all injected scales that occur, a dense fuse convolution; no member costs
+        more, and this need not be one.
 
-    @property
-    def smallest(self) -> Candidate:
-        """The least choice of every knob, the fewest injected scales, the largest output stride; a member."""
-        return self._extreme(min)
-
-    def _extreme(self, pick: Callable[[Iterable[Any]], Any]) -> Candidate:
+        Every member's architecture is a subnet of this one, but for a concat head with a knob of injected scales:
+        there, fewer scales have more channels each.
+        """
         values: dict[str, Any] = {}
         for knob in self.knobs:
             match knob.name:
                 case "injected_strides":
-                    scales = {stride for strides in knob.choice_of for stride in strides}
-                    fewest = min(knob.choice_of, key=len)
-                    values[knob.name] = tuple(sorted(scales)) if pick is max else fewest
-                case "token_stride":
-                    values[knob.name] = min(knob.choice_of) if pick is max else max(knob.choice_of)
-                case "head_fuse":
-                    values[knob.name] = min(knob.choice_of) if pick is max else max(knob.choice_of)  # dense is false
+                    values[knob.name] = tuple(sorted({stride for strides in knob.choice_of for stride in strides}))
+                case "image_size":
+                    values[knob.name] = tuple(map(max, zip(*knob.choice_of, strict=True)))
+                case "token_stride" | "head_fuse":  # dense is false
+                    values[knob.name] = min(knob.choice_of)
                 case _:
-                    values[knob.name] = pick(knob.choice_of)
+                    values[knob.name] = max(knob.choice_of)
+        return self._build(values)
+
+    @property
+    def smallest(self) -> Candidate:
+        """The least choice of every knob, the fewest and then coarsest injected scales, the fewest pixels, the largest
+        output stride, a depthwise fuse convolution; a member."""
+        values: dict[str, Any] = {}
+        for knob in self.knobs:
+            match knob.name:
+                case "injected_strides":
+                    values[knob.name] = min(knob.choice_of, key=lambda strides: (len(strides), -sum(strides)))
+                case "image_size":
+                    values[knob.name] = min(knob.choice_of, key=prod)
+                case "token_stride" | "head_fuse":  # depthwise is true
+                    values[knob.name] = max(knob.choice_of)
+                case _:
+                    values[knob.name] = min(knob.choice_of)
         return self._build(values)
 
     def candidates(self) -> Iterator[Candidate]:

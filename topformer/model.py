@@ -396,7 +396,7 @@ class TopFormer(_Backbone):
         self.semantic_injection = _by_name(blocks, "semantic_injection")
         self.head = next(build(block.spec) for block in blocks if block.module == "head")
         self.post_processing = _by_name(blocks, "post_processing")
-        self.apply(_initialise)
+        self.apply(initialise)
         nn.init.normal_(cast(SegmentationHead, self.head).classifier.conv.weight, std=0.01)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -438,7 +438,7 @@ class TopFormerClassifier(_Backbone):
         super().__init__(arch, blocks, token_stride=32)
         self.num_classes = num_classes
         self.head = build(blocks[-1].spec)
-        self.apply(_initialise)
+        self.apply(initialise)
         nn.init.normal_(cast(ClassificationHead, self.head).linear.weight, std=0.01)
         nn.init.zeros_(cast(ClassificationHead, self.head).linear.bias)
 
@@ -482,9 +482,9 @@ def _added(features: Iterable[Tensor]) -> Tensor:
     return first
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Convolutions from N(0, sqrt(2 / fan_out)), batch norms 1 and 0, as the released code trains."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # there it would draw nothing, slowly
         fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if module.bias is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from topformer.blocks import (
+    ASPP_RATES,
     PPM_BINS,
     AdditionSpec,
     ASPPSpec,
@@ -34,7 +35,7 @@ from topformer.blocks import (
 )
 from topformer.config import Task, TopFormerConfig
 from topformer.errors import UserError
-from topformer.model import SegmentationHead, TopFormer
+from topformer.model import ConvNorm, TopFormer, initialise
 
 Index = slice | tuple[int, ...]
 """Of one dimension: a run of entries, or these."""
@@ -54,23 +55,23 @@ class Supernet(nn.Module):
         self.network = TopFormer(self.maximal, num_classes=num_classes)
         self.depthwise_fuse: nn.Module | None = None
         if maximal.head != "concat":
-            depthwise = TopFormer(maximal.replace(depthwise_head=True), num_classes=num_classes)
-            self.depthwise_fuse = cast(SegmentationHead, depthwise.head).fuse
+            channels = maximal.injection_channels
+            self.depthwise_fuse = ConvNorm(Conv(in_channels=channels, out_channels=channels, groups=channels))
+            self.depthwise_fuse.apply(initialise)
 
     def forward(
         self, image: Tensor, arch: TopFormerConfig, statistics: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> logits and semantics of subnet `arch`, like `TopFormer.segment`.
 
-        Batch norms use `statistics`, the buffers of an ordinary TopFormer by name, or else the batch's own. Raises
-        `UserError` for an architecture that is no subnet.
+        Batch norms use the batch's own statistics, or, in eval mode whatever the supernet's, the given ones: all
+        buffers of an ordinary TopFormer, by name. Raises `UserError` for an architecture that is no subnet.
         """
+        tensors = self.weights_of(arch) | dict(statistics or {})
         subnet = _subnet(arch, self.num_classes, statistics is not None)
         subnet.train(self.training and statistics is None)
-        tensors = self.weights_of(arch) | dict(statistics or {})
-        return cast(
-            tuple[Tensor, Tensor], functional_call(subnet, {f"network.{n}": t for n, t in tensors.items()}, (image,))
-        )
+        named = {f"network.{name}": tensor for name, tensor in tensors.items()}
+        return cast(tuple[Tensor, Tensor], functional_call(subnet, named, (image,), strict=True))
 
     def weights_of(self, arch: TopFormerConfig) -> dict[str, Tensor]:
         """The slices, by the names of the parameters of a TopFormer of `arch`; gradients flow through them."""
@@ -81,7 +82,7 @@ class Supernet(nn.Module):
 
     def slices_of(self, arch: TopFormerConfig) -> Mapping[str, tuple[Index, ...]]:
         """Which entries of each dimension a subnet's parameters are, by their names. Raises as `forward` does."""
-        return _slices(arch, self.maximal.replace(depthwise_head=arch.depthwise_head), self.num_classes)
+        return _slices(arch, self.maximal, self.num_classes)
 
     def semantic_slice(self, weight: Tensor, arch: TopFormerConfig) -> Tensor:
         """Of a weight (out, S, ...) over the channels of the semantics, those that a subnet has."""
@@ -100,9 +101,11 @@ class Supernet(nn.Module):
 
         Without `statistics` its batch norms know of no data yet: recalibrate them before it is used.
         """
-        network = TopFormer(arch, num_classes=self.num_classes).to(next(self.parameters()).device)
-        weights = {name: tensor.detach().clone() for name, tensor in self.weights_of(arch).items()}
-        network.load_state_dict(network.state_dict() | weights | dict(statistics or {}))
+        weights = self.weights_of(arch)
+        network = _empty(arch, self.num_classes).to_empty(device=next(self.parameters()).device)
+        for norm in _batch_norms(network):
+            norm.reset_running_stats()
+        network.load_state_dict(weights | dict(network.named_buffers() if statistics is None else statistics))
         return network.eval()
 
 
@@ -119,14 +122,22 @@ class _Subnet(nn.Module):
 
 @lru_cache(maxsize=64)
 def _subnet(arch: TopFormerConfig, num_classes: int, keeps_statistics: bool) -> _Subnet:
-    with torch.device("meta"):
-        network = TopFormer(arch, num_classes=num_classes)
+    network = _empty(arch, num_classes)
     if not keeps_statistics:
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.track_running_stats = False
-                module.running_mean = module.running_var = module.num_batches_tracked = None
+        for norm in _batch_norms(network):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     return _Subnet(network)
+
+
+def _empty(arch: TopFormerConfig, num_classes: int) -> TopFormer:
+    """On the meta device: no numbers are drawn, and none are there."""
+    with torch.device("meta"):
+        return TopFormer(arch, num_classes=num_classes)
+
+
+def _batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    return (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 class _Part(NamedTuple):
@@ -142,12 +153,15 @@ class _Part(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _slices(arch: TopFormerConfig, maximal: TopFormerConfig, num_classes: int) -> Mapping[str, tuple[Index, ...]]:
+    for what in ("head", "token_source"):
+        own, there = getattr(arch, what), getattr(maximal, what)
+        if own != there:
+            raise _no_subnet(arch, f"its {what} is {own!r}, the supernet's {there!r}")
     task = Task(num_classes=num_classes)
-    whole = {block.name: block for block in decompose(maximal, task)}
+    whole = {block.name: block for block in decompose(maximal.replace(depthwise_head=arch.depthwise_head), task)}
     found: dict[str, tuple[Index, ...]] = {}
     for block in decompose(arch, task):
-        if block.name not in whole or type(block.spec) is not type(whole[block.name].spec):
-            raise _no_subnet(arch, f"it has {block.name} of kind {block.kind}, which the supernet lacks")
+        _require_block(arch, block, whole)
         for part in _parts(block, whole[block.name], arch, maximal):
             _require_fit(arch, block, part)
             assert part.whole is not None
@@ -163,16 +177,25 @@ def _slices(arch: TopFormerConfig, maximal: TopFormerConfig, num_classes: int) -
     return found
 
 
+def _require_block(arch: TopFormerConfig, block: Block, whole: Mapping[str, Block]) -> None:
+    if block.name not in whole:
+        parent = block.name.rpartition(".")[0]
+        there = [name.rpartition(".")[2] for name in whole if name.rpartition(".")[0] == parent]
+        raise _no_subnet(arch, f"it has {block.name}, and the supernet's {parent} has {', '.join(there) or 'nothing'}")
+    if block.kind != whole[block.name].kind:
+        raise _no_subnet(arch, f"its {block.name} is of kind {block.kind}, the supernet's {whole[block.name].kind}")
+
+
 def _require_fit(arch: TopFormerConfig, block: Block, part: _Part) -> None:
     if part.whole is None:
         raise _no_subnet(arch, f"its {block.name} has {part.path}, which the supernet's lacks")
-    for what, needed, there in (
+    for what, own, there in (
         ("input channels", part.conv.in_channels, part.whole.in_channels),
         ("output channels", part.conv.out_channels, part.whole.out_channels),
         ("pixels of kernel", part.conv.kernel, part.whole.kernel),
     ):
-        if needed > there:
-            raise _no_subnet(arch, f"{block.name}, {part.path}, has {needed} {what}, the supernet's {there}")
+        if own > there:
+            raise _no_subnet(arch, f"its {block.name}.{part.path} has {own} {what}, the supernet's {there}")
 
 
 def _no_subnet(arch: TopFormerConfig, reason: str) -> UserError:
@@ -181,6 +204,7 @@ def _no_subnet(arch: TopFormerConfig, reason: str) -> UserError:
 
 def _parts(block: Block, whole: Block, arch: TopFormerConfig, maximal: TopFormerConfig) -> Iterator[_Part]:
     """The convolutions of a block, by their paths within its module."""
+    semantics = _semantics(arch, maximal)
     match block.spec, whole.spec:
         case StemSpec() as spec, StemSpec() as of:
             yield _part("conv", spec.conv, of.conv)
@@ -190,25 +214,28 @@ def _parts(block: Block, whole: Block, arch: TopFormerConfig, maximal: TopFormer
             yield _part("depthwise", spec.depthwise, of.depthwise)
             yield _part("projection", spec.projection, of.projection)
         case TransformerSpec() as spec, TransformerSpec() as of:
-            yield from _transformer_parts(spec, of, _semantics(arch, maximal))
+            for what, own, there in (
+                ("heads", spec.num_heads, of.num_heads),
+                ("key channels per head", spec.key_dim, of.key_dim),
+            ):
+                if own > there:
+                    raise _no_subnet(arch, f"its {block.name} has {own} {what}, the supernet's {there}")
+            yield from _transformer_parts(spec, of, semantics)
         case PPMSpec() as spec, PPMSpec() as of:
-            semantics = _semantics(arch, maximal)
             for index in range(len(PPM_BINS)):
                 yield _part(f"branches.{index}", spec.branch, of.branch, inputs=semantics)
-            stacked = [
-                range(of.channels + i * of.branch.out_channels, of.fuse.in_channels) for i in range(len(PPM_BINS))
+            inputs = [*_entries(semantics)]
+            inputs += [
+                of.channels + c for c in _per_part(len(PPM_BINS), spec.branch.out_channels, of.branch.out_channels)
             ]
-            pooled = [channel for some in stacked for channel in some[: spec.branch.out_channels]]
-            yield _part("fuse", spec.fuse, of.fuse, inputs=(*_entries(semantics), *pooled), outputs=semantics)
+            yield _part("fuse", spec.fuse, of.fuse, inputs=_compact(inputs), outputs=semantics)
         case ASPPSpec() as spec, ASPPSpec() as of:
-            semantics = _semantics(arch, maximal)
             for path in ("pointwise", "image"):
                 yield _part(path, spec.pointwise, of.pointwise, inputs=semantics)
             for index, (conv, model) in enumerate(zip(spec.dilated, of.dilated, strict=True)):
                 yield _part(f"dilated.{index}", conv, model, inputs=semantics)
-            yield _part(
-                "fuse", spec.fuse, of.fuse, inputs=_repeated(spec.fuse, of.fuse, spec.channels), outputs=semantics
-            )
+            inputs = _per_part(2 + len(ASPP_RATES), spec.channels, of.channels)
+            yield _part("fuse", spec.fuse, of.fuse, inputs=_compact(inputs), outputs=semantics)
         case InjectionSpec() as spec, InjectionSpec() as of:
             yield _part("local", spec.local, of.local)
             if spec.gated:
@@ -216,7 +243,7 @@ def _parts(block: Block, whole: Block, arch: TopFormerConfig, maximal: TopFormer
             if spec.informed:
                 yield _part("information", spec.semantic, of.semantic if of.informed else None)
         case SemanticsSpec() as spec, SemanticsSpec() as of:
-            yield _part("conv", spec.conv, of.conv, inputs=_semantics(arch, maximal))
+            yield _part("conv", spec.conv, of.conv, inputs=semantics)
         case AdditionSpec() as spec, AdditionSpec() as of:
             yield _part("local", spec.local, of.local)
         case HeadSpec() as spec, HeadSpec() as of:
@@ -225,8 +252,8 @@ def _parts(block: Block, whole: Block, arch: TopFormerConfig, maximal: TopFormer
 
 def _transformer_parts(spec: TransformerSpec, of: TransformerSpec, semantics: Index) -> Iterator[_Part]:
     if spec.num_heads:
-        keys = _per_head(spec.num_heads, spec.key_dim, of.key_dim)
-        values = _per_head(spec.num_heads, spec.value_dim, of.value_dim)
+        keys = _compact(_per_part(spec.num_heads, spec.key_dim, of.key_dim))
+        values = _compact(_per_part(spec.num_heads, spec.value_dim, of.value_dim))
         for path in ("attention.query", "attention.key"):
             yield _part(path, spec.query, of.query, inputs=semantics, outputs=keys)
         yield _part("attention.value", spec.value, of.value, inputs=semantics, outputs=values)
@@ -238,14 +265,17 @@ def _transformer_parts(spec: TransformerSpec, of: TransformerSpec, semantics: In
 
 def _head_parts(spec: HeadSpec, of: HeadSpec, arch: TopFormerConfig, maximal: TopFormerConfig) -> Iterator[_Part]:
     inputs: Index | None = None
-    if spec.reduction:
-        if of.reduction is None or arch.injected_strides != maximal.injected_strides[: spec.num_scales]:
+    if spec.reduction and of.reduction:
+        finest = maximal.injected_strides[: spec.num_scales]
+        if arch.injected_strides != finest:
             raise _no_subnet(
-                arch, "a concat head reduces its scales in order, so the finest ones must be the supernet's"
+                arch,
+                f"its head concatenates strides {_listed(arch.injected_strides)}, and the first reductions of the "
+                f"supernet's are of strides {_listed(finest)}",
             )
         for index in range(spec.num_scales):
             yield _part(f"reductions.{index}", spec.reduction, of.reduction)
-        inputs = _repeated(spec.fuse, of.fuse, spec.reduction.out_channels, of.reduction.out_channels)
+        inputs = _compact(_per_part(spec.num_scales, spec.reduction.out_channels, of.reduction.out_channels))
     yield _part("fuse", spec.fuse, of.fuse, inputs=inputs)
     yield _part("classifier", spec.classifier, of.classifier)
 
@@ -259,25 +289,15 @@ def _part(
 
 def _semantics(arch: TopFormerConfig, maximal: TopFormerConfig) -> Index:
     """Channels of the semantics: the first of each token's."""
-    if arch.token_source != maximal.token_source:
-        raise _no_subnet(
-            arch, f"its semantics come from the tokens {arch.token_source!r}, the supernet's {maximal.token_source!r}"
-        )
     if arch.token_source == "last":
         return slice(0, arch.semantic_channels)
     starts = accumulate((0, *maximal.widths[:-1]))
     return _compact([start + c for start, width in zip(starts, arch.widths, strict=True) for c in range(width)])
 
 
-def _per_head(heads: int, channels: int, there: int) -> Index:
-    """The first channels of each of the first heads."""
-    return _compact([head * there + channel for head in range(heads) for channel in range(channels)])
-
-
-def _repeated(conv: Conv, whole: Conv, channels: int, there: int | None = None) -> Index:
-    """The first channels of each of the parts that a fuse convolution takes."""
-    parts = conv.in_channels // channels
-    return _per_head(parts, channels, there or whole.in_channels // parts)
+def _per_part(parts: int, channels: int, there: int) -> list[int]:
+    """The first channels of each of the first parts (heads, branches or scales), `there` channels apart."""
+    return [part * there + channel for part in range(parts) for channel in range(channels)]
 
 
 def _compact(entries: list[int]) -> Index:
@@ -301,4 +321,9 @@ def _taken(tensor: Tensor, indices: tuple[Index, ...]) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _on_device(index: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(index, device=device)
+    with torch.inference_mode(False):  # kept for later calls, and those may need gradients
+        return torch.tensor(index, device=device)
+
+
+def _listed(strides: tuple[int, ...]) -> str:
+    return "-".join(map(str, strides))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_space import PRESETS, Choice, Knob, SearchSpace, preset, require_anchors
+from topformer.blocks import candidate_blocks, total
 from topformer.config import BASE, SMALL, Candidate, MBConv, Task
 from topformer.errors import UserError
 
@@ -346,3 +347,46 @@ def test_a_task_outside_the_image_sizes_makes_its_anchors_unreachable() -> None:
 def test_the_package_needs_neither_torch_nor_optuna() -> None:
     code = "import sys, search_space; assert not {'torch', 'optuna', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_no_member_costs_more_than_the_largest(name: str) -> None:
+    space, rng = space_of(name), random.Random(0)
+
+    def costs(candidate: Candidate) -> tuple[int, int]:
+        blocks = candidate_blocks(candidate)
+        return sum(block.parameters for block in blocks), total(block.cost for block in blocks).macs
+
+    parameters, macs = costs(space.largest)
+    sampled = [costs(space.sample(rng)) for _ in range(200)]
+    assert parameters >= max(own for own, _ in sampled)
+    assert macs >= max(own for _, own in sampled)
+    assert space.smallest in space
+
+
+def test_largest_and_smallest_take_each_knob_to_its_end() -> None:
+    space = declared(
+        width_8=[48, 32, 64],
+        depth_32=[3, 2, 4],
+        kernel_32_3=[3, 7, 5],
+        num_heads=[6, 4, 8],
+        token_stride=[64, 32, 128],
+        head_fuse=["dense", "depthwise"],
+    )
+    largest, smallest = space.largest.arch, space.smallest.arch
+    assert (largest.widths[1], len(largest.stages[3]), largest.stages[3][3].kernel) == (64, 4, 7)
+    assert (largest.num_heads, largest.token_stride, largest.depthwise_head) == (8, 32, False)
+    assert (smallest.widths[1], len(smallest.stages[3])) == (32, 2)
+    assert (smallest.num_heads, smallest.token_stride, smallest.depthwise_head) == (4, 128, True)
+
+
+def test_the_largest_has_all_injected_scales_and_the_smallest_the_fewest_and_coarsest() -> None:
+    space = declared(injected_strides=["4-8-16", "8-16", "16-32"])
+    assert space.largest.arch.injected_strides == (4, 8, 16, 32)
+    assert space.smallest.arch.injected_strides == (16, 32)
+
+
+def test_the_largest_image_is_as_high_and_wide_as_any_and_the_smallest_has_the_fewest_pixels() -> None:
+    space = declared(image_size=[512, "448x1024", "640x256"])
+    assert space.largest.task.image_size == (640, 1024)
+    assert space.smallest.task.image_size == (640, 256)
