@@ -130,7 +130,8 @@ class Cues(NamedTuple):
 class Draws:
     """Random integers that follow from a key of integers, whatever the machine and the release of NumPy.
 
-    NumPy promises the bits of PCG64 and of its seeding, not what its distributions make of them.
+    NumPy promises the bits of PCG64 and of its seeding, not what its distributions make of them. Keys of equally many
+    numbers below 2**32 give different draws; a shorter key is the same as one that ends with zeros.
     """
 
     def __init__(self, *key: int) -> None:
