@@ -21,7 +21,9 @@ datasets = typer.Typer(help="Check labelled images, and list the layouts that ar
 
 @datasets.command("check")
 def datasets_check(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder of a data set, LAYOUT:FOLDER, or scenes.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Folder of a data set, LAYOUT:FOLDER, scenes or scenes:CLASSES.")
+    ],
     sample: Annotated[
         int | None, typer.Option(metavar="N", help="Look at N images of each split. [default: all]")
     ] = None,
@@ -68,7 +70,7 @@ def datasets_check(
 def datasets_layouts(as_json: AsJson = False) -> None:
     """What is recognised, and by which files and folders below PATH."""
     from evaluators.datasets.named import LAYOUTS, SCENES
-    from evaluators.datasets.scene_drawing import COMMON_CLASSES
+    from evaluators.datasets.scene_drawing import COMMON_CLASSES, LEAST_CLASSES, MOST_CLASSES
 
     rows: list[dict[str, Any]] = [
         {
@@ -81,6 +83,8 @@ def datasets_layouts(as_json: AsJson = False) -> None:
     ]
     drawn = "procedural scenes, drawn when first used"
     rows.append({"layout": SCENES, "data_set": drawn, "classes": COMMON_CLASSES, "looks_for": []})
+    chosen, counts = "the same pictures with classes folded or told apart", f"{LEAST_CLASSES} to {MOST_CLASSES}"
+    rows.append({"layout": f"{SCENES}:CLASSES", "data_set": chosen, "classes": counts, "looks_for": []})
     if as_json:
         print_json(rows)
         return

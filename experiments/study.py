@@ -57,7 +57,7 @@ class LatencySection(_Section):
 
 
 class EvaluatorSection(_Section):
-    """The proxy that trains candidates, and its images: `scenes`, the folder of a data set or LAYOUT:FOLDER."""
+    """The proxy that trains candidates, and its images: a folder, LAYOUT:FOLDER, `scenes` or scenes:CLASSES."""
 
     recipe: str
     dataset: str = SCENES

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from experiments.training import TrainingResult
 
 Data = Annotated[
-    str, typer.Option(help="The folder of a data set, LAYOUT:FOLDER, or scenes; see topformer-nas datasets layouts.")
+    str,
+    typer.Option(
+        help="The folder of a data set, LAYOUT:FOLDER, scenes or scenes:CLASSES; see topformer-nas datasets layouts."
+    ),
 ]
 Recipe = Annotated[str, typer.Option(help="released, paper, quick, pretraining, or a TOML file.")]
 Changes = Annotated[

@@ -1,4 +1,4 @@
-"""Which data set does a person mean? `scenes`, a folder whose layout is recognised, or LAYOUT:FOLDER."""
+"""Which data set does a person mean? A folder whose layout is recognised, LAYOUT:FOLDER, `scenes`, scenes:CLASSES."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, folder, imagenet, pascal_context
 from evaluators.datasets.files import contents
 from evaluators.datasets.imagenet import ClassFolders
+from evaluators.datasets.scene_drawing import LEAST_CLASSES, MOST_CLASSES
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError, unknown_name
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from evaluators.datasets.files import LabelledFiles
 
 SCENES = "scenes"
+_LEGAL = f"the folder of a data set, LAYOUT:FOLDER, {SCENES} or {SCENES}:CLASSES"
 _LOOKED_INTO = 50
 
 
@@ -77,10 +79,23 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
     if text == SCENES:
         return Scenes()
     try:
+        if text.startswith(f"{SCENES}:") and not Path(text).exists():
+            return _scenes_of(text)
         layout, root = _taken_apart(text)
         return LAYOUTS[layout].opened(root)
     except OSError as error:
         raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
+
+
+def _scenes_of(text: str) -> Scenes:
+    """Of scenes:CLASSES."""
+    count = text.partition(":")[2]
+    if count not in map(str, range(LEAST_CLASSES, MOST_CLASSES + 1)):
+        raise UserError(
+            f"{text}: after {SCENES}: comes a number of classes from {LEAST_CLASSES} to {MOST_CLASSES}, "
+            f"such as {SCENES}:{MOST_CLASSES}."
+        )
+    return Scenes(num_classes=int(count))
 
 
 def _taken_apart(text: str) -> tuple[str, Path]:
@@ -88,15 +103,15 @@ def _taken_apart(text: str) -> tuple[str, Path]:
     name, colon, rest = text.partition(":")
     if colon and not Path(text).exists():
         if name not in LAYOUTS:
-            raise unknown_name("data set layout", name, LAYOUTS, advice=f"Give LAYOUT:FOLDER, a folder, or {SCENES}.")
+            raise unknown_name("data set layout", name, LAYOUTS, advice=f"Give {_LEGAL}.")
         if not rest:
             raise UserError(f"{text} names a layout but no folder; give {name}:FOLDER.")
         return name, Path(rest)
     root = Path(text)
     if root.exists() and not root.is_dir():
-        raise UserError(f"{text} is a file; give the folder of a data set, LAYOUT:FOLDER, or {SCENES}.")
+        raise UserError(f"{text} is a file; give {_LEGAL}.")
     if not text or not root.is_dir():
-        raise UserError(f"no folder {text!r}; give the folder of a data set, LAYOUT:FOLDER, or {SCENES}.")
+        raise UserError(f"no folder {text!r}; give {_LEGAL}.")
     if found := _layout_of(root):
         return found, root
     raise UserError(f"{text} is not laid out as any data set known here; found {contents(root)}; {_advice(root)}")

@@ -1,8 +1,8 @@
 """How is a scene drawn whose labels need what photographs' labels need? Integer arithmetic: the same on every machine.
 
 * **Far context**: the sky shows cue `sky`, the ground cue `ground`, and the labels of both need both cues; a board that
-  may stand anywhere tells cue `board`, which decides the class of the ground and of three kinds of things. On a wide
-  strip most pixels have the board beyond the receptive field of the convolutions.
+  may stand anywhere tells cue `board`, which decides the class of the ground and of three kinds of things. On a strip
+  of 64x576 px half of the ground has the board beyond the receptive field of T's convolutions.
 * **Near context**: some things are named by the ground, some by what they stand on.
 * **Fine detail**: poles, fences, windows, doors, a few pixels wide.
 * Several scales, colours and textures, a long tail of things, co-occurrence of scenes and things, occlusion, tones,
@@ -130,7 +130,8 @@ class Cues(NamedTuple):
 class Draws:
     """Random integers that follow from a key of integers, whatever the machine and the release of NumPy.
 
-    NumPy promises the bits of PCG64 and of its seeding, not what its distributions make of them.
+    NumPy promises the bits of PCG64 and of its seeding, not what its distributions make of them. Keys of equally many
+    numbers below 2**32 give different draws; a shorter key is the same as one that ends with zeros.
     """
 
     def __init__(self, *key: int) -> None:

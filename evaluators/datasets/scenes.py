@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 GENERATOR_VERSION = 2
 """Raise it with every change of what is drawn."""
+MOST_ELONGATED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,11 @@ class Scenes:
                 f"scenes must be at least {MIN_IMAGE_PX} px on each side, not {self.image_size}; "
                 "give (height, width), such as (64, 576)."
             )
+        if max(self.image_size) > MOST_ELONGATED * min(self.image_size):
+            raise UserError(
+                f"scenes can have one side at most {MOST_ELONGATED} times as long as the other, not {self.image_size}: "
+                "the board would not fit in."
+            )
         if not LEAST_CLASSES <= self.num_classes <= MOST_CLASSES:
             raise UserError(
                 f"scenes can be told apart by {LEAST_CLASSES} to {MOST_CLASSES} classes, not {self.num_classes}."
@@ -60,8 +66,8 @@ class Scenes:
         for name, value in (("train_images", self.train_images), ("val_images", self.val_images)):
             if value < 1:
                 raise UserError(f"scenes: {name} must be at least 1, not {value}.")
-        if self.seed < 0:
-            raise UserError(f"scenes: the seed must not be negative, not {self.seed}.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"scenes: the seed must be from 0 to {2**32 - 1}, not {self.seed}.")
 
     @property
     def name(self) -> str:

@@ -123,6 +123,13 @@ def test_scenes_are_checked(mine: Shell) -> None:
 
 
 @pytest.mark.slow
+def test_scenes_of_another_number_of_classes_are_checked(mine: Shell) -> None:
+    content = mine.json("datasets", "check", "scenes:150", "--sample", "2")
+    assert isinstance(content, dict)
+    assert (content["layout"], content["num_classes"], len(content["class_names"])) == ("scenes", 150, 150)
+
+
+@pytest.mark.slow
 def test_processes_find_the_same(mine: Shell) -> None:
     trees.folder_tree(mine.folder / "many", train=12)
     (mine.folder / "many/masks/train/train-7.png").write_bytes(b"")
@@ -132,7 +139,8 @@ def test_processes_find_the_same(mine: Shell) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("nowhere",), "no folder 'nowhere'; give the folder of a data set, LAYOUT:FOLDER, or scenes"),
+        (("nowhere",), "no folder 'nowhere'; give the folder of a data set, LAYOUT:FOLDER, scenes or scenes:CLASSES"),
+        (("scenes:151",), "scenes:151: after scenes: comes a number of classes from 2 to 150"),
         (("mine/classes.txt",), "mine/classes.txt is a file; give the folder of a data set"),
         (("mine/images",), "not laid out as any data set known here; found train/, val/; looked for ade20k"),
         ((".",), "mine is laid out as folder: give that"),
@@ -151,8 +159,9 @@ def test_a_mistake_is_one_sentence(words: tuple[str, ...], says: str, mine: Shel
 def test_layouts_are_listed(shell: Shell) -> None:
     rows = shell.json("datasets", "layouts")
     assert isinstance(rows, list)
-    assert [row["layout"] for row in rows] == [*LAYOUTS, "scenes"]
+    assert [row["layout"] for row in rows] == [*LAYOUTS, "scenes", "scenes:CLASSES"]
+    assert [row["classes"] for row in rows[-2:]] == [59, "2 to 150"]
     assert rows[0]["looks_for"][0] == "images/training"
     code, out, _ = shell("datasets", "layouts")
     assert code == 0
-    assert all(name in out for name in (*LAYOUTS, "scenes"))
+    assert all(name in out for name in (*LAYOUTS, "scenes:CLASSES"))

@@ -299,6 +299,12 @@ def study_on(dataset: str, *, num_classes: int = 3) -> StudyConfig:
     return StudyConfig.from_toml(text, where="my.toml")
 
 
+def test_a_study_takes_scenes_of_any_number_of_classes() -> None:
+    evaluator = study_on("scenes:150", num_classes=150).build_evaluator()
+    assert isinstance(evaluator, ProxyEvaluator)
+    assert (evaluator.dataset.name, evaluator.dataset.num_classes) == ("scenes", 150)
+
+
 def test_a_study_takes_a_data_set_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -60,6 +60,15 @@ def test_scenes_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert dataset_named("./scenes").name == "folder"
 
 
+def test_scenes_may_be_told_apart_by_another_number_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dataset_named("scenes:150") == Scenes(num_classes=150)
+    assert dataset_named("scenes:59") == dataset_named("scenes")
+    assert dataset_named("scenes:2").name == "scenes"
+    trees.folder_tree(tmp_path / "scenes:3")
+    assert dataset_named("scenes:3").name == "folder"
+
+
 def test_images_without_label_maps_are_no_segmentation_data(tmp_path: Path) -> None:
     root = trees.imagenet_tree(tmp_path)
     assert isinstance(any_dataset_named(str(root)), ClassFolders)
@@ -85,11 +94,16 @@ def test_the_folder_around_a_data_set_leads_to_it(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("", "no folder ''"),
-        ("nowhere", "no folder 'nowhere'; give the folder of a data set, LAYOUT:FOLDER, or scenes"),
+        ("nowhere", "no folder 'nowhere'; give the folder of a data set, LAYOUT:FOLDER, scenes or scenes:CLASSES"),
         ("scene", "no folder 'scene'"),
         ("ade20k:", "names a layout but no folder; give ade20k:FOLDER"),
         ("ade20k:nowhere", "no folder 'nowhere'"),
         ("ade:nowhere", "unknown data set layout 'ade'; available: ade20k, cityscapes"),
+        *(
+            (f"scenes:{count}", f"scenes:{count}: after scenes: comes a number of classes from 2 to 150, such as")
+            for count in ("", "1", "151", "-3", "x", "59.0", "059", "\N{ARABIC-INDIC DIGIT NINE}", "9" * 99)
+        ),
+        ("scene:150", "unknown data set layout 'scene'; available: .*scenes or scenes:CLASSES"),
         ("file.txt", "file.txt is a file; give the folder"),
         ("folder:file.txt", "file.txt is a file"),
         ("empty", "found nothing"),

@@ -1,4 +1,4 @@
-"""The procedural data set: same seed, same pixels; a damaged cache is drawn again; labels need the far cues."""
+"""The procedural data set: same seed, same pixels, whatever the classes; a damaged cache is drawn again."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from evaluators.datasets import IGNORE, SegmentationDataset, Split
+from evaluators.datasets import SegmentationDataset, Split, scene_drawing
 from evaluators.datasets import scenes as module
-from evaluators.datasets.scenes import (
-    CLASS_NAMES,
-    FIRST_BOARD,
-    FIRST_GROUND,
-    FIRST_SKYLINE,
-    Cues,
-    Scenes,
-    draw_item,
-    draw_scene,
-)
+from evaluators.datasets.scene_drawing import names_and_labels
+from evaluators.datasets.scenes import Scenes, draw_item
 from topformer import UserError
 from topformer.cache import CACHE_VARIABLE
 
@@ -41,10 +35,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def drawn_again() -> None:
     """As a new process would: forget the open maps."""
     module._open_split.cache_clear()
-
-
-def far_seen(cues: Cues, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    return draw_scene((96, 384), np.random.default_rng(seed), cues=cues)
 
 
 def test_items_equal_what_is_drawn_directly() -> None:
@@ -75,19 +65,21 @@ def test_fingerprint_follows_every_parameter_and_nothing_else() -> None:
         Scenes(image_size=(48, 96), train_images=7, val_images=3),
         Scenes(image_size=(48, 96), train_images=6, val_images=4),
         Scenes(image_size=(48, 96), train_images=6, val_images=3, seed=1),
+        Scenes(image_size=(48, 96), train_images=6, val_images=3, num_classes=60),
     ]
+    assert {field.name for field in fields(Scenes)} == SMALL._parameters.keys()
     assert len({scenes.fingerprint for scenes in variants}) == len(variants)
     assert variants[1].at_size((48, 96)).fingerprint == SMALL.fingerprint
 
 
 def test_a_changed_generator_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     before = SMALL.fingerprint
-    monkeypatch.setattr(module, "NOISE_SPREAD", 3.0)
-    module._textures.cache_clear()
+    monkeypatch.setattr(scene_drawing, "NOISE_SPREAD", 3)
+    scene_drawing._textures.cache_clear()
     module._probe_checksum.cache_clear()
     changed = SMALL.fingerprint
     monkeypatch.undo()
-    module._textures.cache_clear()
+    scene_drawing._textures.cache_clear()
     module._probe_checksum.cache_clear()
     assert changed != before == SMALL.fingerprint
 
@@ -158,65 +150,51 @@ def test_scenes_obey_the_protocol() -> None:
         dataset.item("val", 0)[0][0] = 0
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 97), (128, 64), (96, 384)])
-def test_every_size_is_labelled_throughout(size: tuple[int, int]) -> None:
-    for seed in range(20):
-        image, labels = draw_scene(size, np.random.default_rng(seed))
-        assert image.shape == (*size, 3)
-        assert labels.shape == size
-        assert labels.max() < len(CLASS_NAMES) < IGNORE
-
-
-@pytest.mark.parametrize("wrong", [{"image_size": (16, 64)}, {"train_images": 0}, {"seed": -1}])
-def test_parameters_out_of_range_are_refused(wrong: dict) -> None:  # type: ignore[type-arg]
-    with pytest.raises(UserError, match="scenes"):
-        Scenes(**wrong)
-
-
-def test_only_the_board_shows_the_cue_that_names_the_ground() -> None:
-    (red, red_labels), (blue, blue_labels) = (far_seen(Cues(1, 2, board)) for board in (0, 1))
-    board = (red_labels >= FIRST_BOARD) & (red_labels < FIRST_BOARD + 3)
-    assert np.array_equal(red[~board], blue[~board])  # the same to the eye wherever the board is not
-    assert not np.array_equal(red[board], blue[board])
-    ground = (red_labels >= FIRST_GROUND) & (red_labels < FIRST_SKYLINE)
-    assert ground.mean() > 0.1
-    assert (blue_labels[ground] == red_labels[ground] + 1).all()
-
-
-def test_the_sky_looks_the_same_over_grounds_that_name_it_differently() -> None:
-    (first, first_labels), (second, second_labels) = (far_seen(Cues(0, ground, 1)) for ground in (0, 1))
-    sky = (first_labels < FIRST_GROUND) & (second_labels < FIRST_GROUND)
-    assert sky.mean() > 0.1
-    assert np.array_equal(first[sky], second[sky])
-    assert set(first_labels[sky]) == {1}
-    assert set(second_labels[sky]) == {0}
-
-
 @pytest.mark.parametrize(
-    ("cue", "pair"),
+    ("wrong", "says"),
     [
-        (Cues(0, 0, 1), ("cross of the red board", "cross of the blue board")),
-        (Cues(0, 1, 0), ("hourglass of mottled ground", "hourglass of grainy ground")),
+        ({"image_size": (16, 64)}, r"at least 32 px on each side, not \(16, 64\); give \(height, width\)"),
+        ({"image_size": (64,)}, r"at least 32 px on each side, not \(64,\)"),
+        ({"image_size": (32, 2049)}, r"one side at most 64 times as long as the other, not \(32, 2049\)"),
+        ({"num_classes": 1}, "told apart by 2 to 150 classes, not 1."),
+        ({"num_classes": 151}, "told apart by 2 to 150 classes, not 151."),
+        ({"train_images": 0}, "train_images must be at least 1, not 0"),
+        ({"val_images": -1}, "val_images must be at least 1, not -1"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, not -1"),
+        ({"seed": 2**32}, "not 4294967296"),
     ],
 )
-def test_some_things_are_named_by_the_board_and_some_by_the_ground(
-    cue: Cues, pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "THING_PREFERENCE", np.ones_like(module.THING_PREFERENCE))  # the same things occur
-    before, after = (CLASS_NAMES.index(name) for name in pair)
-    seen = 0
-    for seed in range(20):
-        first, second = (far_seen(cues, seed)[1] for cues in (Cues(0, 0, 0), cue))
-        assert (second[first == before] == after).all()
-        seen += int((first == before).sum())
-    assert seen
+def test_parameters_out_of_range_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        Scenes(**wrong)
+    assert str(error.value).startswith("scenes")
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
-def test_every_class_occurs_and_the_tail_is_long() -> None:
-    share = np.zeros(len(CLASS_NAMES))
-    for seed in range(120):
-        share += np.bincount(draw_scene((64, 128), np.random.default_rng(seed))[1].ravel(), minlength=len(CLASS_NAMES))
-    share /= share.sum()
-    assert (share > 0).all()
-    assert share.max() > 100 * share.min()
+def test_parameters_at_the_limits_are_legal() -> None:
+    for num_classes in (2, 150):
+        Scenes(image_size=(2048, 32), num_classes=num_classes, train_images=1, val_images=1, seed=2**32 - 1)
+
+
+def test_the_default_data_set_is_the_recorded_one() -> None:
+    """Trainings that are compared with each other are of this data set."""
+    assert Scenes().fingerprint == "3671c15bb0fcd093"
+
+
+@pytest.mark.parametrize("num_classes", [2, 19, 59, 149])
+def test_the_pictures_do_not_depend_on_the_number_of_classes(num_classes: int) -> None:
+    folded = replace(SMALL, num_classes=num_classes)
+    finest = replace(SMALL, num_classes=150)
+    for index in range(4):
+        image, labels = draw_item(folded, "val", index % 3)
+        fine_image, fine_labels = draw_item(finest, "val", index % 3)
+        np.testing.assert_array_equal(image, fine_image)
+        np.testing.assert_array_equal(labels, names_and_labels(num_classes)[1][fine_labels])
+        assert labels.max() < num_classes
+
+
+@pytest.mark.parametrize("num_classes", [2, 59, 150])
+def test_names_and_colours_are_as_many_as_classes(num_classes: int) -> None:
+    scenes = replace(SMALL, num_classes=num_classes)
+    assert scenes.name == "scenes"
+    assert len(set(scenes.class_names)) == len(set(scenes.palette)) == num_classes
