@@ -147,11 +147,7 @@ def train_supernet(
 
     Raises what `train` raises, and `UserError` for a data set of another number of classes than the space's task.
     """
-    if space.task.num_classes != dataset.num_classes:
-        raise UserError(
-            f"space {space.name!r} is for {space.task.num_classes} classes, data set {dataset.name!r} has "
-            f"{dataset.num_classes}."
-        )
+    _require_classes(space, dataset)
     recipe = recipe.for_dataset(dataset)
     data = dataset.at_size(recipe.proxy.canvas)
     with torch.random.fork_rng(devices=[]):
@@ -192,7 +188,8 @@ class _Keeper:
 
 
 def describes(space: SearchSpace, dataset: SegmentationDataset, recipe: SupernetRecipe, *, seed: int) -> dict[str, Any]:
-    """What makes it this supernet and no other; JSON."""
+    """What makes it this supernet and no other; JSON. Raises `UserError` where space and data set do not fit."""
+    _require_classes(space, dataset)
     recipe = recipe.for_dataset(dataset)
     return {
         "version": SUPERNET_VERSION,
@@ -202,6 +199,14 @@ def describes(space: SearchSpace, dataset: SegmentationDataset, recipe: Supernet
         "recipe": recipe.as_dict(),
         "seed": seed,
     }
+
+
+def _require_classes(space: SearchSpace, dataset: SegmentationDataset) -> None:
+    if space.task.num_classes != dataset.num_classes:
+        raise UserError(
+            f"space {space.name!r} is for {space.task.num_classes} classes, data set {dataset.name!r} has "
+            f"{dataset.num_classes}."
+        )
 
 
 class SupernetEvaluator:

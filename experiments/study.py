@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
@@ -19,6 +19,7 @@ from evaluators.base import Evaluator
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import ProxyEvaluator, named_recipe
+from evaluators.supernet import SupernetEvaluator
 from experiments.pareto import front
 from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.store import Record, Store, Trial
@@ -28,6 +29,9 @@ from search_space import SearchSpace, blocks, preset, require_anchors
 from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Task, parse_image_size
 from topformer.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from evaluators.datasets import SegmentationDataset
 
 MAX_FAILURES_PCT = 25
 
@@ -161,7 +165,18 @@ class StudyConfig(_Section):
                 f"study {self.name!r}: task.num_classes is {self.task.num_classes}, but {self.evaluator.dataset} has "
                 f"{dataset.num_classes} classes; set num_classes = {dataset.num_classes}."
             )
-        return ProxyEvaluator(named_recipe(self.evaluator.recipe), dataset)
+        try:
+            return evaluator_named(self.evaluator.recipe, dataset)
+        except UserError as error:
+            raise UserError(f"study {self.name!r}, evaluator.recipe: {error}") from None
+
+
+def evaluator_named(text: str, dataset: SegmentationDataset) -> Evaluator:
+    """A proxy by its recipe's name, or inherited weights by `supernet:FILE`."""
+    kind, colon, path = text.partition(":")
+    if kind == "supernet" and colon:
+        return SupernetEvaluator(Path(path), dataset)
+    return ProxyEvaluator(named_recipe(text), dataset)
 
 
 def _sentence(error: ValidationError, where: str) -> str:

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import trees
 from shell import Shell
 
-from evaluators.datasets import scenes
 from topformer import saved_model
-from topformer.cache import CACHE_VARIABLE
 
 SMALL = ("--iterations", "2", "--batch-size", "2", "--canvas", "64x192", "--drawn", "1", "--accelerator", "cpu")
-TRAIN = ("supernet", "train", "--space", "study.toml", "--data", "scenes:5", "--out", "run", *SMALL)
+TRAIN = ("supernet", "train", "--space", "study.toml", "--data", "data", "--out", "run", *SMALL)
 STUDY = """
 name = "toy"
 [space]
@@ -23,12 +22,12 @@ base = "tiny"
 width_4 = [8, 16]
 num_blocks = [2, 4]
 [task]
-num_classes = 5
+num_classes = 3
 [latency]
 table = "none"
 [evaluator]
 recipe = "proxy-short"
-dataset = "scenes:5"
+dataset = "data"
 [search]
 trials = 1
 batch_size = 1
@@ -36,10 +35,9 @@ batch_size = 1
 
 
 @pytest.fixture
-def toy(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.setenv(CACHE_VARIABLE, str(shell.folder / "cache"))
+def toy(shell: Shell) -> Shell:
+    trees.folder_tree(shell.folder / "data")
     (shell.folder / "study.toml").write_text(STUDY)
-    scenes._open_split.cache_clear()
     return shell
 
 
@@ -49,16 +47,16 @@ def test_from_training_to_an_ordinary_network(toy: Shell) -> None:
     assert isinstance(trained, dict)
     assert trained["iterations"] == 2
     weights = trained["weights"]
-    rows = toy.json("supernet", "evaluate", weights, "tiny", "--data", "scenes:5")
+    rows = toy.json("supernet", "evaluate", weights, "tiny", "--data", "data")
     assert isinstance(rows, list)
     assert rows[0]["architecture"] == "tiny"
     assert 0 <= rows[0]["miou_pct"] <= 100
-    code, out, err = toy("supernet", "extract", weights, "tiny", "--data", "scenes:5", "--out", "tiny.safetensors")
+    code, out, err = toy("supernet", "extract", weights, "tiny", "--data", "data", "--out", "tiny.safetensors")
     assert code == 0, err
     assert "tiny" in out
-    assert saved_model(toy.folder / "tiny.safetensors").num_classes == 5
-    assert "no subnet" in toy.refusal("supernet", "evaluate", weights, "base", "--data", "scenes:5")
-    assert "other images" in toy.refusal("supernet", "evaluate", weights, "tiny", "--data", "scenes:6")
+    assert saved_model(toy.folder / "tiny.safetensors").num_classes == 3
+    assert "no subnet" in toy.refusal("supernet", "evaluate", weights, "base", "--data", "data")
+    assert "other images" in toy.refusal("supernet", "evaluate", weights, "tiny", "--data", "scenes:3")
     code, _, err = toy(*TRAIN, "--seed", "1")
     assert code == 2
     assert "started with another seed" in err
@@ -76,7 +74,7 @@ def test_from_training_to_an_ordinary_network(toy: Shell) -> None:
         (("--precision", "fp64"), "precision"),
         (("--accelerator", "tpu"), "accelerator"),
         (("--seed", "-1"), "--seed"),
-        (("--data", "scenes:59"), "classes"),
+        (("--data", "scenes:9"), "is for 3 classes"),
         (("--iterations", "0"), "iterations must be at least 1"),
     ],
 )
