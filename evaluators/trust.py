@@ -7,13 +7,12 @@ by the parameter count, so agreement is also given within a band of equal latenc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from topformer.config import BASE, SMALL, TINY, TopFormerConfig
 from topformer.errors import UserError
@@ -211,8 +210,9 @@ def _resampled(count: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
-def _estimate(statistic: object, truth: Floats, values: Floats, samples: NDArray[np.int64]) -> Estimate:
-    assert callable(statistic)
+def _estimate(
+    statistic: Callable[[Floats, Floats], float], truth: Floats, values: Floats, samples: NDArray[np.int64]
+) -> Estimate:
     return _interval(statistic(truth, values), [statistic(truth[i], values[i]) for i in samples])
 
 
@@ -233,6 +233,12 @@ def _kendall(a: Floats, b: Floats) -> float:
 
 
 def _spearman(a: Floats, b: Floats) -> float:
-    ranks_a, ranks_b = stats.rankdata(a), stats.rankdata(b)
+    ranks_a, ranks_b = _ranks(a), _ranks(b)
     spread = float(ranks_a.std() * ranks_b.std())
     return float(((ranks_a - ranks_a.mean()) * (ranks_b - ranks_b.mean())).mean()) / spread if spread else math.nan
+
+
+def _ranks(values: Floats) -> Floats:
+    """From 1; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]

@@ -25,11 +25,13 @@ from experiments.terminal import (
     storage_flag,
     task_of,
 )
+from experiments.trust_cli import trust
 from topformer.errors import UserError, ran_out_of_memory
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from experiments.standing import Standing
     from experiments.store import Study, Trial
     from latency_lut.table import LatencyTable
 
@@ -47,6 +49,7 @@ app.add_typer(latency, name="latency")
 for command in (training_cli.train, training_cli.evaluate, training_cli.predict, training_cli.recipes):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
+app.add_typer(trust, name="trust")
 app.add_typer(study_commands, name="study")
 
 
@@ -136,7 +139,7 @@ def search(
         TimeRemainingColumn,
     )
 
-    from experiments.pareto import UNTESTED
+    from experiments.standing import standing_in
     from experiments.store import Store
     from experiments.study import Event, StudyConfig, require_rows, run_study
     from latency_lut.table import find_table
@@ -151,9 +154,11 @@ def search(
         require_rows(config, find_table(config.latency.table))
     console = console_of(stderr=True)
     console.print(
-        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset} "
-        f"(ranking {UNTESTED}: no trust report), latency by table {config.latency.table}"
+        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
+        f"latency by table {config.latency.table}"
     )
+    ranking = standing_in(storage, evaluator.fingerprint)
+    console.print(ranking.notice, highlight=False)
     with (
         Store.open(storage, create=True) as store,
         Progress(
@@ -188,6 +193,7 @@ def search(
         "over_budget_dropped": sum(s.over_budget for s in statistics),
         "duplicates_dropped": sum(s.duplicates for s in statistics),
         "front": [trial.number for trial in result.front],
+        "ranking_trust": ranking.as_dict(),
     }
     if as_json:
         print_json(summary)
@@ -217,6 +223,7 @@ def front(
 ) -> None:
     """The Pareto front of a study, or the best architecture under a latency budget."""
     from experiments import pareto
+    from experiments.standing import standing
     from experiments.store import Store
 
     if every and latency_max is not None:
@@ -224,6 +231,7 @@ def front(
     with Store.open(storage, read_only=True) as store:
         found = store.study(study)
         trials = store.trials(study)
+        ranking = standing(found.evaluator, store)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
     members = pareto.front(trials, fidelity=found.fidelity)
     if budget is not None:
@@ -233,9 +241,9 @@ def front(
     if plot is not None:
         from experiments.figures import draw_front
 
-        draw_front(found, trials, plot, latency_max_ms=budget)
+        draw_front(found, trials, plot, ranking=ranking, latency_max_ms=budget)
     table = found.table
-    rows = [_row(table, trial) for trial in shown]
+    rows = [_row(table, trial, ranking) for trial in shown]
     if latency_max is not None:
         rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
     if as_json:
@@ -243,10 +251,8 @@ def front(
         return
     console = console_of()
     console.print(_front_table(found, rows, [t.number for t in members]))
-    console.print(
-        f"mIoU by {found.fidelity}; ranking {pareto.UNTESTED}: no trust report says how far its order can be believed. "
-        f"Latency {table.kind}; {table.interval_note}."
-    )
+    console.print(f"mIoU by {found.fidelity}. Latency {table.kind}; {table.interval_note}.")
+    console.print(ranking.notice, highlight=False)
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
         console.print(
             f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f} % mIoU, "
@@ -429,6 +435,7 @@ def study_delete(
 @study_commands.command("list")
 def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """The studies of a store."""
+    from experiments.standing import standing
     from experiments.store import Store
 
     with Store.open(storage, read_only=True) as store:
@@ -440,6 +447,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
                 "failed": sum(trial.state == "failed" for trial in trials),
                 "wanted": study.config["search"]["trials"],
                 "fidelity": study.fidelity,
+                "ranking": standing(study.evaluator, store).short.removeprefix("ranking "),
                 "table": study.table.header.name,
                 "created": study.created,
                 "finished": study.finished,
@@ -452,9 +460,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     print_rows(rows, "studies")
 
 
-def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
-    from experiments.pareto import UNTESTED
-
+def _row(table: "LatencyTable", trial: "Trial", ranking: "Standing") -> dict[str, Any]:
     record = trial.record
     assert record is not None, "only settled trials are listed"
     return {
@@ -468,7 +474,7 @@ def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
         "latency_high_ms": trial.latency.high_ms,
         "latency_kind": trial.latency.kind,
         "table": table.name,
-        "ranking_trust": UNTESTED,
+        "ranking_trust": ranking.as_dict(),
         "anchor": trial.anchor,
         "status": trial.state,
         "reason": record.reason,
