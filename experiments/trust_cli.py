@@ -192,7 +192,12 @@ def _study(text: str, size: str | None) -> "StudyConfig":
 
     if size is not None:
         raise UserError(f"--size goes with {' or '.join(PRESETS)}; the study {text!r} says its own.")
-    return StudyConfig.load(text)
+    try:
+        return StudyConfig.load(text)
+    except UserError as error:
+        if os.path.exists(text):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+            raise
+        raise UserError(f"unknown search space {text!r}; available: {', '.join(sorted(PRESETS))}; {error}") from None
 
 
 @contextmanager
@@ -246,10 +251,10 @@ def _print(report: "TrustReport") -> None:
     in_band = sum(report.in_band(one) for one in report.ranked)
     print(
         f"{len(report.ranked)} architectures of {report.space} at {'x'.join(map(str, report.image_size))} px on "
-        f"{report.dataset}, {in_band} of them in the band of {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms by "
-        f"table {report.table}; {report.created}. tau is Kendall's, in brackets the {INTERVAL_PCT} % bootstrap interval "
-        "over architectures; regret what the best of a fidelity's first 1, 3 and 5 lacks of the best, in mIoU by the "
-        "reference; noise the standard deviation between trainings of one architecture."
+        f"{report.dataset}, {in_band} of them in the band of {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms "
+        f"by table {report.table}; {report.created}. tau is Kendall's, in brackets the {INTERVAL_PCT} % bootstrap "
+        "interval over architectures; regret what the best of a fidelity's first 1, 3 and 5 lacks of the best, in mIoU "
+        "by the reference; noise the standard deviation between trainings of one architecture."
     )
     for one in report.fidelities:
         if one.above_zero_cost is not None:

@@ -83,6 +83,7 @@ class ToyEvaluator:
             pixel_accuracy_pct=60.0,
             train_loss=1.0,
             seconds=self.seconds,
+            cpu_seconds=0.5,
         )
 
 
