@@ -27,7 +27,7 @@ from topformer.model import TopFormer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evaluators.datasets import SegmentationDataset
+    from evaluators.datasets import Image, SegmentationDataset
 
 ZERO_COST_VERSION = 1
 """Raise it with every change that changes a score."""
@@ -93,12 +93,22 @@ def naswot(candidate: Candidate, dataset: SegmentationDataset) -> float:
     """
     model = TopFormer(candidate.arch, num_classes=dataset.num_classes).eval()
     _with_own_statistics(model)
-    count = min(NASWOT_IMAGES, dataset.length("train"))
-    images = normalised(stacked([dataset.item("train", i)[0] for i in range(count)]))
+    images = normalised(stacked(_distinct_images(dataset)))
     sign, value = torch.linalg.slogdet(agreeing_units(model, images))
     if sign <= 0:
         raise UserError(f"architecture {candidate.arch.key} answers alike to different images: NASWOT is undefined.")
     return float(value)
+
+
+def _distinct_images(dataset: SegmentationDataset) -> list[Image]:
+    """The first ones of the training split; two that are equal would leave no determinant."""
+    found: dict[bytes, Image] = {}
+    for index in range(dataset.length("train")):
+        image = dataset.item("train", index)[0]
+        found.setdefault(image.tobytes(), image)
+        if len(found) == NASWOT_IMAGES:
+            break
+    return list(found.values())
 
 
 def agreeing_units(model: nn.Module, images: Tensor) -> Tensor:

@@ -246,7 +246,7 @@ def _print(report: "TrustReport") -> None:
     from evaluators.trust import INTERVAL_PCT, TRUSTED_TAU, Verdict
     from experiments.standing import Standing, interval_text
 
-    rows = [_reference_row(report), *(_fidelity_row(one) for one in report.fidelities)]
+    rows = [_reference_row(report), *(row for one in report.fidelities for row in _fidelity_rows(one))]
     print_rows(rows, f"trust report {report.name}")
     in_band = sum(report.in_band(one) for one in report.ranked)
     print(
@@ -274,18 +274,7 @@ def _print(report: "TrustReport") -> None:
             )
 
 
-_COLUMNS = (
-    "fidelity",
-    "tau",
-    "band tau",
-    "Spearman",
-    "band Spearman",
-    "regret % of top 1/3/5",
-    "band regret %",
-    "noise %",
-    "CPU s each",
-    "of reference",
-)
+_COLUMNS = ("fidelity", "over", "tau", "Spearman", "regret %, top 1/3/5", "noise %", "CPU s each", "of reference")
 
 
 def _reference_row(report: "TrustReport") -> dict[str, Any]:
@@ -297,24 +286,21 @@ def _reference_row(report: "TrustReport") -> dict[str, Any]:
     }
 
 
-def _fidelity_row(one: "FidelityTrust") -> dict[str, Any]:
+def _fidelity_rows(one: "FidelityTrust") -> Iterator[dict[str, Any]]:
+    """Over all architectures, and within the band."""
     from experiments.standing import interval_text
 
-    estimates = [
-        getattr(found, statistic) if found else None
-        for statistic in ("kendall", "spearman")
-        for found in (one.overall, one.band)
-    ]
-    values = (
-        one.fidelity,
-        *("none" if estimate is None else interval_text(estimate) for estimate in estimates),
-        _regrets(one.regret_pct),
-        _regrets(one.band_regret_pct),
-        _number(one.noise_pct),
-        _seconds(one.cpu_seconds),
-        f"{100 * one.cost_share:.2g} %",
-    )
-    return dict(zip(_COLUMNS, values, strict=True))
+    for over, found, regrets in (("all", one.overall, one.regret_pct), ("band", one.band, one.band_regret_pct)):
+        estimates = {} if found is None else {"tau": found.kendall, "Spearman": found.spearman}
+        row = dict.fromkeys(_COLUMNS) | {"over": over, "tau": "none", "Spearman": "none"}
+        row |= {name: interval_text(estimate) for name, estimate in estimates.items()}
+        row["regret %, top 1/3/5"] = _regrets(regrets)
+        if over == "all":
+            row["fidelity"] = one.fidelity
+            row["noise %"] = _number(one.noise_pct)
+            row["CPU s each"] = _seconds(one.cpu_seconds)
+            row["of reference"] = f"{100 * one.cost_share:.3g} %"
+        yield row
 
 
 def _regrets(regrets: dict[str, float]) -> str:

@@ -6,13 +6,16 @@ import math
 import pickle
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trees import folder_tree
 
 from evaluators.base import Scorer
+from evaluators.datasets.named import dataset_named
 from evaluators.datasets.scenes import Scenes
 from evaluators.proxy import SHORT, ProxyEvaluator
 from evaluators.trust import variants
@@ -65,6 +68,16 @@ def test_fingerprints_tell_scores_data_and_canvas_apart() -> None:
         ZeroCostEvaluator("naswot", replace(RECIPE, canvas=(96, 288)), SCENES),
     ]
     assert len({scorer.fingerprint for scorer in scorers}) == len(scorers)
+
+
+def test_images_that_are_twice_in_the_data_count_once(tmp_path: Path) -> None:
+    """The first and the third picture of the tree are equal; their rows of the kernel would be, too."""
+    scores = []
+    for images in (2, 3):
+        dataset = dataset_named(str(folder_tree(tmp_path / str(images), train=images)))
+        candidate = Candidate(arch=TINY, task=Task(num_classes=3))
+        scores.append(ZeroCostEvaluator("naswot", RECIPE, dataset).evaluate(candidate, replicate=0).value)
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.slow
