@@ -139,7 +139,7 @@ def search(
         TimeRemainingColumn,
     )
 
-    from experiments.standing import standing_in
+    from experiments.standing import standing
     from experiments.store import Store
     from experiments.study import Event, StudyConfig, require_rows, run_study
     from latency_lut.table import find_table
@@ -153,34 +153,28 @@ def search(
         require_anchors(config.search_space(), config.search.anchors)
         require_rows(config, find_table(config.latency.table))
     console = console_of(stderr=True)
-    console.print(
-        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
-        f"latency by table {config.latency.table}"
-    )
-    ranking = standing_in(storage, evaluator.fingerprint)
-    console.print(ranking.notice, highlight=False)
-    with (
-        Store.open(storage, create=True) as store,
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        ) as progress,
-    ):
-        bar = progress.add_task("evaluating", total=config.search.trials)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    with Store.open(storage, create=True) as store:
+        ranking = standing(evaluator.fingerprint, store)
+        console.print(
+            f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
+            f"latency by table {config.latency.table}"
+        )
+        console.print(ranking.notice, highlight=False)
+        with Progress(*columns, *left, console=console) as progress:
+            bar = progress.add_task("evaluating", total=config.search.trials)
 
-        def report(event: Event) -> None:
-            progress.update(bar, completed=event.done, total=event.total)
-            if event.trial is not None:
-                progress.console.print(_settled(event.trial), highlight=False)
-            if event.note:
-                progress.console.print(event.note)
+            def report(event: Event) -> None:
+                progress.update(bar, completed=event.done, total=event.total)
+                if event.trial is not None:
+                    progress.console.print(_settled(event.trial), highlight=False)
+                if event.note:
+                    progress.console.print(event.note)
 
-        result = run_study(config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report)
+            result = run_study(
+                config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report
+            )
         statistics = store.batches(config.name)
     summary = {
         "study": result.name,

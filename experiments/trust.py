@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -362,12 +363,10 @@ def evaluate_all(
 
 
 def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]], workers: int) -> float | None:
-    left = 0.0
-    for want in missing:
-        if want.scorer.fidelity not in seconds:
-            return None
-        left += float(np.mean(seconds[want.scorer.fidelity]))
-    return left / workers
+    counts = Counter(want.scorer.fidelity for want in missing)
+    if not counts.keys() <= seconds.keys():
+        return None
+    return sum(count * float(np.mean(seconds[fidelity])) for fidelity, count in counts.items()) / workers
 
 
 def _found(store: Store, want: Want) -> Record | None:

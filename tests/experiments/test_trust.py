@@ -434,6 +434,14 @@ def test_a_report_from_the_command_line(folder: Shell) -> None:
     assert row["ranking_trust"]["report"] == "quickstart-folder"
 
 
+@pytest.mark.slow
+def test_a_search_on_an_untested_proxy_says_so_also_in_a_database_that_is_empty_yet(folder: Shell) -> None:
+    (folder.folder / "toy.db").touch()
+    code, _, err = folder("search", "folder.toml", "--workers", "1")
+    assert code == 0
+    assert "warning: ranking untested: no trust report" in err
+
+
 def as_text(content: object) -> str:
     return json.dumps(content, indent=1) + "\n"
 
