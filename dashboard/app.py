@@ -66,11 +66,10 @@ def health(view: StudyView) -> None:
         f"{state}: {len(view.frame)} of {wanted} architectures evaluated, {failed} failed · mIoU by "
         f"{view.study.fidelity} · latency from table {view.table_name} ({view.table_kind}; {view.interval_note})"
     )
-    if view.ranking_trust == "untested":
-        st.warning(
-            f"This proxy's ranking is untested: no trust report says how well {view.study.fidelity} orders "
-            "architectures as full training would. Read the front as a shortlist."
-        )
+    if view.ranking.trusted:
+        st.info(f"{view.study.fidelity}: {view.ranking.sentence}.")
+    else:
+        st.warning(f"{view.study.fidelity}: {view.ranking.sentence}. Read the front as a shortlist.")
 
 
 def front_section(view: StudyView) -> int:
@@ -99,7 +98,7 @@ def front_section(view: StudyView) -> int:
         frame,
         budget_ms=budget,
         best_trial=best_trial,
-        fidelity=view.study.fidelity,
+        fidelity=f"{view.study.fidelity}; {view.ranking.short}",
         table=view.table_name,
         revision=view.study.name,
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from experiments.pareto import UNTESTED, front
+from experiments.pareto import front
+from experiments.standing import Standing, standing
 from experiments.store import Store, Study, Trial
 from topformer.blocks import candidate_blocks
 from topformer.config import anchor_name
@@ -23,7 +24,7 @@ class StudyView:
     table_name: str
     table_kind: str
     interval_note: str
-    ranking_trust: str
+    ranking: Standing
 
     @property
     def running(self) -> bool:
@@ -39,6 +40,7 @@ def study_names(url: str) -> tuple[str, ...]:
 def study_view(url: str, name: str) -> StudyView:
     with Store.open(url, read_only=True) as store:
         study, trials = store.study(name), store.trials(name)
+        ranking = standing(study.evaluator, store)
     table = study.table
     return StudyView(
         study=study,
@@ -47,7 +49,7 @@ def study_view(url: str, name: str) -> StudyView:
         table_name=table.header.name,
         table_kind=table.kind,
         interval_note=table.interval_note,
-        ranking_trust=UNTESTED,
+        ranking=ranking,
     )
 
 

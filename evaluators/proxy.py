@@ -1,6 +1,6 @@
 """Which of two architectures is better, in CPU seconds? A short training from scratch on a reduced canvas.
 
-The proxy keeps what the ranking needs: a wide canvas, a few semantics tokens at least, the same data for all.
+The proxy keeps what the ranking needs: a wide canvas, at least three semantics tokens, the same data for all.
 """
 
 from __future__ import annotations

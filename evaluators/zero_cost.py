@@ -27,7 +27,7 @@ from topformer.model import TopFormer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evaluators.datasets import SegmentationDataset
+    from evaluators.datasets import Image, SegmentationDataset
 
 ZERO_COST_VERSION = 1
 """Raise it with every change that changes a score."""
@@ -93,36 +93,55 @@ def naswot(candidate: Candidate, dataset: SegmentationDataset) -> float:
     """
     model = TopFormer(candidate.arch, num_classes=dataset.num_classes).eval()
     _with_own_statistics(model)
-    count = min(NASWOT_IMAGES, dataset.length("train"))
-    images = normalised(stacked([dataset.item("train", i)[0] for i in range(count)]))
-    with torch.inference_mode(), _Activations() as seen:
-        model(images)
-    same = torch.zeros(count, count, dtype=torch.float64)
-    for active in seen.patterns:
-        same += active @ active.T + (1 - active) @ (1 - active).T
-    sign, value = torch.linalg.slogdet(same)
+    images = normalised(stacked(_distinct_images(dataset)))
+    sign, value = torch.linalg.slogdet(agreeing_units(model, images))
     if sign <= 0:
         raise UserError(f"architecture {candidate.arch.key} answers alike to different images: NASWOT is undefined.")
     return float(value)
 
 
-def synflow(candidate: Candidate, dataset: SegmentationDataset) -> float:
-    """Log of the sum over all parameters of |weight x gradient|, for absolute weights and an image of ones.
+def _distinct_images(dataset: SegmentationDataset) -> list[Image]:
+    """The first ones of the training split; two that are equal would leave no determinant."""
+    found: dict[bytes, Image] = {}
+    for index in range(dataset.length("train")):
+        image = dataset.item("train", index)[0]
+        found.setdefault(image.tobytes(), image)
+        if len(found) == NASWOT_IMAGES:
+            break
+    return list(found.values())
 
-    In float64, batch norms as the identity and ReLU6 without its upper end, where gradients stop; the logarithm because
-    values span hundreds of orders of magnitude.
-    """
-    model = TopFormer(candidate.arch, num_classes=dataset.num_classes).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.abs_()
+
+def agreeing_units(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, B) in float64: rectified units that are on for both images, or off for both."""
+    same = torch.zeros(len(images), len(images), dtype=torch.float64)
+    with torch.inference_mode(), _Activations() as seen:
+        model(images)
+    for active in seen.patterns:
+        same += active @ active.T + (1 - active) @ (1 - active).T
+    return same
+
+
+def synflow(candidate: Candidate, dataset: SegmentationDataset) -> float:
+    """Log of `synaptic_flow`, whose values span hundreds of orders of magnitude."""
     height, width = dataset.item("train", 0)[0].shape[:2]
-    with _Unbounded():
-        model(torch.ones(1, 3, height, width, dtype=torch.float64)).sum().backward()
-    total = sum(float((p.detach() * p.grad).abs().sum()) for p in model.parameters() if p.grad is not None)
+    total = synaptic_flow(TopFormer(candidate.arch, num_classes=dataset.num_classes), height, width)
     if not 0 < total < math.inf:
         raise UserError(f"architecture {candidate.arch.key} has SynFlow {total:g}, which has no logarithm.")
     return math.log(total)
+
+
+def synaptic_flow(model: nn.Module, height: int, width: int) -> float:
+    """Sum over all parameters of |weight x gradient|, for absolute weights and an image of ones; changes the model.
+
+    In float64, fresh batch norms as the identity and ReLU6 without its upper end, where gradients stop.
+    """
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    with _Unbounded():
+        model(torch.ones(1, 3, height, width, dtype=torch.float64)).sum().backward()
+    return sum(float((p.detach() * p.grad).abs().sum()) for p in model.parameters() if p.grad is not None)
 
 
 ZERO_COST: Mapping[str, Callable[[Candidate, SegmentationDataset], float]] = {

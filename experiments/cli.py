@@ -26,11 +26,13 @@ from experiments.terminal import (
     storage_flag,
     task_of,
 )
+from experiments.trust_cli import trust
 from topformer.errors import UserError, ran_out_of_memory
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from experiments.standing import Standing
     from experiments.store import Study, Trial
     from latency_lut.table import LatencyTable
 
@@ -49,6 +51,7 @@ for command in (training_cli.train, training_cli.evaluate, training_cli.predict,
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(supernet, name="supernet")
+app.add_typer(trust, name="trust")
 app.add_typer(study_commands, name="study")
 
 
@@ -138,7 +141,7 @@ def search(
         TimeRemainingColumn,
     )
 
-    from experiments.pareto import UNTESTED
+    from experiments.standing import standing
     from experiments.store import Store
     from experiments.study import Event, StudyConfig, require_rows, run_study
     from latency_lut.table import find_table
@@ -152,32 +155,28 @@ def search(
         require_anchors(config.search_space(), config.search.anchors)
         require_rows(config, find_table(config.latency.table))
     console = console_of(stderr=True)
-    console.print(
-        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset} "
-        f"(ranking {UNTESTED}: no trust report), latency by table {config.latency.table}"
-    )
-    with (
-        Store.open(storage, create=True) as store,
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        ) as progress,
-    ):
-        bar = progress.add_task("evaluating", total=config.search.trials)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    with Store.open(storage, create=True) as store:
+        ranking = standing(evaluator.fingerprint, store)
+        console.print(
+            f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
+            f"latency by table {config.latency.table}"
+        )
+        console.print(ranking.notice, highlight=False)
+        with Progress(*columns, *left, console=console) as progress:
+            bar = progress.add_task("evaluating", total=config.search.trials)
 
-        def report(event: Event) -> None:
-            progress.update(bar, completed=event.done, total=event.total)
-            if event.trial is not None:
-                progress.console.print(_settled(event.trial), highlight=False)
-            if event.note:
-                progress.console.print(event.note)
+            def report(event: Event) -> None:
+                progress.update(bar, completed=event.done, total=event.total)
+                if event.trial is not None:
+                    progress.console.print(_settled(event.trial), highlight=False)
+                if event.note:
+                    progress.console.print(event.note)
 
-        result = run_study(config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report)
+            result = run_study(
+                config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report
+            )
         statistics = store.batches(config.name)
     summary = {
         "study": result.name,
@@ -190,6 +189,7 @@ def search(
         "over_budget_dropped": sum(s.over_budget for s in statistics),
         "duplicates_dropped": sum(s.duplicates for s in statistics),
         "front": [trial.number for trial in result.front],
+        "ranking_trust": ranking.as_dict(),
     }
     if as_json:
         print_json(summary)
@@ -219,6 +219,7 @@ def front(
 ) -> None:
     """The Pareto front of a study, or the best architecture under a latency budget."""
     from experiments import pareto
+    from experiments.standing import standing
     from experiments.store import Store
 
     if every and latency_max is not None:
@@ -226,6 +227,7 @@ def front(
     with Store.open(storage, read_only=True) as store:
         found = store.study(study)
         trials = store.trials(study)
+        ranking = standing(found.evaluator, store)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
     members = pareto.front(trials, fidelity=found.fidelity)
     if budget is not None:
@@ -235,9 +237,9 @@ def front(
     if plot is not None:
         from experiments.figures import draw_front
 
-        draw_front(found, trials, plot, latency_max_ms=budget)
+        draw_front(found, trials, plot, ranking=ranking, latency_max_ms=budget)
     table = found.table
-    rows = [_row(table, trial) for trial in shown]
+    rows = [_row(table, trial, ranking) for trial in shown]
     if latency_max is not None:
         rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
     if as_json:
@@ -245,10 +247,8 @@ def front(
         return
     console = console_of()
     console.print(_front_table(found, rows, [t.number for t in members]))
-    console.print(
-        f"mIoU by {found.fidelity}; ranking {pareto.UNTESTED}: no trust report says how far its order can be believed. "
-        f"Latency {table.kind}; {table.interval_note}."
-    )
+    console.print(f"mIoU by {found.fidelity}. Latency {table.kind}; {table.interval_note}.")
+    console.print(ranking.notice, highlight=False)
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
         console.print(
             f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f} % mIoU, "
@@ -431,6 +431,7 @@ def study_delete(
 @study_commands.command("list")
 def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """The studies of a store."""
+    from experiments.standing import standing
     from experiments.store import Store
 
     with Store.open(storage, read_only=True) as store:
@@ -442,6 +443,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
                 "failed": sum(trial.state == "failed" for trial in trials),
                 "wanted": study.config["search"]["trials"],
                 "fidelity": study.fidelity,
+                "ranking": standing(study.evaluator, store).short.removeprefix("ranking "),
                 "table": study.table.header.name,
                 "created": study.created,
                 "finished": study.finished,
@@ -454,9 +456,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     print_rows(rows, "studies")
 
 
-def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
-    from experiments.pareto import UNTESTED
-
+def _row(table: "LatencyTable", trial: "Trial", ranking: "Standing") -> dict[str, Any]:
     record = trial.record
     assert record is not None, "only settled trials are listed"
     return {
@@ -470,7 +470,7 @@ def _row(table: "LatencyTable", trial: "Trial") -> dict[str, Any]:
         "latency_high_ms": trial.latency.high_ms,
         "latency_kind": trial.latency.kind,
         "table": table.name,
-        "ranking_trust": UNTESTED,
+        "ranking_trust": ranking.as_dict(),
         "anchor": trial.anchor,
         "status": trial.state,
         "reason": record.reason,

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
+from experiments.standing import Standing
 from experiments.store import Study, Trial
 from latency_lut.runtimes.onnxruntime import exportable
 from latency_lut.table import LatencyEstimate
@@ -68,7 +69,8 @@ class Provenance:
     table_checksum: str | None = None
     study: Study | None = None
     trial: Trial | None = None
-    ranking_trust: str | None = None
+    ranking: Standing | None = None
+    """Of the evaluator that the mIoU is by."""
 
 
 def export(model: TopFormer, task: Task, out: Path, *, name: str, provenance: Provenance) -> Export:
@@ -218,7 +220,7 @@ def _card(
         "miou_pct": None if trial is None else trial.miou_pct,
         "fidelity": None if trial is None or trial.record is None else trial.record.fidelity,
         "evaluator": None if trial is None or trial.record is None else trial.record.evaluator,
-        "ranking_trust": provenance.ranking_trust,
+        "ranking_trust": None if provenance.ranking is None else provenance.ranking.as_dict(),
         "made_by": {
             "topformer-nas": version("topformer-nas"),
             "torch": torch.__version__,

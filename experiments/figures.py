@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.pareto import UNTESTED, evaluated, front
+from experiments.pareto import evaluated, front
 from experiments.scan import Scan
+from experiments.standing import MemberScores, Standing, TrustReport, interval_text
 from experiments.store import Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.errors import UserError
@@ -19,7 +21,9 @@ MOST_NAMES = 200
 """Written under bars; more cannot be read."""
 
 
-def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max_ms: float | None = None) -> None:
+def draw_front(
+    study: Study, trials: Sequence[Trial], path: Path, *, ranking: Standing, latency_max_ms: float | None = None
+) -> None:
     """All evaluations, the front and the anchors of a study: mIoU in per cent against latency in ms."""
     done = evaluated(trials, fidelity=study.fidelity)
     if not done:
@@ -60,10 +64,45 @@ def draw_front(study: Study, trials: Sequence[Trial], path: Path, *, latency_max
             axes.axvline(latency_max_ms, color="tab:green", linestyle="--", label=f"budget {latency_max_ms:g} ms")
         table = study.table
         axes.set_xlabel(f"latency, ms ({table.header.name}, {table.kind})")
-        axes.set_ylabel(f"mIoU, % ({study.fidelity}; ranking {UNTESTED})")
+        axes.set_ylabel(f"mIoU, % ({study.fidelity}; {ranking.short})")
         axes.set_title(f"study {study.name}: {len(done)} architectures")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
+        _save(figure, path)
+
+
+def draw_trust(report: TrustReport, path: Path) -> None:
+    """What each fidelity says of the ranked architectures against the reference's mIoU in per cent."""
+    columns = min(len(report.fidelities), 3)
+    rows = -(-len(report.fidelities) // columns)
+    groups: tuple[tuple[str, list[MemberScores], dict[str, Any]], ...] = (
+        ("spread", [one for one in report.ranked if not report.in_band(one)], {"color": "0.6", "marker": "o", "s": 22}),
+        (
+            f"band {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms",
+            [one for one in report.ranked if report.in_band(one)],
+            {"color": "tab:blue", "marker": "D", "s": 26},
+        ),
+        (
+            "anchors",
+            [one for one in report.ranked if one.stratum == "anchor"],
+            {"edgecolors": "tab:red", "facecolors": "none", "marker": "o", "s": 90},
+        ),
+    )
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
+        for place, fidelity in enumerate(report.fidelities, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            for label, members, style in groups:
+                truth = [float(np.mean(one.values[report.reference])) for one in members]
+                axes.scatter(truth, [one.values[fidelity.fidelity][0] for one in members], label=label, **style)
+            overall, band = fidelity.overall, fidelity.band
+            known = [f"tau {interval_text(overall.kendall)}" if overall else "no tau"]
+            known += [f"band {interval_text(band.kendall)}"] if band else []
+            axes.set_title(f"{fidelity.fidelity}\n{', '.join(known)}", fontsize=9)
+            axes.set_xlabel(f"mIoU by {report.reference}, %")
+            axes.set_ylabel(fidelity.fidelity if fidelity.zero_cost else f"mIoU by {fidelity.fidelity}, %")
+            axes.grid(alpha=0.3)
+        figure.axes[0].legend(loc="lower right", fontsize=8)
         _save(figure, path)
 
 

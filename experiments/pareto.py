@@ -7,9 +7,6 @@ from collections.abc import Iterable, Sequence
 from experiments.store import Trial
 from topformer.errors import UserError
 
-UNTESTED = "untested"
-"""Ranking trust of a proxy without a trust report."""
-
 
 def non_dominated(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     """Indices of the front among (latency, mIoU) points, by latency; of equal points the first stays."""

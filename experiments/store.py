@@ -481,9 +481,9 @@ class Store:
 
     def trust_reports(self) -> tuple[tuple[str, str], ...]:
         """Names and contents, the newest first."""
-        if not inspect(self.engine).has_table(_TrustReport.__tablename__):
-            return ()  # a store of version 1 that is only read
         with self._session() as session:
+            if not inspect(session.connection()).has_table(_TrustReport.__tablename__):
+                return ()  # a store of version 1 that is only read
             rows = session.scalars(select(_TrustReport).order_by(_TrustReport.id.desc()))
             return tuple((row.name, row.report_json) for row in rows)
 
@@ -534,6 +534,16 @@ class Store:
             weights=self.artefacts / record.weights_path if record and record.weights_path else None,
             weights_sha256=record.weights_sha256 if record else None,
         )
+
+
+@contextmanager
+def store_if_any(url: str) -> Iterator[Store | None]:
+    """The store of a URL to read from; None where there is none yet."""
+    if not Store.exists(url):
+        yield None
+        return
+    with Store.open(url, read_only=True) as store:
+        yield store
 
 
 class Lease:

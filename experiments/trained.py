@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.export import Provenance, settle_random_weights
 from experiments.lookup import Chosen
-from experiments.pareto import UNTESTED
+from experiments.standing import standing_in
 from experiments.store import Store, file_sha256
 from experiments.study import StudyConfig
 from latency_lut.table import LatencyTable
@@ -57,12 +57,14 @@ def network_of(
     path, checksum = _trial_weights(found, retrain=retrain, storage=storage)
     model = _network(found, task, path)
     assert found.study is not None
+    assert found.trial is not None
+    assert found.trial.record is not None
     return model, Provenance(
-        weights=f"study {found.study.name} trial {found.trial.number if found.trial else ''}".strip(),
+        weights=f"study {found.study.name} trial {found.trial.number}",
         weights_sha256=checksum,
         study=found.study,
         trial=found.trial,
-        ranking_trust=UNTESTED,
+        ranking=standing_in(storage, found.trial.record.evaluator),
         **priced,  # type: ignore[arg-type]
     )
 

@@ -7,25 +7,25 @@ the tool.
 
 from __future__ import annotations
 
-import importlib.resources
-import json
+import os
+import platform
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
-from itertools import pairwise
-from typing import Any, Literal
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+import torch
 
-from evaluators.base import Scorer
+from evaluators.base import Evaluator, Scorer
+from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
 from evaluators.trust import (
-    TRUSTED_TAU,
-    Agreement,
+    LEAST_RANKED,
     Decision,
-    Estimate,
     agreement,
     decide,
     published_orderings,
@@ -34,19 +34,146 @@ from evaluators.trust import (
     top_regret,
     variants,
 )
-from evaluators.zero_cost import ZeroCostEvaluator
+from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
+from experiments.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.store import Record, Store
-from experiments.workers import Outcome, WorkerPool, worker_pool
+from experiments.workers import Outcome, worker_pool
+from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from search_space import SearchSpace, require_anchors
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task, TopFormerConfig, anchor_name, named_arch
-from topformer.errors import UserError
+from topformer.errors import UserError, unknown_name
 
-Stratum = Literal["anchor", "band", "spread", "ordering"]
+if TYPE_CHECKING:
+    from evaluators.datasets import SegmentationDataset
+
 BAND_SHARE_PCT = 15
-MOST_DRAWS = 200_000
+MOST_DRAWS = 10_000
+"""40 architectures of `pyramid` take 726."""
+FIRST_DRAWS = 300
+"""What latencies are usual is told from them where there is no anchor."""
 TOPS = (1, 3, 5)
+ZERO_COST_ALL = "zero-cost"
+_PROXY_PREFIX = "proxy@"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrustPlan:
+    """What a report is about. The seed, not the name, decides which architectures are drawn."""
+
+    name: str
+    space: SearchSpace
+    anchors: tuple[str, ...]
+    table: LatencyTable
+    dataset: SegmentationDataset
+    reference: Evaluator
+    scorers: tuple[Scorer, ...]
+    count: int
+    band_ms: float
+    seed: int
+    replicates: int
+    repeated: int
+    orderings: bool
+    """Whether the architectures that the paper compares are trained as well."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(
+                f"a trust report's name has letters, digits, '.', '_' and '-', at most 100, not {self.name!r}; give "
+                "another with --name."
+            )
+        if any(scorer.fingerprint == self.reference.fingerprint for scorer in self.scorers):
+            raise UserError(
+                f"{self.reference.fidelity} is the reference itself; leave it out of --candidates, or choose another "
+                "--reference."
+            )
+
+    def wants(self) -> list[Want]:
+        """Raises `UserError` for a space that has too few architectures of these latencies."""
+        members = stratified(
+            self.space,
+            self.table,
+            count=self.count,
+            band_ms=self.band_ms,
+            seed=self.seed,
+            anchors=self.anchors,
+            scorers=(self.reference, *self.scorers),
+        )
+        if self.orderings:
+            members += orderings_members(self.space.task, members, self.reference)
+        return wants(members, self.reference, self.scorers, replicates=self.replicates, repeated=self.repeated)
+
+
+def run_trust(
+    plan: TrustPlan,
+    wanted: Sequence[Want],
+    store: Store,
+    *,
+    workers: int,
+    command: str,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> TrustReport:
+    """Evaluate what the store does not know of the plan's wants, and keep and give the report."""
+    evaluate_all(wanted, store, workers=workers, report=report)
+    fidelities, decisions, members = assembled(wanted, store, plan.reference, plan.scorers, band_ms=plan.band_ms)
+    low, high = band_of(plan.band_ms)
+    name = plan.reference.fidelity
+    ranked = [one for one in members if one.stratum != "ordering"]
+    made = TrustReport(
+        name=plan.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        machine={
+            "cpu": cpu_model(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        space=plan.space.name,
+        image_size=list(plan.space.task.image_size),
+        num_classes=plan.space.task.num_classes,
+        dataset=plan.dataset.name,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        table=plan.table.name,
+        seed=plan.seed,
+        band_ms=plan.band_ms,
+        band_low_ms=low,
+        band_high_ms=high,
+        reference=name,
+        reference_evaluator=plan.reference.fingerprint,
+        reference_noise_pct=replicate_noise([one.values[name] for one in members]),
+        reference_cpu_seconds=float(np.mean([one.cpu_seconds[name] for one in ranked])),
+        fidelities=fidelities,
+        decisions=decisions,
+        members=members,
+    )
+    store.add_trust_report(plan.name, made.to_json())
+    return made
+
+
+def scorers_named(text: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> tuple[Scorer, ...]:
+    """From names with commas between: proxy recipes, zero-cost proxies, or `zero-cost` for all of those.
+
+    Zero-cost proxies look at the canvas of `recipe`. Raises `UserError` for a name that is unknown or there twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    names = [name for word in words for name in (ZERO_COST if word == ZERO_COST_ALL else (word,))]
+    scorers = tuple(scorer_named(name, recipe, dataset) for name in names)
+    if twice := next((one.fidelity for one in scorers if [s.fidelity for s in scorers].count(one.fidelity) > 1), None):
+        raise UserError(f"candidate {twice!r} is named twice; name each once.")
+    return scorers
+
+
+def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> Scorer:
+    """A proxy recipe, also as `proxy@RECIPE`, or a zero-cost proxy."""
+    if name in ZERO_COST:
+        return ZeroCostEvaluator(name, recipe, dataset)
+    proxy = name.removeprefix(_PROXY_PREFIX)
+    if proxy not in RECIPES:
+        raise unknown_name("fidelity", name, (*RECIPES, *ZERO_COST), advice=f"{ZERO_COST_ALL} means all of the latter.")
+    return ProxyEvaluator(named_recipe(proxy), dataset)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +183,8 @@ class Member:
     candidate: Candidate
     label: str
     stratum: Stratum
-    """band: of about equal latency; spread: any other; ordering: one that the paper compares, left out of ranks."""
-    latency_ms: float
+    latency_ms: float | None
+    """None for an ordering's, whose blocks few tables have."""
 
 
 def stratified(
@@ -76,57 +203,59 @@ def stratified(
     the space has too few.
     """
     require_anchors(space, anchors)
+    _require_drawable(count, band_ms, seed, anchors)
 
-    def member(arch: TopFormerConfig, stratum: Stratum) -> Member:
+    def member(arch: TopFormerConfig, stratum: Stratum) -> tuple[Member, float]:
         candidate = Candidate(arch=arch, task=space.task)
-        latency = table.estimate(candidate_blocks(candidate)).total_ms
-        return Member(candidate=candidate, label=anchor_name(arch) or arch.key, stratum=stratum, latency_ms=latency)
+        ms = table.estimate(candidate_blocks(candidate)).total_ms
+        return Member(candidate=candidate, label=anchor_name(arch) or arch.key, stratum=stratum, latency_ms=ms), ms
 
     members = [member(named_arch(name), "anchor") for name in anchors]
-    for one in members:
+    for one, _ in members:
         _require_scorable(one, scorers)
     rng = random.Random(seed)
-    low, high = band_ms * (1 - BAND_SHARE_PCT / 100), band_ms * (1 + BAND_SHARE_PCT / 100)
+    low, high = band_of(band_ms)
     drawn = (member(space.sample(rng).arch, "spread") for _ in range(MOST_DRAWS))
-    first = [next(drawn) for _ in range(300)]
-    within = sum(low <= one.latency_ms <= high for one in members)
+    first = [next(drawn) for _ in range(FIRST_DRAWS)]
+    within = sum(low <= ms <= high for _, ms in members)
     wanted_in_band = max(-(-count // 2) - within, 0)
-    ends = [one.latency_ms for one in members] or list(np.percentile([one.latency_ms for one in first], [5, 95]))
+    ends = [ms for _, ms in members] or list(np.percentile([ms for _, ms in first], [5, 95]))
     bins = _bins(min(ends), max(ends), (low, high), count - len(members) - wanted_in_band)
-    seen = {one.candidate.arch.key for one in members}
+    seen = {one.candidate.arch.key for one, _ in members}
     in_band: list[Member] = []
     spread: dict[int, Member] = {}
-    for one in _chained(first, drawn):
+    for one, ms in chain(first, drawn):
         if len(in_band) == wanted_in_band and len(spread) == len(bins):
             break
         if one.candidate.arch.key in seen or any(scorer.why_not(one.candidate) for scorer in scorers):
             continue
-        if low <= one.latency_ms <= high:
+        if low <= ms <= high:
             if len(in_band) < wanted_in_band:
                 seen.add(one.candidate.arch.key)
-                in_band.append(Member(**(_fields(one) | {"stratum": "band"})))
+                in_band.append(replace(one, stratum="band"))
             continue
-        place = next((i for i, (start, end) in enumerate(bins) if start <= one.latency_ms < end), None)
+        place = next((i for i, (start, end) in enumerate(bins) if start <= ms < end), None)
         if place is not None and place not in spread:
             seen.add(one.candidate.arch.key)
             spread[place] = one
     else:
         raise UserError(
-            f"of {MOST_DRAWS} random architectures of {space.name!r} only {len(in_band)} of {wanted_in_band} lie "
-            f"within {low:.3g} to {high:.3g} ms and {len(spread)} of {len(bins)} at the other latencies; choose "
-            "another band (--band-ms) or fewer architectures."
+            f"of {MOST_DRAWS} random architectures of {space.name!r} only {len(in_band)} of the {wanted_in_band} that "
+            f"are needed lie within {low:.3g} to {high:.3g} ms, and {len(spread)} of {len(bins)} at the other "
+            "latencies between the anchors; choose another band (--band-ms) or fewer architectures (--count)."
         )
-    return (*members, *in_band, *(spread[place] for place in sorted(spread)))
+    return (*(one for one, _ in members), *in_band, *(spread[place] for place in sorted(spread)))
 
 
-def orderings_members(table: LatencyTable, task: Task, known: Sequence[Member]) -> tuple[Member, ...]:
-    """The architectures that the paper compares and that are not in the set yet."""
+def orderings_members(task: Task, known: Sequence[Member], reference: Scorer) -> tuple[Member, ...]:
+    """The architectures that the paper compares, that are not in the set yet and that the reference can train."""
     there = {one.candidate.arch.key for one in known}
-    return tuple(
-        Member(candidate=Candidate(arch=arch, task=task), label=key, stratum="ordering", latency_ms=float("nan"))
+    found = [
+        Member(candidate=Candidate(arch=arch, task=task), label=key, stratum="ordering", latency_ms=None)
         for key, arch in variants().items()
         if key not in there
-    )
+    ]
+    return tuple(one for one in found if reference.why_not(one.candidate) is None)
 
 
 def _bins(low: float, high: float, band: tuple[float, float], count: int) -> list[tuple[float, float]]:
@@ -163,6 +292,9 @@ def wants(
     All members once by the reference and by each scorer; anchors, and the first `repeated` others, `replicates` times
     by whatever has an mIoU. Architectures of the orderings are trained by the reference alone.
     """
+    for option, number, least in (("--replicates", replicates, 1), ("--repeated", repeated, 0)):
+        if number < least:
+            raise UserError(f"{option} must be at least {least}, not {number}.")
     ranked = [one for one in members if one.stratum != "ordering"]
     again = [one for one in ranked if one.stratum == "anchor"]
     again += [one for one in ranked if one.stratum != "anchor"][:repeated]
@@ -186,8 +318,10 @@ class Progress:
     done: int
     total: int
     want: Want
-    value: float | None
+    value: float
     cached: bool
+    seconds_left: float | None
+    """By what evaluations of each fidelity took; None while one is unknown."""
 
 
 def evaluate_all(
@@ -198,18 +332,26 @@ def evaluate_all(
     Raises `UserError` for a fault of the machine, and for an evaluation that failed: a ranking without it is another.
     """
     missing: dict[int, Want] = {}
+    seconds: dict[str, list[float]] = {}
     done = 0
-    for number, want in enumerate(wanted):
-        record = _found(store, want)
-        if record is None:
-            missing[number] = want
-            continue
+
+    def tell(want: Want, record: Record, *, cached: bool) -> None:
+        nonlocal done
         done += 1
-        report(Progress(done=done, total=len(wanted), want=want, value=_value(record, want), cached=True))
-    if not missing:
-        return
+        seconds.setdefault(want.scorer.fidelity, []).append(record.seconds)
+        left = _seconds_left(missing.values(), seconds, workers)
+        value = _value(record, want)
+        report(Progress(done=done, total=len(wanted), want=want, value=value, cached=cached, seconds_left=left))
+
+    known = [(want, _found(store, want)) for want in wanted]
+    missing |= {number: want for number, (want, record) in enumerate(known) if record is None}
+    for want, record in known:
+        if record is not None:
+            tell(want, record, cached=True)
     with worker_pool(workers) as pool:
-        for want, outcome in _outcomes(pool, missing):
+        jobs = {n: (want.scorer, want.member.candidate, want.replicate, None) for n, want in missing.items()}
+        for number, outcome in pool.results(jobs, lambda: None):
+            want = missing.pop(number)
             if outcome.fault:
                 raise UserError(
                     f"{want.member.label} could not be evaluated by {want.scorer.fidelity}: {outcome.fault} "
@@ -217,14 +359,14 @@ def evaluate_all(
                 )
             record = _record(want, outcome)
             store.add_record(record, candidate=want.member.candidate)
-            done += 1
-            report(Progress(done=done, total=len(wanted), want=want, value=_value(record, want), cached=False))
+            tell(want, record, cached=False)
 
 
-def _outcomes(pool: WorkerPool, missing: Mapping[int, Want]) -> Iterator[tuple[Want, Outcome]]:
-    jobs = {n: (want.scorer, want.member.candidate, want.replicate, None) for n, want in missing.items()}
-    for number, outcome in pool.results(jobs, lambda: None):
-        yield missing[number], outcome
+def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]], workers: int) -> float | None:
+    counts = Counter(want.scorer.fidelity for want in missing)
+    if not counts.keys() <= seconds.keys():
+        return None
+    return sum(count * float(np.mean(seconds[fidelity])) for fidelity, count in counts.items()) / workers
 
 
 def _found(store: Store, want: Want) -> Record | None:
@@ -254,93 +396,9 @@ def _value(record: Record, want: Want) -> float:
     return record.value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemberScores:
-    """What each fidelity says of an architecture; values by replicate."""
-
-    label: str
-    key: str
-    stratum: Stratum
-    latency_ms: float | None
-    architecture: dict[str, Any]
-    values: dict[str, list[float]]
-    cpu_seconds: dict[str, float]
-    """Mean over the replicates."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FidelityTrust:
-    """How far one fidelity's order can be believed."""
-
-    fidelity: str
-    evaluator: str
-    """Fingerprint."""
-    zero_cost: bool
-    overall: Agreement | None
-    """Of one evaluation each with the reference's mean."""
-    band: Agreement | None
-    regret_pct: dict[str, float]
-    """mIoU that the best of the top 1, 3, 5 lacks of the best, over all ranked architectures."""
-    band_regret_pct: dict[str, float]
-    noise_pct: float | None
-    """Standard deviation between replicates."""
-    cpu_seconds: float
-    """Mean per architecture; for inherited weights without the supernet's training."""
-    cost_share: float
-    """Of the reference's, over the same architectures."""
-    above_zero_cost: Estimate | None
-    """Within the band, Kendall tau minus that of the zero-cost proxy with the best one there."""
-    far_cue_found: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrustReport:
-    """All that was found, with what is needed to find it again."""
-
-    name: str
-    created: str
-    command: str
-    machine: dict[str, Any]
-    space: str
-    image_size: list[int]
-    num_classes: int
-    dataset: str
-    dataset_fingerprint: str
-    table: str
-    seed: int
-    band_ms: float
-    band_low_ms: float
-    band_high_ms: float
-    reference: str
-    reference_evaluator: str
-    reference_noise_pct: float | None
-    reference_cpu_seconds: float
-    fidelities: list[FidelityTrust]
-    decisions: list[dict[str, Any]]
-    members: list[MemberScores]
-
-    def fidelity(self, name: str) -> FidelityTrust | None:
-        return next((one for one in self.fidelities if one.fidelity == name), None)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, where: str) -> TrustReport:
-        try:
-            return _READER.validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "its content"
-            raise UserError(f"{where}: no trust report ({place}: {first['msg']}).") from None
-
-
-_READER = TypeAdapter(TrustReport)
-
-
 def assembled(
     wanted: Sequence[Want], store: Store, reference: Scorer, scorers: Sequence[Scorer], *, band_ms: float
-) -> tuple[list[FidelityTrust], list[dict[str, Any]], list[MemberScores]]:
+) -> tuple[list[FidelityTrust], list[OrderingRow], list[MemberScores]]:
     """Fidelities, orderings and members of a report, from records alone."""
     members = _scores(wanted, store)
     ranked = [one for one in members if one.stratum != "ordering"]
@@ -371,7 +429,7 @@ def _scores(wanted: Sequence[Want], store: Store) -> list[MemberScores]:
                 label=member.label,
                 key=member.candidate.arch.key,
                 stratum=member.stratum,
-                latency_ms=None if member.stratum == "ordering" else member.latency_ms,
+                latency_ms=member.latency_ms,
                 architecture=member.candidate.arch.as_dict(),
                 values={},
                 cpu_seconds={},
@@ -379,6 +437,11 @@ def _scores(wanted: Sequence[Want], store: Store) -> list[MemberScores]:
         )
         scores.values.setdefault(want.scorer.fidelity, []).append(_value(record, want))
         assert record.metrics is not None
+        if "cpu_seconds" not in record.metrics:
+            raise UserError(
+                f"the record of {member.label} by {want.scorer.fidelity} is of an earlier version, which did not "
+                "measure CPU seconds; start with a new --storage."
+            )
         seconds = costs.setdefault((member.candidate.key, want.scorer.fidelity), [])
         seconds.append(float(record.metrics["cpu_seconds"]))
         scores.cpu_seconds[want.scorer.fidelity] = float(np.mean(seconds))
@@ -432,7 +495,7 @@ def _best_zero_cost(
     return max(taus, key=lambda name: taus[name]) if taus else None
 
 
-def _decisions(members: Sequence[MemberScores], fidelity: str, noise: float | None) -> list[dict[str, Any]]:
+def _decisions(members: Sequence[MemberScores], fidelity: str, noise: float | None) -> list[OrderingRow]:
     """Of every published ordering whose two architectures were trained; none without a known noise."""
     by_key = {one.key: one.values[fidelity] for one in members}
     if noise is None:
@@ -444,88 +507,30 @@ def _decisions(members: Sequence[MemberScores], fidelity: str, noise: float | No
     ]
 
 
-def _decision_row(decision: Decision) -> dict[str, Any]:
+def _decision_row(decision: Decision) -> OrderingRow:
     ordering = decision.ordering
-    return {
-        "ordering": ordering.name,
-        "relation": ordering.relation,
-        "published_pct": ordering.published_pct,
-        "tuned": ordering.tuned,
-        "difference_pct": decision.difference_pct,
-        "margin_pct": decision.margin_pct,
-        "verdict": decision.verdict,
-    }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """What is known of the order that an evaluator gives."""
-
-    report: str | None
-    """None: no report has looked at it."""
-    trust: FidelityTrust | None
-
-    @property
-    def trusted(self) -> bool:
-        overall = None if self.trust is None else self.trust.overall
-        return overall is not None and overall.kendall.value >= TRUSTED_TAU
-
-    @property
-    def sentence(self) -> str:
-        """For wherever an mIoU by that evaluator is shown."""
-        if self.trust is None:
-            return "ranking untested: no trust report says how far its order can be believed"
-        if self.trust.overall is None:
-            return f"ranking untested: report {self.report} has too few architectures"
-        text = f"ranking tau {_interval_text(self.trust.overall.kendall)} overall"
-        if self.trust.band is not None:
-            text += f", {_interval_text(self.trust.band.kendall)} at equal latency"
-        text += f" (trust report {self.report}, {self.trust.overall.count} architectures)"
-        return text if self.trusted else f"{text}; below {TRUSTED_TAU:g}: its order cannot be relied upon"
-
-
-def standing(evaluator: str, store: Store | None) -> Standing:
-    """Of an evaluator's fingerprint: by the newest report of the store, or else by one that comes with the tool."""
-    for report in (*(stored_reports(store) if store else ()), *shipped_reports()):
-        for one in report.fidelities:
-            if one.evaluator == evaluator:
-                return Standing(report=report.name, trust=one)
-    return Standing(report=None, trust=None)
-
-
-def stored_reports(store: Store) -> tuple[TrustReport, ...]:
-    """The newest first."""
-    return tuple(
-        TrustReport.from_json(text, where=f"trust report {name!r} of {store.url}")
-        for name, text in store.trust_reports()
+    return OrderingRow(
+        ordering=ordering.name,
+        relation=ordering.relation,
+        published_pct=ordering.published_pct,
+        tuned=ordering.tuned,
+        difference_pct=decision.difference_pct,
+        margin_pct=decision.margin_pct,
+        verdict=decision.verdict,
     )
 
 
-@cache
-def shipped_reports() -> tuple[TrustReport, ...]:
-    folder = importlib.resources.files("experiments.trust_reports")
-    files = sorted((item for item in folder.iterdir() if item.name.endswith(".json")), key=lambda item: item.name)
-    return tuple(TrustReport.from_json(item.read_text(encoding="utf-8"), where=item.name) for item in files)
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _interval_text(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+def _require_drawable(count: int, band_ms: float, seed: int, anchors: Sequence[str]) -> None:
+    least = max(LEAST_RANKED, 2 * len(anchors))
+    if count < least:
+        raise UserError(f"--count must be at least {least} with {len(anchors)} anchors, not {count}.")
+    if not 0 < band_ms < float("inf"):
+        raise UserError(f"--band-ms must be a positive number of ms, not {band_ms:g}.")
+    if seed < 0:
+        raise UserError(f"--seed must be a whole number from 0, not {seed}.")
 
 
 def _require_scorable(member: Member, scorers: Sequence[Scorer]) -> None:
     for scorer in scorers:
         if reason := scorer.why_not(member.candidate):
             raise UserError(f"anchor {member.label} cannot be evaluated by {scorer.fidelity}: {reason}")
-
-
-def _chained(first: Sequence[Member], rest: Iterator[Member]) -> Iterator[Member]:
-    yield from first
-    yield from rest
-
-
-def _fields(member: Member) -> dict[str, Any]:
-    return {name: getattr(member, name) for name in ("candidate", "label", "stratum", "latency_ms")}

@@ -58,7 +58,15 @@ def test_a_package_stays_clear_of_the_libraries_of_upper_layers(package: str) ->
 
 
 @pytest.mark.parametrize(
-    "module", ["topformer.config", "topformer.blocks", "search_space", "search_space.space", "latency_lut.table"]
+    "module",
+    [
+        "topformer.config",
+        "topformer.blocks",
+        "search_space",
+        "search_space.space",
+        "latency_lut.table",
+        "experiments.standing",
+    ],
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import sync_playwright
 from streamlit.testing.v1 import AppTest
-from toys import ToyEvaluator, run_toy, toy_config, toy_url
+from toys import ToyEvaluator, run_toy, toy_config, toy_report, toy_url
 
 import dashboard.app
 from dashboard.app import selected_trial
@@ -93,11 +93,23 @@ def test_the_page_shows_the_front_and_distrusts_the_ranking(
 ) -> None:
     page = app(toy_url(folder), monkeypatch)
     assert not page.exception
-    assert "ranking is untested" in page.warning[0].value
+    assert "ranking untested" in page.warning[0].value
     assert "12 of 12 architectures evaluated" in page.caption[0].value
     assert "Best under" in page.success[0].value
     table: pd.DataFrame = page.dataframe[0].value
     assert len(table) == 12
+
+
+def test_the_page_says_what_a_trust_report_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    for tau, shown in ((0.71, "info"), (0.45, "warning")):
+        report = toy_report(tau)
+        with Store.open(toy_url(tmp_path)) as store:
+            store.add_trust_report(report.name, report.to_json())
+        page = app(toy_url(tmp_path), monkeypatch)
+        assert not page.exception
+        assert f"ranking tau {tau}" in page.get(shown)[0].value
+        assert bool(page.warning) == (shown == "warning")
 
 
 def test_the_slider_moves_the_recommendation(

@@ -94,7 +94,7 @@ def test_front_lists_records_and_all_lists_every_evaluation(studied: Shell) -> N
     wanted |= {"latency_high_ms", "latency_kind", "table", "ranking_trust", "anchor"}
     assert all(wanted <= set(row) for row in every)
     assert {row["anchor"] for row in every} == {"tiny", "small", "base", None}
-    assert {(row["ranking_trust"], row["latency_kind"], row["table"]) for row in every} == {
+    assert {(row["ranking_trust"]["verdict"], row["latency_kind"], row["table"]) for row in every} == {
         ("untested", "estimated", "toy")
     }
     assert all(row["latency_low_ms"] < row["latency_ms"] < row["latency_high_ms"] for row in every)
@@ -342,7 +342,7 @@ def test_export_of_a_trial_takes_its_weights(studied: Shell) -> None:
     assert isinstance(content, dict)
     assert set(content) == {"onnx_path", "card_path", "max_abs_error", "opset"}
     card = json.loads(Path(content["card_path"]).read_text())
-    assert (card["study"], card["trial"], card["ranking_trust"]) == ("toy", 0, "untested")
+    assert (card["study"], card["trial"], card["ranking_trust"]["verdict"]) == ("toy", 0, "untested")
     assert (card["anchor"], card["task"]["image_size"], card["latency"]["table"]) == ("tiny", [64, 64], "toy")
 
 

@@ -162,3 +162,43 @@ def test_a_store_without_write_permission_still_reads(tmp_path: Path) -> None:
     (tmp_path / "toy.db").chmod(stat.S_IRUSR)
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         assert outline(result)[0][2] == store.trials("toy")[0].candidate.key
+
+
+def back_to_version_1(folder: Path) -> Path:
+    path = folder / "toy.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE trust_reports")
+        connection.execute("UPDATE topformer_nas_schema SET version = 1")
+    return path
+
+
+def version(path: Path) -> int:
+    with sqlite3.connect(path) as connection:
+        return int(connection.execute("SELECT max(version) FROM topformer_nas_schema").fetchone()[0])
+
+
+def test_a_store_of_version_1_is_read_as_it_is(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=6))
+    path = back_to_version_1(tmp_path)
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        assert store.trials("toy") == result.trials
+        assert store.trust_reports() == ()
+    assert version(path) == 1
+
+
+def test_a_store_of_version_1_is_brought_up_by_writing_to_it(tmp_path: Path) -> None:
+    result = run_toy(tmp_path, toy_config(trials=6))
+    path = back_to_version_1(tmp_path)
+    for content in ("old", "new"):
+        with Store.open(toy_url(tmp_path)) as store:
+            store.add_trust_report("mine", content)
+            assert store.trust_reports() == (("mine", content),)
+            assert store.trials("toy") == result.trials
+    assert version(path) == 2
+
+
+def test_the_newest_trust_report_is_first_even_where_it_replaces_one(tmp_path: Path) -> None:
+    with Store.open(toy_url(tmp_path), create=True) as store:
+        for name in ("a", "b", "a"):
+            store.add_trust_report(name, "")
+        assert [name for name, _ in store.trust_reports()] == ["a", "b"]

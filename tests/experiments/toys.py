@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.base import Metrics
+from evaluators.trust import Agreement, Estimate
+from experiments.standing import FidelityTrust, TrustReport
 from experiments.store import Store
 from experiments.study import StudyConfig, StudyResult, run_study
 from latency_lut.table import LatencyRow, LatencyTable, TableHeader
@@ -83,7 +85,7 @@ class ToyEvaluator:
             pixel_accuracy_pct=60.0,
             train_loss=1.0,
             seconds=self.seconds,
-            cpu_seconds=self.seconds,
+            cpu_seconds=0.5,
         )
 
 
@@ -136,6 +138,48 @@ def toy_config(*, trials: int = 14, seed: int = 0, sampler: str = "nsga2", max_m
     if max_ms is not None:
         text = text.replace('table = "toy"', f'table = "toy"\nmax_ms = {max_ms}')
     return StudyConfig.from_toml(text, where="toy.toml")
+
+
+def toy_report(tau: float, *, name: str = "toy-report", evaluator: str = "toy-1") -> TrustReport:
+    """One that found this Kendall tau, give or take 0.1, for an evaluator, on four architectures."""
+    estimate = Estimate(value=tau, low=tau - 0.1, high=tau + 0.1)
+    agreement = Agreement(count=4, kendall=estimate, spearman=estimate)
+    fidelity = FidelityTrust(
+        fidelity="toy",
+        evaluator=evaluator,
+        zero_cost=False,
+        overall=agreement,
+        band=None,
+        regret_pct={"1": 0.5},
+        band_regret_pct={},
+        noise_pct=0.3,
+        cpu_seconds=2.0,
+        cost_share=0.1,
+        above_zero_cost=None,
+    )
+    return TrustReport(
+        name=name,
+        created="2026-11-21T00:00:00+00:00",
+        command="topformer-nas trust run",
+        machine={},
+        space="toy",
+        image_size=[64, 64],
+        num_classes=59,
+        dataset="scenes",
+        dataset_fingerprint="0",
+        table="toy",
+        seed=0,
+        band_ms=1.0,
+        band_low_ms=0.85,
+        band_high_ms=1.15,
+        reference="reference",
+        reference_evaluator="1",
+        reference_noise_pct=0.2,
+        reference_cpu_seconds=20.0,
+        fidelities=[fidelity],
+        decisions=[],
+        members=[],
+    )
 
 
 def toy_url(folder: Path) -> str:

@@ -1,0 +1,227 @@
+"""What do trust reports say of the order that a proxy gives? Read from a store, or from those that come with the tool.
+
+Imports no torch: whatever shows an mIoU shows this beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict
+from experiments.store import Store, store_if_any
+from topformer.errors import UserError, unknown_name
+
+Stratum = Literal["anchor", "band", "spread", "ordering"]
+"""band: of about equal latency; spread: any other; ordering: one that the paper compares, left out of ranks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What is known of the order that an evaluator gives."""
+
+    report: str | None
+    """None: no report has looked at it."""
+    trust: FidelityTrust | None
+
+    @property
+    def trusted(self) -> bool:
+        overall = None if self.trust is None else self.trust.overall
+        return overall is not None and overall.kendall.value >= TRUSTED_TAU
+
+    @property
+    def verdict(self) -> Literal["untested", "trusted", "not trusted"]:
+        if self.trust is None or self.trust.overall is None:
+            return "untested"
+        return "trusted" if self.trusted else "not trusted"
+
+    @property
+    def short(self) -> str:
+        """Beside a name or on an axis."""
+        if self.trust is None or self.trust.overall is None:
+            return "ranking untested"
+        text = f"ranking tau {self.trust.overall.kendall.value:.2f}"
+        return text if self.trusted else f"{text}, below {TRUSTED_TAU:g}"
+
+    @property
+    def sentence(self) -> str:
+        """For wherever an mIoU by that evaluator is shown."""
+        if self.trust is None:
+            return "ranking untested: no trust report says how far its order can be believed"
+        if self.trust.overall is None:
+            return f"ranking untested: by trust report {self.report} it cannot tell its architectures apart"
+        text = f"ranking tau {interval_text(self.trust.overall.kendall)} overall"
+        if self.trust.band is not None:
+            text += f", {interval_text(self.trust.band.kendall)} at equal latency"
+        text += f" (trust report {self.report}, {self.trust.overall.count} architectures)"
+        return text if self.trusted else f"{text}; below {TRUSTED_TAU:g}: its order cannot be relied upon"
+
+    @property
+    def notice(self) -> str:
+        """For a line of its own."""
+        return f"{'' if self.trusted else 'warning: '}{self.sentence}."
+
+    def as_dict(self) -> dict[str, Any]:
+        overall = None if self.trust is None else self.trust.overall
+        band = None if self.trust is None else self.trust.band
+        return {
+            "verdict": self.verdict,
+            "tau": None if overall is None else asdict(overall.kendall),
+            "band_tau": None if band is None else asdict(band.kendall),
+            "architectures": None if overall is None else overall.count,
+            "report": self.report,
+        }
+
+
+def standing(evaluator: str, store: Store | None) -> Standing:
+    """Of an evaluator's fingerprint: by the newest report of the store, or else by one that comes with the tool."""
+    for report in (*(stored_reports(store) if store else ()), *shipped_reports()):
+        for one in report.fidelities:
+            if one.evaluator == evaluator:
+                return Standing(report=report.name, trust=one)
+    return Standing(report=None, trust=None)
+
+
+def standing_in(storage: str, evaluator: str) -> Standing:
+    """Likewise, by the URL of a store that need not exist yet."""
+    with store_if_any(storage) as store:
+        return standing(evaluator, store)
+
+
+def find_report(name: str | None, store: Store | None) -> TrustReport:
+    """Of a store, or else of those that come with the tool; without a name the newest of the store."""
+    reports = (*(stored_reports(store) if store else ()), *shipped_reports())
+    if name is None and not reports:
+        raise UserError("there is no trust report yet; make one with: topformer-nas trust run")
+    found = next((one for one in reports if name in (None, one.name)), None)
+    if found is None:
+        raise unknown_name("trust report", name, [one.name for one in reports])
+    return found
+
+
+def stored_reports(store: Store) -> tuple[TrustReport, ...]:
+    """The newest first."""
+    return tuple(
+        TrustReport.from_json(text, where=f"trust report {name!r} of {store.url}")
+        for name, text in store.trust_reports()
+    )
+
+
+@cache
+def shipped_reports() -> tuple[TrustReport, ...]:
+    folder = importlib.resources.files("experiments.trust_reports")
+    files = sorted((item for item in folder.iterdir() if item.name.endswith(".json")), key=lambda item: item.name)
+    return tuple(TrustReport.from_json(item.read_text(encoding="utf-8"), where=item.name) for item in files)
+
+
+def interval_text(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberScores:
+    """What each fidelity says of an architecture; values by replicate."""
+
+    label: str
+    key: str
+    stratum: Stratum
+    latency_ms: float | None
+    architecture: dict[str, Any]
+    values: dict[str, list[float]]
+    cpu_seconds: dict[str, float]
+    """Mean over the replicates."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FidelityTrust:
+    """How far one fidelity's order can be believed."""
+
+    fidelity: str
+    evaluator: str
+    """Fingerprint."""
+    zero_cost: bool
+    overall: Agreement | None
+    """Of one evaluation each with the reference's mean."""
+    band: Agreement | None
+    regret_pct: dict[str, float]
+    """mIoU that the best of the top 1, 3, 5 lacks of the best, over all ranked architectures."""
+    band_regret_pct: dict[str, float]
+    noise_pct: float | None
+    """Standard deviation between replicates."""
+    cpu_seconds: float
+    """Mean per architecture; for inherited weights without the supernet's training."""
+    cost_share: float
+    """Of the reference's, over the same architectures."""
+    above_zero_cost: Estimate | None
+    """Within the band, Kendall tau minus that of the zero-cost proxy with the best one there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderingRow:
+    """What the reference's trainings say of a published ordering; see `evaluators.trust.Decision`."""
+
+    ordering: str
+    relation: Relation
+    published_pct: float | None
+    tuned: bool
+    difference_pct: float
+    margin_pct: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrustReport:
+    """All that was found, with what is needed to find it again."""
+
+    name: str
+    created: str
+    command: str
+    machine: dict[str, Any]
+    space: str
+    image_size: list[int]
+    num_classes: int
+    dataset: str
+    dataset_fingerprint: str
+    table: str
+    seed: int
+    band_ms: float
+    band_low_ms: float
+    band_high_ms: float
+    reference: str
+    reference_evaluator: str
+    reference_noise_pct: float | None
+    reference_cpu_seconds: float
+    fidelities: list[FidelityTrust]
+    decisions: list[OrderingRow]
+    """Of the published orderings whose architectures the reference trained, where its noise is known."""
+    members: list[MemberScores]
+
+    @property
+    def ranked(self) -> list[MemberScores]:
+        return [one for one in self.members if one.stratum != "ordering"]
+
+    def in_band(self, member: MemberScores) -> bool:
+        return member.latency_ms is not None and self.band_low_ms <= member.latency_ms <= self.band_high_ms
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> TrustReport:
+        try:
+            return _READER.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "its content"
+            raise UserError(
+                f"{where}: no trust report of this version ({place}: {first['msg']}); "
+                "write it again with: topformer-nas trust run"
+            ) from None
+
+
+_READER = TypeAdapter(TrustReport)
