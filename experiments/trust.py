@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 
 from evaluators.base import Evaluator, Scorer
 from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
+from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
     LEAST_RANKED,
     Decision,
@@ -56,6 +58,7 @@ FIRST_DRAWS = 300
 TOPS = (1, 3, 5)
 ZERO_COST_ALL = "zero-cost"
 _PROXY_PREFIX = "proxy@"
+_SUPERNET_PREFIX = "supernet:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -167,12 +170,19 @@ def scorers_named(text: str, recipe: ProxyRecipe, dataset: SegmentationDataset) 
 
 
 def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> Scorer:
-    """A proxy recipe, also as `proxy@RECIPE`, or a zero-cost proxy."""
+    """A proxy recipe, also as `proxy@RECIPE`, a zero-cost proxy, or inherited weights as `supernet:FILE`."""
+    if name.startswith(_SUPERNET_PREFIX):
+        return SupernetEvaluator(Path(name.removeprefix(_SUPERNET_PREFIX)), dataset)
     if name in ZERO_COST:
         return ZeroCostEvaluator(name, recipe, dataset)
     proxy = name.removeprefix(_PROXY_PREFIX)
     if proxy not in RECIPES:
-        raise unknown_name("fidelity", name, (*RECIPES, *ZERO_COST), advice=f"{ZERO_COST_ALL} means all of the latter.")
+        raise unknown_name(
+            "fidelity",
+            name,
+            (*RECIPES, *ZERO_COST),
+            advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are {_SUPERNET_PREFIX}FILE.",
+        )
     return ProxyEvaluator(named_recipe(proxy), dataset)
 
 
@@ -290,7 +300,7 @@ def wants(
     """Every evaluation of a report, the most telling ones first.
 
     All members once by the reference and by each scorer; anchors, and the first `repeated` others, `replicates` times
-    by whatever has an mIoU. Architectures of the orderings are trained by the reference alone.
+    by whatever trains them. Architectures of the orderings are trained by the reference alone.
     """
     for option, number, least in (("--replicates", replicates, 1), ("--repeated", repeated, 0)):
         if number < least:
@@ -304,7 +314,7 @@ def wants(
         for replicate in range(1, replicates)
         for one in again
         for scorer in (reference, *scorers)
-        if not isinstance(scorer, ZeroCostEvaluator)
+        if not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator)
     ]
     others = [one for one in members if one.stratum == "ordering"]
     found += [Want(scorer=reference, member=one, replicate=0) for one in others]
