@@ -163,8 +163,9 @@ class FidelityTrust:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrderingRow:
-    """What the reference's trainings say of a published ordering; see `evaluators.trust.Decision`."""
+    """What the trainings of one fidelity say of a published ordering; see `evaluators.trust.Decision`."""
 
+    fidelity: str
     ordering: str
     relation: Relation
     published_pct: float | None

@@ -300,7 +300,7 @@ def wants(
     """Every evaluation of a report, the most telling ones first.
 
     All members once by the reference and by each scorer; anchors, and the first `repeated` others, `replicates` times
-    by whatever trains them. Architectures of the orderings are trained by the reference alone.
+    by whatever trains them. Those of the orderings once, likewise.
     """
     for option, number, least in (("--replicates", replicates, 1), ("--repeated", repeated, 0)):
         if number < least:
@@ -314,10 +314,15 @@ def wants(
         for replicate in range(1, replicates)
         for one in again
         for scorer in (reference, *scorers)
-        if not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator)
+        if _trains(scorer)
     ]
-    others = [one for one in members if one.stratum == "ordering"]
-    found += [Want(scorer=reference, member=one, replicate=0) for one in others]
+    found += [
+        Want(scorer=scorer, member=one, replicate=0)
+        for one in members
+        if one.stratum == "ordering"
+        for scorer in (reference, *scorers)
+        if _trains(scorer) and scorer.why_not(one.candidate) is None
+    ]
     return found
 
 
@@ -417,8 +422,8 @@ def assembled(
     truth = {one.key: float(np.mean(one.values[reference.fidelity])) for one in ranked}
     baseline = _best_zero_cost(in_band, truth, scorers)
     fidelities = [_fidelity(scorer, reference, ranked, in_band, truth, baseline) for scorer in scorers]
-    noise = replicate_noise([one.values[reference.fidelity] for one in members])
-    return fidelities, _decisions(members, reference.fidelity, noise), members
+    trained = [one.fidelity for one in (reference, *scorers) if _trains(one)]
+    return fidelities, [row for fidelity in trained for row in _decisions(members, fidelity)], members
 
 
 def band_of(band_ms: float) -> tuple[float, float]:
@@ -505,21 +510,28 @@ def _best_zero_cost(
     return max(taus, key=lambda name: taus[name]) if taus else None
 
 
-def _decisions(members: Sequence[MemberScores], fidelity: str, noise: float | None) -> list[OrderingRow]:
+def _trains(scorer: Scorer) -> bool:
+    """Whether another replicate is another training."""
+    return not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator)
+
+
+def _decisions(members: Sequence[MemberScores], fidelity: str) -> list[OrderingRow]:
     """Of every published ordering whose two architectures were trained; none without a known noise."""
-    by_key = {one.key: one.values[fidelity] for one in members}
+    by_key = {one.key: one.values[fidelity] for one in members if fidelity in one.values}
+    noise = replicate_noise(list(by_key.values()))
     if noise is None:
         return []
     return [
-        _decision_row(decide(one, by_key[one.first.key], by_key[one.second.key], noise_pct=noise))
+        _decision_row(fidelity, decide(one, by_key[one.first.key], by_key[one.second.key], noise_pct=noise))
         for one in published_orderings()
         if one.first.key in by_key and one.second.key in by_key
     ]
 
 
-def _decision_row(decision: Decision) -> OrderingRow:
+def _decision_row(fidelity: str, decision: Decision) -> OrderingRow:
     ordering = decision.ordering
     return OrderingRow(
+        fidelity=fidelity,
         ordering=ordering.name,
         relation=ordering.relation,
         published_pct=ordering.published_pct,

@@ -16,7 +16,7 @@ from latency_lut import tables
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.standing import FidelityTrust, OrderingRow, TrustReport
+    from experiments.standing import FidelityTrust, TrustReport
     from experiments.study import StudyConfig
     from experiments.trust import Progress
 
@@ -260,12 +260,11 @@ def _print(report: "TrustReport") -> None:
         if one.above_zero_cost is not None:
             print(f"{one.fidelity}: band tau above the best zero-cost proxy's by {interval_text(one.above_zero_cost)}.")
     if report.decisions:
-        print_rows([_ordering_row(one) for one in report.decisions], f"published orderings, by {report.reference}")
-        counts = [(sum(one.verdict == word for one in report.decisions), word) for word in get_args(Verdict)]
-        print(
-            f"{', '.join(f'{count} {word}' for count, word in counts)} at the noise between trainings; * had a part in "
-            "the making of scenes."
-        )
+        print_rows(_ordering_rows(report), "published orderings: mIoU % of the first over the second")
+        for fidelity in dict.fromkeys(one.fidelity for one in report.decisions):
+            said = [one.verdict for one in report.decisions if one.fidelity == fidelity]
+            print(f"{fidelity}: {', '.join(f'{said.count(word)} {word}' for word in get_args(Verdict))}.")
+        print("Decided at the noise between trainings, 90 %; * had a part in the making of scenes.")
     for one in report.fidelities:
         standing = Standing(report=report.name, trust=one)
         if not one.zero_cost and not standing.trusted:
@@ -315,10 +314,12 @@ def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _ordering_row(one: "OrderingRow") -> dict[str, Any]:
-    return {
-        "ordering": f"{one.ordering}{' *' if one.tuned else ''}",
-        "published mIoU %": _number(one.published_pct),
-        "found mIoU %": f"{one.difference_pct:+.2f} +-{one.margin_pct:.2f}",
-        "verdict": one.verdict,
-    }
+def _ordering_rows(report: "TrustReport") -> list[dict[str, Any]]:
+    """A row for each ordering, a column for each fidelity."""
+    rows: dict[str, dict[str, Any]] = {}
+    for one in report.decisions:
+        name = f"{one.ordering}{' *' if one.tuned else ''}"
+        row = rows.setdefault(name, {"ordering": name, "published": _number(one.published_pct)})
+        row[one.fidelity] = f"{one.difference_pct:+.2f} +-{one.margin_pct:.2f} {one.verdict}"
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    return [dict.fromkeys(columns) | row for row in rows.values()]
