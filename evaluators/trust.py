@@ -21,6 +21,9 @@ RESAMPLES = 2000
 INTERVAL_PCT = 90
 TRUSTED_TAU = 0.6
 """A search on a proxy whose Kendall tau is lower, or unknown, says so."""
+FAR_CUE_IOU_PCT = 100 / 3
+"""Mean IoU of the classes that only a far cue tells apart, three by three, from which on it counts as found: always
+saying the same of the three gives a third to one of them and nothing to the others."""
 LEAST_RANKED = 4
 """Architectures that a rank correlation is worth printing for."""
 NEARLY_EQUAL_PCT = 1.0

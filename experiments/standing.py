@@ -135,6 +135,8 @@ class MemberScores:
     values: dict[str, list[float]]
     cpu_seconds: dict[str, float]
     """Mean over the replicates."""
+    far_iou_pct: dict[str, list[float]]
+    """Mean IoU of the classes that only a far cue tells apart, by replicate; empty where the data have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +161,8 @@ class FidelityTrust:
     """Of the reference's, over the same architectures."""
     above_zero_cost: Estimate | None
     """Within the band, Kendall tau minus that of the zero-cost proxy with the best one there."""
+    far_cue_found_pct: float | None
+    """Share of its trainings of ranked architectures that found the far cue of the data; None: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,6 +201,7 @@ class TrustReport:
     reference_evaluator: str
     reference_noise_pct: float | None
     reference_cpu_seconds: float
+    reference_far_cue_found_pct: float | None
     fidelities: list[FidelityTrust]
     decisions: list[OrderingRow]
     """Of the published orderings whose architectures the reference trained, where its noise is known."""

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.datasets.scenes import Scenes
 from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
 from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
+    FAR_CUE_IOU_PCT,
     LEAST_RANKED,
     Decision,
     agreement,
@@ -120,7 +122,10 @@ def run_trust(
 ) -> TrustReport:
     """Evaluate what the store does not know of the plan's wants, and keep and give the report."""
     evaluate_all(wanted, store, workers=workers, report=report)
-    fidelities, decisions, members = assembled(wanted, store, plan.reference, plan.scorers, band_ms=plan.band_ms)
+    far = plan.dataset.far_classes if isinstance(plan.dataset, Scenes) else ()
+    fidelities, decisions, members = assembled(
+        wanted, store, plan.reference, plan.scorers, band_ms=plan.band_ms, far_classes=far
+    )
     low, high = band_of(plan.band_ms)
     name = plan.reference.fidelity
     ranked = [one for one in members if one.stratum != "ordering"]
@@ -148,6 +153,7 @@ def run_trust(
         reference_evaluator=plan.reference.fingerprint,
         reference_noise_pct=replicate_noise([one.values[name] for one in members]),
         reference_cpu_seconds=float(np.mean([one.cpu_seconds[name] for one in ranked])),
+        reference_far_cue_found_pct=_far_cue_found_pct(ranked, name),
         fidelities=fidelities,
         decisions=decisions,
         members=members,
@@ -412,10 +418,16 @@ def _value(record: Record, want: Want) -> float:
 
 
 def assembled(
-    wanted: Sequence[Want], store: Store, reference: Scorer, scorers: Sequence[Scorer], *, band_ms: float
+    wanted: Sequence[Want],
+    store: Store,
+    reference: Scorer,
+    scorers: Sequence[Scorer],
+    *,
+    band_ms: float,
+    far_classes: Sequence[int],
 ) -> tuple[list[FidelityTrust], list[OrderingRow], list[MemberScores]]:
     """Fidelities, orderings and members of a report, from records alone."""
-    members = _scores(wanted, store)
+    members = _scores(wanted, store, far_classes)
     ranked = [one for one in members if one.stratum != "ordering"]
     low, high = band_of(band_ms)
     in_band = [one for one in ranked if one.latency_ms is not None and low <= one.latency_ms <= high]
@@ -431,7 +443,7 @@ def band_of(band_ms: float) -> tuple[float, float]:
     return band_ms * (1 - BAND_SHARE_PCT / 100), band_ms * (1 + BAND_SHARE_PCT / 100)
 
 
-def _scores(wanted: Sequence[Want], store: Store) -> list[MemberScores]:
+def _scores(wanted: Sequence[Want], store: Store, far_classes: Sequence[int]) -> list[MemberScores]:
     found: dict[str, MemberScores] = {}
     costs: dict[tuple[str, str], list[float]] = {}
     for want in sorted(wanted, key=lambda want: want.replicate):
@@ -448,6 +460,7 @@ def _scores(wanted: Sequence[Want], store: Store) -> list[MemberScores]:
                 architecture=member.candidate.arch.as_dict(),
                 values={},
                 cpu_seconds={},
+                far_iou_pct={},
             ),
         )
         scores.values.setdefault(want.scorer.fidelity, []).append(_value(record, want))
@@ -460,6 +473,10 @@ def _scores(wanted: Sequence[Want], store: Store) -> list[MemberScores]:
         seconds = costs.setdefault((member.candidate.key, want.scorer.fidelity), [])
         seconds.append(float(record.metrics["cpu_seconds"]))
         scores.cpu_seconds[want.scorer.fidelity] = float(np.mean(seconds))
+        if far_classes and "per_class_iou_pct" in record.metrics:
+            ious = [record.metrics["per_class_iou_pct"][label] for label in far_classes]
+            known = [iou for iou in ious if iou is not None]
+            scores.far_iou_pct.setdefault(want.scorer.fidelity, []).append(float(np.mean(known)) if known else 0.0)
     return list(found.values())
 
 
@@ -494,7 +511,13 @@ def _fidelity(
         cpu_seconds=seconds,
         cost_share=seconds / reference_seconds,
         above_zero_cost=above,
+        far_cue_found_pct=_far_cue_found_pct(ranked, name),
     )
+
+
+def _far_cue_found_pct(ranked: Sequence[MemberScores], fidelity: str) -> float | None:
+    ious = [iou for one in ranked for iou in one.far_iou_pct.get(fidelity, ())]
+    return 100 * sum(iou > FAR_CUE_IOU_PCT for iou in ious) / len(ious) if ious else None
 
 
 def _best_zero_cost(

@@ -254,7 +254,8 @@ def _print(report: "TrustReport") -> None:
         f"{report.dataset}, {in_band} of them in the band of {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms "
         f"by table {report.table}; {report.created}. tau is Kendall's, in brackets the {INTERVAL_PCT} % bootstrap "
         "interval over architectures; regret what the best of a fidelity's first 1, 3 and 5 lacks of the best, in mIoU "
-        "by the reference; noise the standard deviation between trainings of one architecture."
+        "by the reference; noise the standard deviation between trainings of one architecture; far cue the share of "
+        "trainings that found what only the far side of an image tells."
     )
     for one in report.fidelities:
         if one.above_zero_cost is not None:
@@ -273,13 +274,24 @@ def _print(report: "TrustReport") -> None:
             )
 
 
-_COLUMNS = ("fidelity", "over", "tau", "Spearman", "regret %, top 1/3/5", "noise %", "CPU s each", "of reference")
+_COLUMNS = (
+    "fidelity",
+    "over",
+    "tau",
+    "Spearman",
+    "regret %, top 1/3/5",
+    "noise %",
+    "far cue %",
+    "CPU s each",
+    "of reference",
+)
 
 
 def _reference_row(report: "TrustReport") -> dict[str, Any]:
     return dict.fromkeys(_COLUMNS) | {
         "fidelity": f"{report.reference} (reference)",
         "noise %": _number(report.reference_noise_pct),
+        "far cue %": _share(report.reference_far_cue_found_pct),
         "CPU s each": _seconds(report.reference_cpu_seconds),
         "of reference": "100 %",
     }
@@ -297,6 +309,7 @@ def _fidelity_rows(one: "FidelityTrust") -> Iterator[dict[str, Any]]:
         if over == "all":
             row["fidelity"] = one.fidelity
             row["noise %"] = _number(one.noise_pct)
+            row["far cue %"] = _share(one.far_cue_found_pct)
             row["CPU s each"] = _seconds(one.cpu_seconds)
             row["of reference"] = f"{100 * one.cost_share:.3g} %"
         yield row
@@ -308,6 +321,10 @@ def _regrets(regrets: dict[str, float]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def _seconds(value: float) -> str:

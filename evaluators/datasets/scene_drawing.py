@@ -98,6 +98,8 @@ FINE_NAMES = (
 MOST_CLASSES = len(FINE_NAMES)
 """150."""
 LEAST_CLASSES = 2
+FAR_CLASSES = tuple(range(FIRST_GROUND, FIRST_SKYLINE))
+"""The grounds, of 59 classes or more: which of three each one is, only the board tells."""
 
 # Lengths are in 1/1024 of the scene's unit length, sqrt(height x width); levels and spreads in grey levels of 255.
 BOARD_RADIUS = (123, 174)

@@ -20,6 +20,7 @@ import numpy as np
 from evaluators.datasets import numbered_palette
 from evaluators.datasets.scene_drawing import (
     COMMON_CLASSES,
+    FAR_CLASSES,
     LEAST_CLASSES,
     MOST_CLASSES,
     Draws,
@@ -76,6 +77,11 @@ class Scenes:
     @property
     def class_names(self) -> tuple[str, ...]:
         return names_and_labels(self.num_classes)[0]
+
+    @property
+    def far_classes(self) -> tuple[int, ...]:
+        """Those that nothing near tells apart; none are where fewer classes leave the board out."""
+        return FAR_CLASSES if self.num_classes >= COMMON_CLASSES else ()
 
     @property
     def palette(self) -> tuple[Colour, ...]:

@@ -246,6 +246,8 @@ def test_a_report_adds_up(tmp_path: Path) -> None:
     assert (toy.overall.count, toy.band.count) == (16, 8)
     assert (toy.noise_pct, parameters.noise_pct) == (report.reference_noise_pct, None)  # the toys share their luck
     assert toy.cost_share == 1
+    assert report.members[0].far_iou_pct["toy"][0] == pytest.approx((6 * 30 + 3 * 50) / 9)  # of the grounds, 6 to 14
+    assert (toy.far_cue_found_pct, parameters.far_cue_found_pct) == (100, None)  # 36.7 is over a third
     assert (toy.regret_pct["1"], toy.overall.kendall.value > 0.9) == (0, True)
     assert toy.above_zero_cost is not None
     assert parameters.above_zero_cost is None

@@ -81,7 +81,7 @@ class ToyEvaluator:
             save_model(TopFormer(candidate.arch, num_classes=candidate.task.num_classes), weights_out)
         return Metrics(
             miou_pct=20 + 5 * size_m + 4 * luck,
-            per_class_iou_pct=(50.0, None),
+            per_class_iou_pct=(50.0, None, *[30.0] * 10, *[50.0] * 47),
             pixel_accuracy_pct=60.0,
             train_loss=1.0,
             seconds=self.seconds,
@@ -156,6 +156,7 @@ def toy_report(tau: float, *, name: str = "toy-report", evaluator: str = "toy-1"
         cpu_seconds=2.0,
         cost_share=0.1,
         above_zero_cost=None,
+        far_cue_found_pct=None,
     )
     return TrustReport(
         name=name,
@@ -176,6 +177,7 @@ def toy_report(tau: float, *, name: str = "toy-report", evaluator: str = "toy-1"
         reference_evaluator="1",
         reference_noise_pct=0.2,
         reference_cpu_seconds=20.0,
+        reference_far_cue_found_pct=None,
         fidelities=[fidelity],
         decisions=[],
         members=[],
