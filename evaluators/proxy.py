@@ -121,9 +121,15 @@ REFERENCE = ProxyRecipe(
     evaluation_stride=4,
 )
 """What proxies are judged by: the longest training that is affordable for some dozens of architectures on a CPU."""
-LONG = replace(REFERENCE, name="proxy-long", training=replace(REFERENCE.training, iterations=400))
-SHORT = replace(REFERENCE, name="proxy-short", training=replace(REFERENCE.training, iterations=340, batch_size=2))
-"""The shortest in which every sound architecture finds the far cue."""
+SHORT = replace(
+    REFERENCE,
+    name="proxy-short",
+    canvas=(64, 384),
+    training=replace(REFERENCE.training, iterations=370, batch_size=2, learning_rate=6e-3),
+)
+"""Half a CPU minute for T: small batches on a shorter strip, the fastest to find the far cue of those tried."""
+LONG = replace(SHORT, name="proxy-long", training=replace(SHORT.training, iterations=740))
+"""Twice as long."""
 RECIPES: Mapping[str, ProxyRecipe] = {recipe.name: recipe for recipe in (SHORT, LONG, REFERENCE)}
 
 

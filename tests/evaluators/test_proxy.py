@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,16 @@ from evaluators import base
 from evaluators.base import Evaluator, Metrics
 from evaluators.datasets import scenes
 from evaluators.datasets.scenes import Scenes
-from evaluators.proxy import RECIPES, SHORT, ProxyEvaluator, ProxyRecipe, named_recipe, training_seed
+from evaluators.proxy import (
+    RECIPES,
+    REFERENCE,
+    SHORT,
+    ProxyEvaluator,
+    ProxyRecipe,
+    for_dataset,
+    named_recipe,
+    training_seed,
+)
 from evaluators.recipe import Augmentation, TrainingRecipe
 from topformer import TINY, Candidate, MBConv, Task, TopFormerConfig, UserError, saved_model
 from topformer.cache import CACHE_VARIABLE
@@ -186,7 +196,7 @@ def test_the_fingerprint_follows_the_data_but_not_the_size_they_came_in() -> Non
 def test_the_canvas_follows_the_image_size_in_multiples_of_32(
     image_size: tuple[int, int], canvas: tuple[int, int]
 ) -> None:
-    assert SHORT.canvas_for(Candidate(arch=TINY, task=Task(image_size=image_size, num_classes=59))) == canvas
+    assert REFERENCE.canvas_for(Candidate(arch=TINY, task=Task(image_size=image_size, num_classes=59))) == canvas
 
 
 @pytest.mark.parametrize(
@@ -198,7 +208,7 @@ def test_fewer_than_three_tokens_are_refused(token_stride: int, image_size: tupl
         arch=TINY.replace(token_stride=token_stride), task=Task(image_size=image_size, num_classes=59)
     )
     with pytest.raises(UserError, match=f"token stride {token_stride} leaves {grid} tokens"):
-        SHORT.canvas_for(candidate)
+        REFERENCE.canvas_for(candidate)
 
 
 @pytest.mark.parametrize(
@@ -224,15 +234,29 @@ def test_recipes_out_of_range_are_refused(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("token_stride", [32, 64, 128])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_named_recipes_hold_every_token_stride(recipe: ProxyRecipe, token_stride: int) -> None:
-    assert recipe.canvas_for(Candidate(arch=TINY.replace(token_stride=token_stride), task=TASK)) == (64, 576)
+    candidate = Candidate(arch=TINY.replace(token_stride=token_stride), task=TASK)
+    assert recipe.canvas_for(candidate) == recipe.canvas
 
 
-def test_the_recipes_differ_in_length_only() -> None:
-    """So that judging one by another says what length is worth."""
-    training = [replace(recipe.training, iterations=1, batch_size=2) for recipe in RECIPES.values()]
-    assert training == training[:1] * len(RECIPES)
-    assert list(RECIPES) == ["proxy-short", "proxy-long", "reference"]
-    assert [recipe.training.iterations * recipe.training.batch_size for recipe in RECIPES.values()] == [680, 1600, 6400]
+def test_the_long_proxy_is_the_short_one_twice_as_long() -> None:
+    """So that judging one by the other says what length is worth."""
+    short, long, reference = RECIPES.values()
+    assert replace(long.training, iterations=short.training.iterations) == short.training
+    assert long.training.iterations == 2 * short.training.iterations
+    assert reference == REFERENCE
+
+
+@pytest.mark.parametrize(
+    ("reference_size", "canvas"), [((512, 512), (192, 192)), ((512, 1024), (128, 256)), ((1024, 512), (256, 128))]
+)
+def test_photographs_keep_their_proportions_on_about_as_many_pixels(
+    reference_size: tuple[int, int], canvas: tuple[int, int]
+) -> None:
+    recipe = replace(REFERENCE, reference_size=reference_size)
+    photographs = SimpleNamespace(name="folder")
+    assert for_dataset(recipe, photographs).canvas == canvas  # type: ignore[arg-type]
+    assert for_dataset(recipe, SCENES) == recipe
+    assert 0.8 < canvas[0] * canvas[1] / (64 * 576) < 1.25
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
@@ -242,8 +266,8 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 
 def test_a_candidate_that_the_canvas_cannot_hold_is_named_without_training() -> None:
     evaluator = ProxyEvaluator(SHORT, Scenes())
-    fine = Candidate(arch=TINY.replace(token_stride=128), task=Task(num_classes=59))  # 1x5 tokens
-    coarse = Candidate(arch=fine.arch, task=Task(num_classes=59, image_size=(512, 192)))  # 1x2
+    fine = Candidate(arch=TINY.replace(token_stride=128), task=Task(num_classes=59))  # 1x3 tokens
+    coarse = Candidate(arch=fine.arch, task=Task(num_classes=59, image_size=(512, 256)))  # 1x2
     assert evaluator.why_not(fine) is None
     assert "token stride 128" in str(evaluator.why_not(coarse))
     assert "59" in str(evaluator.why_not(Candidate(arch=TINY, task=Task(num_classes=19))))
