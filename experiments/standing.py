@@ -28,14 +28,20 @@ class Standing:
     report: str | None
     """None: no report has looked at it."""
     trust: FidelityTrust | None
+    is_reference: bool = False
+    """Whether the report judges others by it."""
 
     @property
     def trusted(self) -> bool:
+        if self.is_reference:
+            return True
         overall = None if self.trust is None else self.trust.overall
         return overall is not None and overall.kendall.value >= TRUSTED_TAU
 
     @property
-    def verdict(self) -> Literal["untested", "trusted", "not trusted"]:
+    def verdict(self) -> Literal["reference", "untested", "trusted", "not trusted"]:
+        if self.is_reference:
+            return "reference"
         if self.trust is None or self.trust.overall is None:
             return "untested"
         return "trusted" if self.trusted else "not trusted"
@@ -43,6 +49,8 @@ class Standing:
     @property
     def short(self) -> str:
         """Beside a name or on an axis."""
+        if self.is_reference:
+            return "ranking by the reference"
         if self.trust is None or self.trust.overall is None:
             return "ranking untested"
         text = f"ranking tau {self.trust.overall.kendall.value:.2f}"
@@ -51,6 +59,8 @@ class Standing:
     @property
     def sentence(self) -> str:
         """For wherever an mIoU by that evaluator is shown."""
+        if self.is_reference:
+            return f"ranking by the reference that trust report {self.report} judges others by"
         if self.trust is None:
             return "ranking untested: no trust report says how far its order can be believed"
         if self.trust.overall is None:
@@ -81,6 +91,8 @@ class Standing:
 def standing(evaluator: str, store: Store | None) -> Standing:
     """Of an evaluator's fingerprint: by the newest report of the store, or else by one that comes with the tool."""
     for report in (*(stored_reports(store) if store else ()), *shipped_reports()):
+        if report.reference_evaluator == evaluator:
+            return Standing(report=report.name, trust=None, is_reference=True)
         for one in report.fidelities:
             if one.evaluator == evaluator:
                 return Standing(report=report.name, trust=one)

@@ -349,6 +349,13 @@ def test_the_newest_report_counts(tmp_path: Path) -> None:
     assert standing_in(toy_url(tmp_path), "toy-1").report == "new"
 
 
+def test_the_reference_stands_as_what_others_are_judged_by(tmp_path: Path) -> None:
+    keep(tmp_path, toy_report(0.3))
+    found = standing_in(toy_url(tmp_path), "1")  # `toy_report`'s reference
+    assert (found.verdict, found.trusted, found.as_dict()["report"]) == ("reference", True, "toy-report")
+    assert found.notice == "ranking by the reference that trust report toy-report judges others by."
+
+
 def test_an_evaluator_that_no_report_knows_is_untested(tmp_path: Path) -> None:
     for found in (standing_in(toy_url(tmp_path), "toy-3"), standing_in("sqlite:///none.db", "toy-3")):
         assert (found.verdict, found.short) == ("untested", "ranking untested")
