@@ -92,9 +92,7 @@ class SegmentationObjective(nn.Module):
         return label_weight(sampled_labels(labels, self._loss_size(labels)), self.weights)
 
     def _loss_size(self, labels: Tensor) -> tuple[int, int]:
-        height, width = labels.shape[-2:]
-        stride = 1 if self.at_labels else min(self.network.arch.injected_strides)
-        return math.ceil(height / stride), math.ceil(width / stride)
+        return _grid(labels, 1 if self.at_labels else min(self.network.arch.injected_strides))
 
     def forward(self, images: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, H, W, 3), (B, H, W), labels' weight -> what is minimised, and the loss of the logits alone."""
@@ -154,8 +152,7 @@ class SandwichObjective(nn.Module):
         return label_weight(sampled_labels(labels, self._grid(labels, self.subnets[0])), self.weights)
 
     def _grid(self, labels: Tensor, subnet: TopFormerConfig) -> tuple[int, int]:
-        stride = min(subnet.injected_strides)
-        return math.ceil(labels.shape[-2] / stride), math.ceil(labels.shape[-1] / stride)
+        return _grid(labels, min(subnet.injected_strides))
 
     def forward(self, images: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, H, W, 3), (B, H, W), labels' weight -> what is minimised, and the loss of the teacher's logits."""
@@ -183,6 +180,11 @@ class SandwichObjective(nn.Module):
 
 
 Objective = SegmentationObjective | ClassificationObjective | SandwichObjective
+
+
+def _grid(labels: Tensor, stride: int) -> tuple[int, int]:
+    """Of logits at that stride, for labels (B, H, W)."""
+    return math.ceil(labels.shape[-2] / stride), math.ceil(labels.shape[-1] / stride)
 
 
 def _weights_of(dataset: SegmentationDataset, train_images: int, power: float) -> Tensor:

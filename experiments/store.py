@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from urllib.parse import quote
 
 from sqlalchemy import (
@@ -45,6 +45,10 @@ from experiments import DEFAULT_URL
 from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.config import Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from evaluators.base import Scorer
+    from experiments.workers import Outcome
 
 SCHEMA_VERSION = 2
 """2 added trust reports; a store of version 1 is brought up when it is opened for writing."""
@@ -155,6 +159,21 @@ class Record:
     reason: str | None
     """Why it failed."""
     seconds: float
+
+    @classmethod
+    def of(cls, outcome: Outcome, scorer: Scorer, candidate: Candidate, *, replicate: int) -> Self:
+        """What a worker brought back."""
+        metrics = outcome.metrics
+        return cls(
+            candidate_key=candidate.key,
+            evaluator=scorer.fingerprint,
+            fidelity=scorer.fidelity,
+            replicate=replicate,
+            status="failed" if metrics is None else "complete",
+            metrics=None if metrics is None else asdict(metrics),
+            reason=outcome.reason,
+            seconds=0.0 if metrics is None else metrics.seconds,
+        )
 
     @property
     def value(self) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +23,7 @@ from evaluators.supernet import SupernetEvaluator
 from experiments.pareto import front
 from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.store import Record, Store, Trial
-from experiments.workers import Outcome, WorkerPool, worker_pool
+from experiments.workers import WorkerPool, worker_pool
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, preset, require_anchors
 from topformer.blocks import candidate_blocks
@@ -395,7 +395,7 @@ class _Run:
                     f"trial {number} could not be evaluated: {outcome.fault} "
                     "Nothing is recorded against it; mend the cause and run the same command to go on."
                 )
-            record = self._record(trial, outcome)
+            record = Record.of(outcome, self.evaluator, trial.candidate, replicate=0)
             weights = self._weights(trial)
             self.store.add_record(record, weights=weights if weights.is_file() else None)
             self.trained += 1
@@ -415,19 +415,6 @@ class _Run:
 
     def _weights(self, trial: Trial) -> Path:
         return self.store.weights_path(trial.candidate.key, self.evaluator.fingerprint, 0)
-
-    def _record(self, trial: Trial, outcome: Outcome) -> Record:
-        metrics = outcome.metrics
-        return Record(
-            candidate_key=trial.candidate.key,
-            evaluator=self.evaluator.fingerprint,
-            fidelity=self.evaluator.fidelity,
-            replicate=0,
-            status="failed" if metrics is None else "complete",
-            metrics=None if metrics is None else asdict(metrics),
-            reason=outcome.reason,
-            seconds=0.0 if metrics is None else metrics.seconds,
-        )
 
     def _settle(self, trial: Trial, record: Record, *, from_cache: bool) -> None:
         settled = self.store.settle(self.config.name, trial.number, record, from_cache=from_cache)

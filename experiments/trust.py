@@ -13,7 +13,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
@@ -41,7 +41,7 @@ from evaluators.trust import (
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from experiments.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.store import Record, Store
-from experiments.workers import Outcome, worker_pool
+from experiments.workers import worker_pool
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from search_space import SearchSpace, require_anchors
@@ -378,7 +378,7 @@ def evaluate_all(
                     f"{want.member.label} could not be evaluated by {want.scorer.fidelity}: {outcome.fault} "
                     "Nothing is recorded against it; mend the cause and run the same command to go on."
                 )
-            record = _record(want, outcome)
+            record = Record.of(outcome, want.scorer, want.member.candidate, replicate=want.replicate)
             store.add_record(record, candidate=want.member.candidate)
             tell(want, record, cached=False)
 
@@ -392,20 +392,6 @@ def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]
 
 def _found(store: Store, want: Want) -> Record | None:
     return store.find_record(want.member.candidate.key, want.scorer.fingerprint, want.replicate)
-
-
-def _record(want: Want, outcome: Outcome) -> Record:
-    metrics = outcome.metrics
-    return Record(
-        candidate_key=want.member.candidate.key,
-        evaluator=want.scorer.fingerprint,
-        fidelity=want.scorer.fidelity,
-        replicate=want.replicate,
-        status="failed" if metrics is None else "complete",
-        metrics=None if metrics is None else asdict(metrics),
-        reason=outcome.reason,
-        seconds=0.0 if metrics is None else metrics.seconds,
-    )
 
 
 def _value(record: Record, want: Want) -> float:

@@ -93,8 +93,7 @@ def save_model(
         metadata["classes"] = json.dumps(list(classes))
     if protocol is not None:
         metadata["protocol"] = json.dumps(dict(protocol))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(Path(path), _in_order(save(tensors, metadata)))
+    _write(model, path, metadata)
 
 
 def save_supernet(supernet: Supernet, path: str | os.PathLike[str], *, description: Mapping[str, Any]) -> None:
@@ -106,8 +105,7 @@ def save_supernet(supernet: Supernet, path: str | os.PathLike[str], *, descripti
         "num_classes": str(supernet.num_classes),
         "description": json.dumps(description, sort_keys=True),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.state_dict().items()}
-    write_whole(Path(path), _in_order(save(tensors, metadata)))
+    _write(supernet, path, metadata)
 
 
 def saved_supernet(path: str | os.PathLike[str]) -> tuple[Supernet, dict[str, Any]]:
@@ -128,6 +126,11 @@ def saved_supernet(path: str | os.PathLike[str]) -> tuple[Supernet, dict[str, An
     supernet = Supernet(maximal, num_classes=_class_count(metadata, source))
     _fill(supernet, tensors, set(supernet.state_dict()), source, "supernet")
     return supernet.eval(), description
+
+
+def _write(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(Path(path), _in_order(save(tensors, dict(metadata))))
 
 
 def _in_order(content: bytes) -> bytes:
