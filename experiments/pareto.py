@@ -20,6 +20,18 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     return tuple(front)
 
 
+def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Area in ms * per cent between (latency, mIoU) points and a reference point: what a greater front has more of.
+
+    The reference is (longest latency, least mIoU); points beyond it add nothing.
+    """
+    longest, least = reference
+    inside = [(ms, miou) for ms, miou in points if ms < longest and miou > least]
+    members = [inside[index] for index in non_dominated(inside)]
+    ends = [*(ms for ms, _ in members[1:]), longest][: len(members)]
+    return sum((end - ms) * (miou - least) for (ms, miou), end in zip(members, ends, strict=True))
+
+
 def evaluated(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
     """Completed trials of one fidelity; a front never mixes two."""
     return tuple(

@@ -1,8 +1,9 @@
-"""Which candidates come next? Optuna's samplers, asked in memory, with a gate before the ask becomes a trial.
+"""Which candidates come next? A sampler is asked, and a gate stands before the ask becomes a trial.
 
-The store is the persistent truth; every batch rebuilds an in-memory Optuna study from it and gets a fresh sampler
-seeded by (study seed, batch), so that an interrupted study goes on exactly as it would have. Candidates that are over
-the latency budget or already in the study are dropped here: no trial exists that would need an invented mIoU.
+`auto` asks our own `Guide`, the others Optuna's samplers in memory. The store is the persistent truth; every batch
+rebuilds what a sampler knows from it, with a seed of (study seed, batch), so that an interrupted study goes on exactly
+as it would have. Candidates that are over the latency budget or already in the study are dropped here: no trial exists
+that would need an invented mIoU.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
+from experiments.guided import Evaluated, Guide
 from experiments.pareto import evaluated, front
+from experiments.predictor import LEAST_POINTS
 from experiments.store import BatchStatistics, Origin, Proposal, Trial
 from latency_lut.table import LatencyEstimate
 from search_space.space import SearchSpace
@@ -26,15 +31,101 @@ from topformer.errors import UserError, unknown_name
 
 ASKS_PER_TRIAL = 100
 """Proposals asked of a sampler per trial of a batch before the space's own neighbourhood takes over."""
+SLOW_ASKS_PER_TRIAL = 3
+"""Of one that takes seconds for each."""
 
 LEAST_PARENTS = 2
-_GENERATION = "NSGAIISampler:generation"
-"""Optuna's own mark: NSGA-II ignores an added trial that lacks it (optuna#3388); other samplers ignore the mark."""
+_GENERATIONS = ("NSGAIISampler:generation", "NSGAIIISampler:generation")
+"""Optuna's own marks: NSGA ignores an added trial that lacks them (optuna#3388); other samplers ignore the marks."""
 
-SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
-    "nsga2": lambda seed, batch_size: NSGAIISampler(seed=seed, population_size=max(batch_size, LEAST_PARENTS)),
-    "tpe": lambda seed, _: TPESampler(seed=seed, n_startup_trials=10),
-    "random": lambda seed, _: RandomSampler(seed=seed),
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a sampler is asked for, and what it may know."""
+
+    space: SearchSpace
+    done: Sequence[Trial]
+    """Evaluated at the study's fidelity."""
+    others: Sequence[Trial]
+    """Failed and unfinished ones."""
+    seed: int
+    size: int
+    population: int
+    guide: Callable[[], Guide]
+
+
+Sampler = Callable[[Request], Iterator[Candidate]]
+"""Proposes candidates of the space in its order of preference; the gate drops those that may not be trials."""
+
+
+def guided(request: Request) -> Iterator[Candidate]:
+    """Our own: see `experiments.guided`."""
+    guide = request.guide()
+    if len(request.done) < LEAST_POINTS:
+        points = guide.spread(size=request.size, seed=request.seed)
+    else:
+        known = Evaluated(
+            points=[trial.point for trial in request.done],
+            latency_ms=np.array([trial.latency.total_ms for trial in request.done]),
+            miou_pct=np.array([trial.miou_pct for trial in request.done], dtype=np.float64),
+        )
+        others = [trial.point for trial in request.others]
+        points = guide.batch(known, others, size=2 * request.size, seed=request.seed)
+    for point in points:
+        yield request.space.decode(point)
+
+
+@dataclass(frozen=True, slots=True)
+class OptunaSampler:
+    """A sampler of Optuna's, made anew for every batch with (seed, population)."""
+
+    make: Callable[[int, int], BaseSampler]
+    asks_per_trial: int = ASKS_PER_TRIAL
+
+    def __call__(self, request: Request) -> Iterator[Candidate]:
+        study = self.rebuilt(request)
+        for _ in range(self.asks_per_trial * request.size):
+            yield request.space.suggest(study.ask())
+
+    def rebuilt(self, request: Request) -> optuna.study.Study:
+        """The study so far as Optuna knows it: every completed trial, anchors included, in the sampler's population."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = self.make(request.seed, max(request.population, LEAST_PARENTS))
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+        if len(request.done) < LEAST_PARENTS:
+            return study
+        distributions = {
+            name: CategoricalDistribution(choices) for name, choices in request.space.distributions().items()
+        }
+        for trial in request.done:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    values=[trial.miou_pct or 0.0, trial.latency.total_ms],
+                    params=dict(trial.point),
+                    distributions=dict(distributions),
+                    system_attrs=dict.fromkeys(_GENERATIONS, trial.batch),
+                )
+            )
+        if isinstance(sampler, NSGAIISampler | NSGAIIISampler):
+            last = max(trial.batch for trial in request.done)
+            # failures do not hold a generation open
+            sampler.population_size = sum(trial.batch == last for trial in request.done)
+        return study
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "auto": guided,
+    "nsga2": OptunaSampler(lambda seed, population: NSGAIISampler(seed=seed, population_size=population)),
+    "nsga3": OptunaSampler(lambda seed, population: NSGAIIISampler(seed=seed, population_size=population)),
+    "tpe": OptunaSampler(lambda seed, _: TPESampler(seed=seed, n_startup_trials=10)),
+    "gp": OptunaSampler(lambda seed, _: GPSampler(seed=seed), SLOW_ASKS_PER_TRIAL),
+    "random": OptunaSampler(lambda seed, _: RandomSampler(seed=seed)),
 }
 
 
@@ -62,6 +153,7 @@ def next_batch(
     population: int,
     anchors: Sequence[str],
     gate: Gate,
+    guide: Callable[[], Guide],
     fidelity: str,
 ) -> tuple[tuple[Proposal, ...], BatchStatistics]:
     """Up to `size` new candidates of the space within the budget; fewer only when the space is exhausted.
@@ -74,9 +166,18 @@ def next_batch(
         for name in anchors:
             selection.add_anchor(name)
     started = time.perf_counter()
-    chosen = _sampler(sampler, _derived_seed(seed, batch, "sampler"), population)
-    study = _rebuilt(space, trials, chosen, fidelity=fidelity)
-    for candidate in _asked(space, study, most=ASKS_PER_TRIAL * size):
+    done = evaluated(trials, fidelity=fidelity)
+    settled = {trial.number for trial in done}
+    request = Request(
+        space=space,
+        done=done,
+        others=[trial for trial in trials if trial.number not in settled],
+        seed=_derived_seed(seed, batch, "sampler"),
+        size=size - len(selection.proposals),
+        population=population,
+        guide=guide,
+    )
+    for candidate in sampler_named(sampler)(request) if request.size > 0 else ():
         if len(selection.proposals) >= size:
             break
         selection.consider(candidate, "sampler")
@@ -141,43 +242,10 @@ class _Selection:
         )
 
 
-def _sampler(name: str, seed: int, population: int) -> BaseSampler:
+def sampler_named(name: str) -> Sampler:
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, SAMPLERS)
-    return SAMPLERS[name](seed, population)
-
-
-def _asked(space: SearchSpace, study: optuna.study.Study, *, most: int) -> Iterator[Candidate]:
-    """What the sampler proposes, in its order."""
-    for _ in range(most):
-        yield space.suggest(study.ask())
-
-
-def _rebuilt(space: SearchSpace, trials: Sequence[Trial], sampler: BaseSampler, *, fidelity: str) -> optuna.study.Study:
-    """The study so far as Optuna knows it: every completed trial, anchors included, in the sampler's population."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    done = evaluated(trials, fidelity=fidelity)
-    if len(done) < LEAST_PARENTS:
-        return study
-    distributions = {name: CategoricalDistribution(choices) for name, choices in space.distributions().items()}
-    for trial in done:
-        study.add_trial(
-            optuna.trial.create_trial(
-                values=[trial.miou_pct or 0.0, trial.latency.total_ms],
-                params=dict(trial.point),
-                distributions=dict(distributions),
-                system_attrs={_GENERATION: trial.batch},
-            )
-        )
-    if isinstance(sampler, NSGAIISampler):
-        last = max(trial.batch for trial in done)
-        sampler.population_size = sum(trial.batch == last for trial in done)  # failures do not hold a generation open
-    return study
+    return SAMPLERS[name]
 
 
 def _fallback(space: SearchSpace, members: Sequence[Trial], rng: random.Random) -> Iterator[tuple[Candidate, Origin]]:

@@ -6,6 +6,7 @@ thread, so one seed gives one front at any number of workers and after any inter
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from evaluators.base import Evaluator
+from evaluators.compiled import CompiledTable
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import ProxyEvaluator, named_recipe
 from evaluators.supernet import SupernetEvaluator
+from experiments.guided import Guide
 from experiments.pareto import front
 from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.store import Record, Store, Trial
@@ -341,6 +344,7 @@ class _Run:
             latency=lambda candidate: table.estimate(candidate_blocks(candidate)),
             max_ms=config.latency.max_ms,
         )
+        self.guide = functools.cache(lambda: Guide(space, CompiledTable(table, space), max_ms=config.latency.max_ms))
         self.trials = list(store.trials(config.name))
         self.total = max(config.search.trials, len(self.trials))
         self.trained = self.cached = 0
@@ -368,6 +372,7 @@ class _Run:
             population=search.batch_size,
             anchors=search.anchors,
             gate=self.gate,
+            guide=self.guide,
             fidelity=self.evaluator.fidelity,
         )
         if proposals:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import run_toy, toy_config
 
-from experiments.pareto import best_under, front, nearest_anchor, non_dominated
+from experiments.pareto import best_under, front, hypervolume, nearest_anchor, non_dominated
 from topformer.errors import UserError
 
 POINTS = st.lists(st.tuples(st.integers(1, 20).map(float), st.integers(1, 20).map(float)), max_size=40)
@@ -32,6 +32,23 @@ def test_members_do_not_dominate_one_another_and_the_rest_is_dominated_or_equal(
 def test_a_hand_made_front() -> None:
     points = [(10, 30), (12, 29), (8, 20), (20, 40), (20, 41), (8, 20)]
     assert non_dominated([(float(a), float(b)) for a, b in points]) == (2, 0, 4)
+
+
+def test_a_hypervolume_by_hand() -> None:
+    assert hypervolume([(1.0, 10.0), (3.0, 20.0), (2.0, 5.0)], (5.0, 0.0)) == 2 * 10 + 2 * 20
+    assert hypervolume([(1.0, 10.0)], (5.0, 4.0)) == 4 * 6
+    assert hypervolume([(6.0, 10.0), (1.0, 3.0)], (5.0, 4.0)) == 0
+    assert hypervolume([], (5.0, 0.0)) == 0
+
+
+@given(POINTS, st.tuples(st.integers(1, 20), st.integers(1, 20)))
+def test_the_hypervolume_counts_what_some_point_dominates(
+    points: list[tuple[float, float]], corner: tuple[int, int]
+) -> None:
+    cells = sum(
+        any(ms <= x and miou >= y + 1 for ms, miou in points) for x in range(corner[0]) for y in range(corner[1], 20)
+    )
+    assert hypervolume(points, (float(corner[0]), float(corner[1]))) == cells
 
 
 def test_the_best_under_a_budget_is_the_most_accurate_that_fits(tmp_path: Path) -> None:

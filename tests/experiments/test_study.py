@@ -10,8 +10,10 @@ import pytest
 from toys import STUDY, TASK, ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config, toy_table, toy_url
 from trees import folder_tree, imagenet_tree
 
+from evaluators.compiled import CompiledTable
 from evaluators.proxy import ProxyEvaluator
-from experiments.samplers import SAMPLERS, Gate, _rebuilt, next_batch
+from experiments.guided import Guide
+from experiments.samplers import SAMPLERS, Gate, OptunaSampler, Request, next_batch
 from experiments.store import Lease, Store
 from experiments.study import Event, StudyConfig, require_rows, run_study
 from latency_lut.table import find_table
@@ -115,15 +117,23 @@ def anchor_blocks(name: str) -> tuple[Block, ...]:
     return decompose(ANCHORS[name], TASK)
 
 
-def test_anchors_enter_the_sampler_s_population(tmp_path: Path) -> None:
-    """NSGA-II ignores enqueued and added trials (optuna#3388) unless they carry its generation."""
-    config = toy_config(trials=6)
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_anchors_enter_the_sampler_s_population(sampler: str, tmp_path: Path) -> None:
+    """NSGA-II and III ignore enqueued and added trials (optuna#3388) unless they carry their generation."""
+    config = toy_config(trials=6, sampler=sampler)
     result = run_toy(tmp_path, config)
     space = config.search_space()
-    sampler = SAMPLERS["nsga2"](0, 6)
-    study = _rebuilt(space, result.trials, sampler, fidelity="toy")
-    parents = [trial.params for trial in sampler.get_parent_population(study, 1)]  # type: ignore[attr-defined]
+    chosen = SAMPLERS[sampler]
+    assert isinstance(chosen, OptunaSampler)
+    study = chosen.rebuilt(
+        Request(space=space, done=result.trials, others=(), seed=0, size=6, population=6, guide=no_guide)
+    )
+    parents = [trial.params for trial in study.sampler.get_parent_population(study, 1)]  # type: ignore[attr-defined]
     assert all(dict(trial.point) in parents for trial in result.trials)
+
+
+def no_guide() -> Guide:
+    raise AssertionError("only 'auto' asks for a guide")
 
 
 def test_a_space_without_room_under_the_budget_ends_the_study(tmp_path: Path) -> None:
@@ -149,6 +159,7 @@ def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
                 population=8,
                 anchors=(),
                 gate=gate,
+                guide=lambda: Guide(space, CompiledTable(table, space), max_ms=0.05),
                 fidelity="toy",
             )
             assert len(proposals) == 8
@@ -263,7 +274,10 @@ def test_the_lease_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
         (("trials = 14", 'trials = "many"'), r"search\.trials = 'many' is not legal"),
         (("trials = 14\n", ""), r"missing key 'search\.trials'"),
         (('name = "toy"', 'name = "a/b"'), r"name = 'a/b' is not legal"),
-        (('sampler = "nsga2"', 'sampler = "cma"'), r"unknown sampler 'cma'; available: nsga2, random, tpe"),
+        (
+            ('sampler = "nsga2"', 'sampler = "cma"'),
+            r"unknown sampler 'cma'; available: auto, gp, nsga2, ",
+        ),
         (('preset = "quickstart"', 'preset = "tiny"'), r"unknown .*'tiny'; available: pyramid, quickstart"),
         (('image_size = "64x64"', 'image_size = "0"'), "image size"),
         (("[space]", "[space"), "not TOML"),

@@ -18,7 +18,7 @@ from experiments.standing import FidelityTrust, TrustReport
 from experiments.store import Store
 from experiments.study import StudyConfig, StudyResult, run_study
 from latency_lut.table import LatencyRow, LatencyTable, TableHeader
-from search_space import blocks, preset
+from search_space import SearchSpace, blocks, preset
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task
 from topformer.model import TopFormer
@@ -117,8 +117,8 @@ TOY_HEADER = TableHeader(
 
 
 @functools.cache
-def toy_table(*, drop: int = 0) -> LatencyTable:
-    """Estimated rows of 1 microsecond plus 1 ms a GMAC, for every block of quickstart but the last `drop`."""
+def toy_table(space: SearchSpace | None = None, *, drop: int = 0) -> LatencyTable:
+    """Estimated rows of 1 microsecond plus 1 ms a GMAC, for every block of a space (quickstart) but the last `drop`."""
     rows = [
         LatencyRow(
             key=block.key,
@@ -128,7 +128,7 @@ def toy_table(*, drop: int = 0) -> LatencyTable:
             n=0,
             kind="estimated",
         )
-        for block in blocks(preset("quickstart", task=TASK))
+        for block in blocks(space or preset("quickstart", task=TASK))
     ]
     return LatencyTable.of(TOY_HEADER, rows[: len(rows) - drop])
 
