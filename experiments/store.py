@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,25 +24,32 @@ from urllib.parse import quote
 from sqlalchemy import (
     CursorResult,
     Engine,
-    ForeignKey,
-    String,
-    Text,
-    UniqueConstraint,
     create_engine,
     delete,
     event,
     func,
-    insert,
     inspect,
     make_url,
     select,
     update,
 )
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from experiments import DEFAULT_URL
+from experiments.schema import (
+    READABLE,
+    BatchRow,
+    CandidateRow,
+    ProposalRow,
+    RecordRow,
+    StudyRow,
+    TrustReportRow,
+    bring_up,
+    foreign_tables,
+    revision_of,
+)
 from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.config import Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
@@ -50,98 +58,15 @@ if TYPE_CHECKING:
     from evaluators.base import Scorer
     from experiments.workers import Outcome
 
-SCHEMA_VERSION = 2
-"""2 added trust reports; a store of version 1 is brought up when it is opened for writing."""
+ARTEFACTS = ".artefacts"
 LEASE = timedelta(seconds=60)
 BUSY_TIMEOUT_S = 30
+PATIENCE_S = 120.0
+"""For a database server to come back."""
+RETRY_S = 0.5
 
 Origin = Literal["anchor", "sampler", "neighbour", "random"]
 State = Literal["proposed", "complete", "failed"]
-
-
-class _Base(DeclarativeBase):
-    pass
-
-
-class _Schema(_Base):
-    __tablename__ = "topformer_nas_schema"
-    version: Mapped[int] = mapped_column(primary_key=True)
-
-
-class _Study(_Base):
-    __tablename__ = "studies"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    config_json: Mapped[str] = mapped_column(Text)
-    evaluator: Mapped[str] = mapped_column(String(64))
-    fidelity: Mapped[str] = mapped_column(String(64))
-    table_text: Mapped[str] = mapped_column(Text)
-    created: Mapped[str] = mapped_column(String(40))
-    finished: Mapped[str | None] = mapped_column(String(40))
-    lease_owner: Mapped[str | None] = mapped_column(String(200))
-    lease_until: Mapped[str | None] = mapped_column(String(40))
-
-
-class _Candidate(_Base):
-    __tablename__ = "candidates"
-    key: Mapped[str] = mapped_column(String(16), primary_key=True)
-    arch_key: Mapped[str] = mapped_column(String(16), index=True)
-    arch_json: Mapped[str] = mapped_column(Text)
-    task_json: Mapped[str] = mapped_column(Text)
-
-
-class _Record(_Base):
-    __tablename__ = "records"
-    __table_args__ = (UniqueConstraint("candidate_key", "evaluator", "replicate"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    candidate_key: Mapped[str] = mapped_column(ForeignKey("candidates.key"))
-    evaluator: Mapped[str] = mapped_column(String(64))
-    fidelity: Mapped[str] = mapped_column(String(64))
-    replicate: Mapped[int]
-    status: Mapped[str] = mapped_column(String(16))
-    metrics_json: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    seconds: Mapped[float]
-    created: Mapped[str] = mapped_column(String(40))
-    weights_path: Mapped[str | None] = mapped_column(String(300))
-    weights_sha256: Mapped[str | None] = mapped_column(String(64))
-
-
-class _Proposal(_Base):
-    __tablename__ = "proposals"
-    __table_args__ = (UniqueConstraint("study_id", "number"), UniqueConstraint("study_id", "candidate_key"))
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
-    number: Mapped[int]
-    batch: Mapped[int]
-    candidate_key: Mapped[str] = mapped_column(ForeignKey("candidates.key"))
-    point_json: Mapped[str] = mapped_column(Text)
-    origin: Mapped[str] = mapped_column(String(16))
-    anchor: Mapped[str | None] = mapped_column(String(16))
-    latency_json: Mapped[str] = mapped_column(Text)
-    record_id: Mapped[int | None] = mapped_column(ForeignKey("records.id"))
-    from_cache: Mapped[bool] = mapped_column(default=False)
-    candidate: Mapped[_Candidate] = relationship(lazy="joined")
-    record: Mapped[_Record | None] = relationship(lazy="joined")
-
-
-class _Batch(_Base):
-    __tablename__ = "batches"
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
-    batch: Mapped[int] = mapped_column(primary_key=True)
-    asked: Mapped[int]
-    invalid: Mapped[int]
-    over_budget: Mapped[int]
-    duplicates: Mapped[int]
-    sampler_seconds: Mapped[float]
-
-
-class _TrustReport(_Base):
-    __tablename__ = "trust_reports"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    created: Mapped[str] = mapped_column(String(40))
-    report_json: Mapped[str] = mapped_column(Text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,47 +210,31 @@ class Store:
         self.engine.dispose()
 
     def _require_schema(self, *, create: bool) -> None:
-        tables = set(inspect(self.engine).get_table_names())
-        version = None
-        if _Schema.__tablename__ in tables:
-            with Session(self.engine) as session:
-                version = session.scalar(select(func.max(_Schema.version)))
-        if version is None:  # new, or a first start that was broken off
-            if not tables <= set(_Base.metadata.tables):
+        with self.engine.connect() as connection:
+            revision, others = revision_of(connection), foreign_tables(connection)
+        if revision is None:  # new, or a first start that was broken off
+            if others:
                 raise UserError(
-                    f"{self.url} is a database of another program (tables {', '.join(sorted(tables)[:4])}); "
+                    f"{self.url} is a database of another program (tables {', '.join(others[:4])}); "
                     "name a new file with --storage."
                 )
             if not create:
                 raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")
-            self._create_schema()
-            return
-        if version == 1:
-            if not self.read_only:
-                self._create_schema()
-            return
-        if version != SCHEMA_VERSION:
+        elif revision not in READABLE:
             raise UserError(
-                f"{self.url} has schema version {version}, this tool reads {SCHEMA_VERSION}; "
+                f"{self.url} has schema revision {revision}, this tool reads {', '.join(READABLE)}; "
                 "open it with the version of topformer-nas that wrote it."
             )
-
-    def _create_schema(self) -> None:
-        """All tables and the version, or nothing; of two that start at once, one does it."""
-        with self.engine.connect() as connection:
-            if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
-                connection.rollback()
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself would begin after the tables
-            _Base.metadata.create_all(connection)
-            if connection.scalar(select(func.max(_Schema.version))) != SCHEMA_VERSION:
-                connection.execute(insert(_Schema).values(version=SCHEMA_VERSION))
-            connection.commit()
+        if not self.read_only:
+            file = self.artefacts.with_name(self.artefacts.name.removesuffix(ARTEFACTS))
+            bring_up(self.engine, backup=file.with_name(f"{file.name}.{revision}-backup"))
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with _one_sentence(self.url), Session(self.engine) as session, session.begin():
-            yield session
+        with _one_sentence(self.url):
+            _await_server(self.engine)
+            with Session(self.engine) as session, session.begin():
+                yield session
 
     # ---- studies
 
@@ -333,7 +242,7 @@ class Store:
         self, name: str, *, config: Mapping[str, Any], evaluator: str, fidelity: str, table_text: str
     ) -> Study:
         with self._session() as session:
-            row = _Study(
+            row = StudyRow(
                 name=name,
                 config_json=json.dumps(config),
                 evaluator=evaluator,
@@ -347,7 +256,7 @@ class Store:
 
     def find_study(self, name: str) -> Study | None:
         with self._session() as session:
-            row = session.scalar(select(_Study).where(_Study.name == name))
+            row = session.scalar(select(StudyRow).where(StudyRow.name == name))
             return _study(row) if row else None
 
     def study(self, name: str) -> Study:
@@ -360,7 +269,7 @@ class Store:
 
     def studies(self) -> tuple[Study, ...]:
         with self._session() as session:
-            return tuple(_study(row) for row in session.scalars(select(_Study).order_by(_Study.id)))
+            return tuple(_study(row) for row in session.scalars(select(StudyRow).order_by(StudyRow.id)))
 
     def update_config(self, name: str, config: Mapping[str, Any]) -> None:
         with self._session() as session:
@@ -374,7 +283,7 @@ class Store:
             row = _study_row(session, name)
             if driver := _driver(row):
                 raise UserError(f"study {name!r} is being driven by {driver}; stop it first.")
-            for table in (_Proposal, _Batch):
+            for table in (ProposalRow, BatchRow):
                 session.execute(delete(table).where(table.study_id == row.id))
             session.delete(row)
 
@@ -400,12 +309,12 @@ class Store:
         """Write a whole batch, or nothing; gives its trials, numbered on from the study's last."""
         with self._session() as session:
             study_id = _study_row(session, name).id
-            last = session.scalar(select(func.max(_Proposal.number)).where(_Proposal.study_id == study_id))
+            last = session.scalar(select(func.max(ProposalRow.number)).where(ProposalRow.study_id == study_id))
             start = 0 if last is None else last + 1
             rows = []
             for offset, proposal in enumerate(proposals):
                 _add_candidate(session, proposal.candidate)
-                row = _Proposal(
+                row = ProposalRow(
                     study_id=study_id,
                     number=start + offset,
                     batch=batch,
@@ -417,7 +326,7 @@ class Store:
                 )
                 session.add(row)
                 rows.append(row)
-            session.add(_Batch(study_id=study_id, batch=batch, **asdict(statistics)))
+            session.add(BatchRow(study_id=study_id, batch=batch, **asdict(statistics)))
             session.flush()
             return tuple(self._trial(row) for row in rows)
 
@@ -437,7 +346,7 @@ class Store:
             if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
                 return
             session.add(
-                _Record(
+                RecordRow(
                     candidate_key=record.candidate_key,
                     evaluator=record.evaluator,
                     fidelity=record.fidelity,
@@ -457,7 +366,7 @@ class Store:
         with self._session() as session:
             study_id = _study_row(session, name).id
             row = session.scalars(
-                select(_Proposal).where(_Proposal.study_id == study_id, _Proposal.number == number)
+                select(ProposalRow).where(ProposalRow.study_id == study_id, ProposalRow.number == number)
             ).one()
             found = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
             assert found is not None, "a record is written before its trial is settled"
@@ -471,14 +380,14 @@ class Store:
         with self._session() as session:
             study_id = _study_row(session, name).id
             rows = session.scalars(
-                select(_Proposal).where(_Proposal.study_id == study_id).order_by(_Proposal.number)
+                select(ProposalRow).where(ProposalRow.study_id == study_id).order_by(ProposalRow.number)
             ).unique()
             return tuple(self._trial(row) for row in rows)
 
     def batches(self, name: str) -> tuple[BatchStatistics, ...]:
         with self._session() as session:
             study_id = _study_row(session, name).id
-            rows = session.scalars(select(_Batch).where(_Batch.study_id == study_id).order_by(_Batch.batch))
+            rows = session.scalars(select(BatchRow).where(BatchRow.study_id == study_id).order_by(BatchRow.batch))
             return tuple(
                 BatchStatistics(
                     asked=row.asked,
@@ -495,15 +404,15 @@ class Store:
     def add_trust_report(self, name: str, report_json: str) -> None:
         """Keep a report; one of the same name is replaced."""
         with self._session() as session:
-            session.execute(delete(_TrustReport).where(_TrustReport.name == name))
-            session.add(_TrustReport(name=name, created=_now(), report_json=report_json))
+            session.execute(delete(TrustReportRow).where(TrustReportRow.name == name))
+            session.add(TrustReportRow(name=name, created=_now(), report_json=report_json))
 
     def trust_reports(self) -> tuple[tuple[str, str], ...]:
         """Names and contents, the newest first."""
         with self._session() as session:
-            if not inspect(session.connection()).has_table(_TrustReport.__tablename__):
+            if not inspect(session.connection()).has_table(TrustReportRow.__tablename__):
                 return ()  # a store of version 1 that is only read
-            rows = session.scalars(select(_TrustReport).order_by(_TrustReport.id.desc()))
+            rows = session.scalars(select(TrustReportRow).order_by(TrustReportRow.id.desc()))
             return tuple((row.name, row.report_json) for row in rows)
 
     # ---- weights
@@ -529,11 +438,11 @@ class Store:
             assert row is not None, "weights belong to a record"
             row.weights_path, row.weights_sha256 = weights.name, file_sha256(weights)
 
-    def _trial(self, row: _Proposal) -> Trial:
+    def _trial(self, row: ProposalRow) -> Trial:
         with _undamaged(f"trial {row.number}"):
             return self._built_trial(row)
 
-    def _built_trial(self, row: _Proposal) -> Trial:
+    def _built_trial(self, row: ProposalRow) -> Trial:
         record = row.record
         candidate = row.candidate
         return Trial(
@@ -582,8 +491,8 @@ class Lease:
                     "wait for it, or stop it first."
                 )
             taken = session.execute(
-                update(_Study)
-                .where(_Study.id == row.id, _Study.lease_owner.is_not_distinct_from(row.lease_owner))
+                update(StudyRow)
+                .where(StudyRow.id == row.id, StudyRow.lease_owner.is_not_distinct_from(row.lease_owner))
                 .values(lease_owner=self._owner, lease_until=_lease_end())
             )
             if cast("CursorResult[Any]", taken).rowcount != 1:  # another driver was faster by a moment
@@ -603,7 +512,7 @@ class Lease:
             if row.lease_owner == self._owner:
                 row.lease_owner = row.lease_until = None
 
-    def _write(self, row: _Study) -> None:
+    def _write(self, row: StudyRow) -> None:
         row.lease_owner = self._owner
         row.lease_until = _lease_end()
 
@@ -613,7 +522,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _driver(row: _Study) -> str | None:
+def _driver(row: StudyRow) -> str | None:
     """Who holds the study's lease; None where nobody does, or it ran out, or its process is gone."""
     held = row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner)
     return row.lease_owner if held else None
@@ -638,7 +547,7 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
         ) from None
     if parsed.get_backend_name() != "sqlite":
         try:
-            return create_engine(parsed, pool_pre_ping=True), Path("topformer-nas.artefacts")
+            return create_engine(parsed, pool_pre_ping=True), Path(f"topformer-nas{ARTEFACTS}")
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise UserError(f"storage {url!r} needs a database driver that is not installed ({error}).") from None
     if "?" in url:
@@ -669,7 +578,22 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     if not read_only:
         event.listen(engine, "connect", _tune_sqlite)
-    return engine, path.with_name(path.name + ".artefacts")
+    return engine, path.with_name(path.name + ARTEFACTS)
+
+
+def _await_server(engine: Engine) -> None:
+    """A server that was there may be restarted beneath a study of hours; a file is there or is not."""
+    if engine.dialect.name == "sqlite":
+        return
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with engine.connect():
+                return
+        except OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(RETRY_S)
 
 
 def _tune_sqlite(connection: Any, _: object) -> None:
@@ -712,26 +636,26 @@ def _lease_end() -> str:
     return (datetime.now(UTC) + LEASE).isoformat()
 
 
-def _study_row(session: Session, name: str, *, lock: bool = False) -> _Study:
-    query = select(_Study).where(_Study.name == name)
+def _study_row(session: Session, name: str, *, lock: bool = False) -> StudyRow:
+    query = select(StudyRow).where(StudyRow.name == name)
     row = session.scalar(query.with_for_update() if lock else query)
     if row is None:
-        raise unknown_name("study", name, session.scalars(select(_Study.name)))
+        raise unknown_name("study", name, session.scalars(select(StudyRow.name)))
     return row
 
 
-def _record_row(session: Session, candidate_key: str, evaluator: str, replicate: int) -> _Record | None:
+def _record_row(session: Session, candidate_key: str, evaluator: str, replicate: int) -> RecordRow | None:
     return session.scalar(
-        select(_Record).where(
-            _Record.candidate_key == candidate_key, _Record.evaluator == evaluator, _Record.replicate == replicate
+        select(RecordRow).where(
+            RecordRow.candidate_key == candidate_key, RecordRow.evaluator == evaluator, RecordRow.replicate == replicate
         )
     )
 
 
 def _add_candidate(session: Session, candidate: Candidate) -> None:
-    if session.get(_Candidate, candidate.key) is None:
+    if session.get(CandidateRow, candidate.key) is None:
         session.add(
-            _Candidate(
+            CandidateRow(
                 key=candidate.key,
                 arch_key=candidate.arch.key,
                 arch_json=candidate.arch.to_json(),
@@ -762,7 +686,7 @@ def _undamaged(what: str) -> Iterator[None]:
         ) from error
 
 
-def _study(row: _Study) -> Study:
+def _study(row: StudyRow) -> Study:
     with _undamaged(f"study {row.name!r}"):
         config = json.loads(row.config_json)
         int(config["search"]["trials"])
@@ -777,7 +701,7 @@ def _study(row: _Study) -> Study:
     )
 
 
-def _record(row: _Record) -> Record:
+def _record(row: RecordRow) -> Record:
     metrics = None if row.metrics_json is None else json.loads(row.metrics_json)
     if metrics is not None:
         float(metrics["miou_pct"] if "miou_pct" in metrics else metrics["value"])

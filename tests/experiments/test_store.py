@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from toys import outline, run_toy, toy_config, toy_url
 
+from experiments import schema
 from experiments.store import Store
 from topformer.errors import UserError
 
@@ -105,8 +108,8 @@ def test_any_file_name_is_that_file(name: str, tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     run_toy(tmp_path, toy_config(trials=6))
     with sqlite3.connect(tmp_path / "toy.db") as connection:
-        connection.execute("UPDATE topformer_nas_schema SET version = 99")
-    with pytest.raises(UserError, match="schema version 99"):
+        connection.execute("UPDATE topformer_nas_revision SET version_num = '0099'")
+    with pytest.raises(UserError, match="schema revision 0099"):
         Store.open(toy_url(tmp_path))
 
 
@@ -164,37 +167,67 @@ def test_a_store_without_write_permission_still_reads(tmp_path: Path) -> None:
         assert outline(result)[0][2] == store.trials("toy")[0].candidate.key
 
 
-def back_to_version_1(folder: Path) -> Path:
+def back_to(version: int, folder: Path) -> Path:
+    """As a store of before Alembic was."""
     path = folder / "toy.db"
     with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE trust_reports")
-        connection.execute("UPDATE topformer_nas_schema SET version = 1")
+        connection.execute("DROP TABLE topformer_nas_revision")
+        connection.execute("CREATE TABLE topformer_nas_schema (version INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO topformer_nas_schema VALUES (?)", (version,))
+        if version == 1:
+            connection.execute("DROP TABLE trust_reports")
     return path
 
 
-def version(path: Path) -> int:
+def tables(path: Path) -> set[str]:
     with sqlite3.connect(path) as connection:
-        return int(connection.execute("SELECT max(version) FROM topformer_nas_schema").fetchone()[0])
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def test_a_store_of_version_1_is_read_as_it_is(tmp_path: Path) -> None:
     result = run_toy(tmp_path, toy_config(trials=6))
-    path = back_to_version_1(tmp_path)
+    path = back_to(1, tmp_path)
+    before = tables(path)
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         assert store.trials("toy") == result.trials
         assert store.trust_reports() == ()
-    assert version(path) == 1
+    assert tables(path) == before
 
 
-def test_a_store_of_version_1_is_brought_up_by_writing_to_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_old_store_is_brought_up_by_writing_to_it_and_kept(version: int, tmp_path: Path) -> None:
     result = run_toy(tmp_path, toy_config(trials=6))
-    path = back_to_version_1(tmp_path)
+    path = back_to(version, tmp_path)
+    before = tables(path)
     for content in ("old", "new"):
         with Store.open(toy_url(tmp_path)) as store:
             store.add_trust_report("mine", content)
             assert store.trust_reports() == (("mine", content),)
             assert store.trials("toy") == result.trials
-    assert version(path) == 2
+    assert tables(path) == before - {"topformer_nas_schema"} | {"topformer_nas_revision", "trust_reports"}
+    backup = tmp_path / f"toy.db.{version:04}-backup"
+    assert backup.is_file() == (version == 1)  # 2 is the newest revision, but for where its number stands
+    if version == 1:
+        assert tables(backup) == before
+        with Store.open(f"sqlite:///{backup}", read_only=True) as store:
+            assert [trial.record for trial in store.trials("toy")] == [trial.record for trial in result.trials]
+
+
+def test_a_step_that_fails_leaves_the_old_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    path = back_to(1, tmp_path)
+    before = tables(path)
+    monkeypatch.setattr(schema.command, "upgrade", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Store.open(toy_url(tmp_path))
+    assert tables(path) == before
+
+
+def test_the_steps_lead_to_what_the_models_say(tmp_path: Path) -> None:
+    with Store.open(toy_url(tmp_path), create=True) as store, store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+        assert compare_metadata(context, schema.Base.metadata) == []
+        assert context.get_current_revision() == schema.HEAD
 
 
 def test_the_newest_trust_report_is_first_even_where_it_replaces_one(tmp_path: Path) -> None:
