@@ -24,7 +24,7 @@ from evaluators.base import Metrics, ProgressCallback
 from evaluators.checkpoints import RunFolder
 from evaluators.evaluation import recalibrate_batch_norm, score
 from evaluators.objectives import Sandwich
-from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread
+from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, training_seed
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
@@ -94,6 +94,10 @@ SUPERNET = SupernetRecipe(
     recalibration_images=40,
 )
 """On the canvas of the proxies."""
+TUNING = replace(REFERENCE.training, iterations=100, learning_rate=2e-3, zero_start=False)
+"""From inherited weights on: a sixteenth of the reference's steps."""
+TUNED_VERSION = 1
+"""Raise it with every change that changes results."""
 
 
 class FairDraws:
@@ -291,6 +295,70 @@ class SupernetEvaluator:
         images = min(self.recipe.recalibration_images, data.length("train"))
         recalibrate_batch_norm(network, data, images=images)
         return network
+
+
+class TunedEvaluator:
+    """mIoU after a short training that begins with inherited weights; an `Evaluator`."""
+
+    def __init__(self, weights: Path, dataset: SegmentationDataset, training: TrainingRecipe = TUNING) -> None:
+        """Raises what `SupernetEvaluator` raises."""
+        self.inherited = SupernetEvaluator(weights, dataset)
+        self.training = training
+        self.fingerprint = content_key([TUNED_VERSION, self.inherited.fingerprint, training.as_dict()])
+
+    @property
+    def fidelity(self) -> str:
+        return f"tuned-{self.inherited.fidelity}"
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        """What the supernet cannot evaluate, this cannot either."""
+        return self.inherited.why_not(candidate)
+
+    def evaluate(
+        self,
+        candidate: Candidate,
+        *,
+        replicate: int,
+        weights_out: Path | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Metrics:
+        """Train on and score one candidate on one torch thread; the seed is of candidate and replicate."""
+        if reason := self.why_not(candidate):
+            raise UserError(reason)
+        wall, started = time.perf_counter(), time.process_time()
+        proxy = self.inherited.recipe.proxy
+        seed = training_seed(candidate, replicate)
+        with one_torch_thread(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self.inherited.network(candidate)
+            data = self.inherited.dataset.at_size(proxy.canvas_for(candidate))
+            images = max(round(proxy.data_share * data.length("train")), 1)
+            trained = train(network, data, self.training, train_images=images, seed=seed, progress=progress)
+            confusion = score(network, data, stride=proxy.evaluation_stride)
+        if weights_out:
+            save_model(network, weights_out)
+        return Metrics(
+            miou_pct=confusion.miou_pct,
+            per_class_iou_pct=confusion.per_class_iou_pct,
+            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
+            train_loss=trained.last_loss,
+            seconds=time.perf_counter() - wall,
+            cpu_seconds=time.process_time() - started,
+        )
+
+
+def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | TunedEvaluator | None:
+    """By `supernet:FILE` or `tuned:FILE`; None for any other text."""
+    kind, colon, file = text.partition(":")
+    if not colon:
+        return None
+    match kind:
+        case "supernet":
+            return SupernetEvaluator(Path(file), dataset)
+        case "tuned":
+            return TunedEvaluator(Path(file), dataset)
+        case _:
+            return None
 
 
 @lru_cache(maxsize=2)

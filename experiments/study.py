@@ -21,7 +21,7 @@ from evaluators.compiled import CompiledTable
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import ProxyEvaluator, named_recipe
-from evaluators.supernet import SupernetEvaluator
+from evaluators.supernet import inheriting
 from experiments.guided import Guide
 from experiments.pareto import front
 from experiments.samplers import SAMPLERS, Gate, next_batch
@@ -175,11 +175,8 @@ class StudyConfig(_Section):
 
 
 def evaluator_named(text: str, dataset: SegmentationDataset) -> Evaluator:
-    """A proxy by its recipe's name, or inherited weights by `supernet:FILE`."""
-    kind, colon, path = text.partition(":")
-    if kind == "supernet" and colon:
-        return SupernetEvaluator(Path(path), dataset)
-    return ProxyEvaluator(named_recipe(text), dataset)
+    """A proxy by its recipe's name, inherited weights by `supernet:FILE`, or trained on by `tuned:FILE`."""
+    return inheriting(text, dataset) or ProxyEvaluator(named_recipe(text), dataset)
 
 
 def _sentence(error: ValidationError, where: str) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +24,7 @@ import torch
 from evaluators.base import Evaluator, Scorer
 from evaluators.datasets.scenes import Scenes
 from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
-from evaluators.supernet import SupernetEvaluator
+from evaluators.supernet import SupernetEvaluator, inheriting
 from evaluators.trust import (
     FAR_CUE_IOU_PCT,
     LEAST_RANKED,
@@ -60,7 +59,6 @@ FIRST_DRAWS = 300
 TOPS = (1, 3, 5)
 ZERO_COST_ALL = "zero-cost"
 _PROXY_PREFIX = "proxy@"
-_SUPERNET_PREFIX = "supernet:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -176,9 +174,10 @@ def scorers_named(text: str, recipe: ProxyRecipe, dataset: SegmentationDataset) 
 
 
 def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> Scorer:
-    """A proxy recipe, also as `proxy@RECIPE`, a zero-cost proxy, or inherited weights as `supernet:FILE`."""
-    if name.startswith(_SUPERNET_PREFIX):
-        return SupernetEvaluator(Path(name.removeprefix(_SUPERNET_PREFIX)), dataset)
+    """A proxy recipe, also as `proxy@RECIPE`, a zero-cost proxy, inherited weights as `supernet:FILE`, or these trained
+    on as `tuned:FILE`."""
+    if found := inheriting(name, dataset):
+        return found
     if name in ZERO_COST:
         return ZeroCostEvaluator(name, recipe, dataset)
     proxy = name.removeprefix(_PROXY_PREFIX)
@@ -187,7 +186,7 @@ def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -
             "fidelity",
             name,
             (*RECIPES, *ZERO_COST),
-            advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are {_SUPERNET_PREFIX}FILE.",
+            advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are supernet:FILE or tuned:FILE.",
         )
     return ProxyEvaluator(named_recipe(proxy), dataset)
 

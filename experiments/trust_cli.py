@@ -47,7 +47,7 @@ def trust_run(
         typer.Option(
             metavar="NAMES",
             help="What is judged, with commas: proxy recipes (proxy-short or proxy@proxy-short), parameters, macs, "
-            "naswot, synflow, or zero-cost for these four, and supernet:FILE.",
+            "naswot, synflow, or zero-cost for these four, supernet:FILE and tuned:FILE.",
         ),
     ] = CANDIDATES,
     count: Annotated[int, typer.Option(help="Architectures, anchors included; at least half lie in the band.")] = 40,

@@ -20,16 +20,19 @@ from evaluators.datasets import scenes
 from evaluators.datasets.scenes import Scenes
 from evaluators.evaluation import normalised, recalibrate_batch_norm, score
 from evaluators.objectives import Sandwich, SandwichObjective
-from evaluators.proxy import REFERENCE
+from evaluators.proxy import REFERENCE, training_seed
 from evaluators.segmentation import distillation_loss, segmentation_loss
 from evaluators.supernet import (
     SUPERNET,
+    TUNING,
     FairDraws,
     SandwichOfSpace,
     SupernetEvaluator,
     SupernetRecipe,
+    TunedEvaluator,
     _opened,
     describes,
+    inheriting,
     train_supernet,
 )
 from evaluators.training import Execution, Trained, train
@@ -253,6 +256,56 @@ def test_an_architecture_outside_is_refused_before_it_is_evaluated(weights: Path
     assert "5 classes" in str(evaluator.why_not(Candidate(arch=SPACE.base, task=Task(num_classes=6))))
     with pytest.raises(UserError, match="no subnet"):
         evaluator.evaluate(too_wide, replicate=0)
+
+
+TUNING_TOY = replace(TUNING, iterations=3, batch_size=2, recalibration_images=4)
+
+
+def test_tuning_goes_on_from_the_inherited_weights(weights: Path, tmp_path: Path) -> None:
+    evaluator: Evaluator = TunedEvaluator(weights, DATA, TUNING_TOY)
+    candidate = Candidate(arch=SPACE.sample(random.Random(4)).arch, task=TASK)
+    found = evaluator.evaluate(candidate, replicate=1, weights_out=tmp_path / "one.safetensors")
+    seed = training_seed(candidate, 1)
+    torch.manual_seed(seed)
+    network = evaluator_of(weights).network(candidate)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    result = train(network, DATA, TUNING_TOY, train_images=6, seed=seed)
+    assert found.miou_pct == score(network, DATA, stride=4).miou_pct
+    assert found.train_loss == result.last_loss
+    kept = saved_model(tmp_path / "one.safetensors").state_dict()
+    assert kept.keys() == before.keys()
+    weight = "head.fuse.0.weight" if "head.fuse.0.weight" in kept else next(n for n in kept if n.endswith("weight"))
+    assert not torch.equal(kept[weight], before[weight])
+    torch.testing.assert_close(kept[weight], before[weight], atol=0.1, rtol=0.5)  # trained on, not anew
+    assert replace(found, seconds=0, cpu_seconds=0) == replace(
+        evaluator.evaluate(candidate, replicate=1, weights_out=None), seconds=0, cpu_seconds=0
+    )
+    assert found.miou_pct != evaluator.evaluate(candidate, replicate=2, weights_out=None).miou_pct
+
+
+def test_tuning_no_step_short_of_none_leaves_the_inherited_mean(weights: Path) -> None:
+    """A learning rate of zero trains nothing: batch norms taken anew over the same images are all that happens."""
+    candidate = Candidate(arch=SPACE.sample(random.Random(5)).arch, task=TASK)
+    still = TunedEvaluator(weights, DATA, replace(TUNING_TOY, learning_rate=0.0))
+    inherited = evaluator_of(weights).evaluate(candidate, replicate=0)
+    assert still.evaluate(candidate, replicate=0).miou_pct == pytest.approx(inherited.miou_pct, abs=1e-6)
+
+
+def test_the_tuned_evaluator_s_fingerprint_follows_weights_and_training(weights: Path) -> None:
+    one, other = (TunedEvaluator(weights, DATA, replace(TUNING_TOY, iterations=count)) for count in (3, 4))
+    assert len({one.fingerprint, other.fingerprint, evaluator_of(weights).fingerprint}) == 3
+    assert one.fidelity == f"tuned-{evaluator_of(weights).fidelity}"
+    assert pickle.loads(pickle.dumps(one)).fingerprint == one.fingerprint
+    assert "no subnet" in str(one.why_not(Candidate(arch=TINY, task=TASK)))
+    with pytest.raises(UserError, match="no subnet"):
+        one.evaluate(Candidate(arch=TINY, task=TASK), replicate=0)
+
+
+def test_evaluators_with_inherited_weights_have_names(weights: Path) -> None:
+    assert isinstance(inheriting(f"supernet:{weights}", DATA), SupernetEvaluator)
+    assert isinstance(inheriting(f"tuned:{weights}", DATA), TunedEvaluator)
+    assert inheriting("proxy-short", DATA) is None
+    assert inheriting("other:file", DATA) is None
 
 
 def test_unfinished_other_and_damaged_weights_are_refused(weights: Path, tmp_path: Path) -> None:
