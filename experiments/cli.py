@@ -11,6 +11,7 @@ import typer
 from experiments import DEFAULT_URL, training_cli
 from experiments.datasets_cli import datasets
 from experiments.latency_cli import latency
+from experiments.study_cli import study_commands
 from experiments.supernet_cli import supernet
 from experiments.terminal import (
     Arch,
@@ -21,7 +22,6 @@ from experiments.terminal import (
     console_of,
     pixels,
     print_json,
-    print_rows,
     rows_named,
     storage_flag,
     task_of,
@@ -32,9 +32,7 @@ from topformer.errors import UserError, ran_out_of_memory
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.standing import Standing
     from experiments.store import Study, Trial
-    from latency_lut.table import LatencyTable
 
 STOPPED = 130
 
@@ -45,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-study_commands = typer.Typer(help="List what the store holds.", no_args_is_help=True)
 app.add_typer(latency, name="latency")
 for command in (training_cli.train, training_cli.evaluate, training_cli.predict, training_cli.recipes):
     app.command()(command)
@@ -214,39 +211,52 @@ def front(
     latency_max: Annotated[
         str | None, typer.Option(metavar="MS", help="Only the best point within this budget, or an anchor's latency.")
     ] = None,
+    shortlist: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="So many members: the knee, and those that keep most of it."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the front to a .png, .svg or .pdf file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the listed rows to a .csv file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The Pareto front of a study, or the best architecture under a latency budget."""
     from experiments import pareto
     from experiments.standing import standing
     from experiments.store import Store
+    from experiments.summaries import against_anchor, as_csv, front_rows, knee_of, shortlisted
+    from topformer.writing import write_whole
 
-    if every and latency_max is not None:
-        raise UserError("--all lists every evaluation and --latency-max picks one: give only one of them.")
+    if sum((every, latency_max is not None, shortlist is not None)) > 1:
+        raise UserError("--all lists all, --latency-max picks one, --shortlist some: give only one of these.")
     with Store.open(storage, read_only=True) as store:
         found = store.study(study)
         trials = store.trials(study)
         ranking = standing(found.evaluator, store)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
-    members = pareto.front(trials, fidelity=found.fidelity)
-    if budget is not None:
-        shown: tuple[Trial, ...] = (pareto.best_under(trials, budget, fidelity=found.fidelity),)
+    if shortlist is not None:
+        shown: tuple[Trial, ...] = shortlisted(found, trials, shortlist)
+    elif budget is not None:
+        shown = (pareto.best_under(trials, budget, fidelity=found.fidelity),)
+    elif every:
+        shown = tuple(trial for trial in trials if trial.state != "proposed")
     else:
-        shown = tuple(t for t in trials if t.state != "proposed") if every else members
+        shown = pareto.front(trials, fidelity=found.fidelity)
     if plot is not None:
         from experiments.figures import draw_front
 
         draw_front(found, trials, plot, ranking=ranking, latency_max_ms=budget)
     table = found.table
-    rows = [_row(table, trial, ranking) for trial in shown]
+    rows = front_rows(found, trials, shown, ranking)
     if latency_max is not None:
-        rows[0]["nearest_anchor"] = _against_anchor(shown[0], trials, found)
+        rows[0]["nearest_anchor"] = against_anchor(shown[0], trials, found)
+    if csv is not None:
+        write_whole(csv, as_csv(rows).encode())
     if as_json:
         print_json(rows)
         return
     console = console_of()
-    console.print(_front_table(found, rows, [t.number for t in members]))
+    best = knee_of(found, trials)
+    console.print(_front_table(found, rows, None if best is None else best.number))
     console.print(f"mIoU by {found.fidelity}. Latency {table.kind}; {table.interval_note}.")
     console.print(ranking.notice, highlight=False)
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
@@ -255,8 +265,14 @@ def front(
             f"{anchor['latency_difference_ms']:+.2f} ms ({anchor['latency_difference_low_ms']:+.2f} to "
             f"{anchor['latency_difference_high_ms']:+.2f}) for the chosen architecture."
         )
-    if plot is not None:
-        console.print(f"drawn: {plot}")
+    if rows and rows[0]["miou_noise_pct"] is not None:
+        console.print(
+            f"on front: probability, with a noise of {rows[0]['miou_noise_pct']:.2f} % mIoU between trainings and what "
+            "the latencies do not share of their errors; * is on the front as measured, (knee) its knee."
+        )
+    for made in (plot, csv):
+        if made is not None:
+            console.print(f"written: {made}")
 
 
 @app.command()
@@ -412,108 +428,22 @@ def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
             print(f"  {name:22s} {value}")
 
 
-@study_commands.command("delete")
-def study_delete(
-    study: Annotated[str, typer.Argument(metavar="STUDY")], storage: Storage = DEFAULT_URL, as_json: AsJson = False
-) -> None:
-    """Forget a study; its evaluations stay in the store, so nothing would be trained twice."""
-    from experiments.store import Store
-
-    with Store.open(storage) as store:
-        trials = len(store.trials(study))
-        store.delete_study(study)
-    if as_json:
-        print_json({"study": study, "trials": trials})
-        return
-    print(f"study {study} with {trials} trials is forgotten; its evaluations are kept.")
-
-
-@study_commands.command("list")
-def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """The studies of a store."""
-    from experiments.standing import standing
-    from experiments.store import Store
-
-    with Store.open(storage, read_only=True) as store:
-        rows = [
-            {
-                "study": study.name,
-                "trials": len(trials := store.trials(study.name)),
-                "complete": sum(trial.state == "complete" for trial in trials),
-                "failed": sum(trial.state == "failed" for trial in trials),
-                "wanted": study.config["search"]["trials"],
-                "fidelity": study.fidelity,
-                "ranking": standing(study.evaluator, store).short.removeprefix("ranking "),
-                "table": study.table.header.name,
-                "created": study.created,
-                "finished": study.finished,
-            }
-            for study in store.studies()
-        ]
-    if as_json:
-        print_json(rows)
-        return
-    print_rows(rows, "studies")
-
-
-def _row(table: "LatencyTable", trial: "Trial", ranking: "Standing") -> dict[str, Any]:
-    record = trial.record
-    assert record is not None, "only settled trials are listed"
-    return {
-        "trial": trial.number,
-        "arch_key": trial.candidate.arch.key,
-        "miou_pct": trial.miou_pct,
-        "fidelity": record.fidelity,
-        "replicate": record.replicate,
-        "latency_ms": trial.latency.total_ms,
-        "latency_low_ms": trial.latency.low_ms,
-        "latency_high_ms": trial.latency.high_ms,
-        "latency_kind": trial.latency.kind,
-        "table": table.name,
-        "ranking_trust": ranking.as_dict(),
-        "anchor": trial.anchor,
-        "status": trial.state,
-        "reason": record.reason,
-        "origin": trial.origin,
-        "seconds": record.seconds,
-        "architecture": trial.candidate.arch.as_dict(),
-        "task": trial.candidate.task.as_dict(),
-    }
-
-
-def _against_anchor(trial: "Trial", trials: "tuple[Trial, ...]", study: "Study") -> dict[str, Any] | None:
-    from experiments.pareto import nearest_anchor
-    from topformer.blocks import candidate_blocks
-
-    anchor = nearest_anchor(trial, trials, fidelity=study.fidelity)
-    if anchor is None:
-        return None
-    assert trial.miou_pct is not None
-    assert anchor.miou_pct is not None
-    slower = study.table.difference(candidate_blocks(trial.candidate), candidate_blocks(anchor.candidate))
-    return {
-        "anchor": anchor.anchor,
-        "miou_difference_pct": trial.miou_pct - anchor.miou_pct,
-        "latency_difference_ms": slower.delta_ms,
-        "latency_difference_low_ms": slower.low_ms,
-        "latency_difference_high_ms": slower.high_ms,
-    }
-
-
-def _front_table(study: "Study", rows: list[dict[str, Any]], front_numbers: list[int]) -> "Table":
+def _front_table(study: "Study", rows: list[dict[str, Any]], knee: int | None) -> "Table":
     from rich.table import Table
 
     table = Table(title=f"study {study.name}")
-    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "front", "architecture"):
+    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "architecture"):
         table.add_column(column, justify="right" if column in ("trial", "mIoU %", "latency ms") else "left")
     for row in rows:
+        likely = "" if row["front_probability"] is None else f"{row['front_probability']:.2f} "
+        marks = f"{'*' if row['on_front'] else ''}{' (knee)' if row['trial'] == knee else ''}"
         table.add_row(
             str(row["trial"]),
             "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}",
             f"{row['latency_ms']:.2f}",
             f"{row['latency_low_ms']:.2f} to {row['latency_high_ms']:.2f}",
             row["anchor"] or "",
-            "*" if row["trial"] in front_numbers else "",
+            f"{likely}{marks}",
             row["arch_key"],
         )
     return table

@@ -32,6 +32,36 @@ def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, f
     return sum((end - ms) * (miou - least) for (ms, miou), end in zip(members, ends, strict=True))
 
 
+def shortlist(points: Sequence[tuple[float, float]], count: int, reference: tuple[float, float]) -> tuple[int, ...]:
+    """Indices, by latency, of up to `count` members of the front: its knee, then whichever adds most hypervolume."""
+    members = list(non_dominated(points))
+    if count >= len(members):
+        return tuple(members)
+    chosen = [knee(points)] if count else []
+    while len(chosen) < count:
+        rest = [index for index in members if index not in chosen]
+        chosen.append(max(rest, key=lambda index: hypervolume([points[i] for i in (*chosen, index)], reference)))
+    return tuple(index for index in members if index in chosen)
+
+
+def knee(points: Sequence[tuple[float, float]]) -> int:
+    """Index of the member of the front that is farthest above the line between its ends, both axes as shares of the
+    front's extent; the most accurate one where none is above it."""
+    members = non_dominated(points)
+    if not members:
+        raise ValueError("a front without points has no knee.")
+    (first_ms, first_miou), (last_ms, last_miou) = points[members[0]], points[members[-1]]
+    if len(members) < 3:
+        return members[-1]
+
+    def above(index: int) -> float:
+        ms, miou = points[index]
+        return (miou - first_miou) / (last_miou - first_miou) - (ms - first_ms) / (last_ms - first_ms)
+
+    best = max(members, key=above)
+    return best if above(best) > 0 else members[-1]
+
+
 def evaluated(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
     """Completed trials of one fidelity; a front never mixes two."""
     return tuple(

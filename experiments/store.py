@@ -254,6 +254,61 @@ class Store:
             session.flush()
             return _study(row)
 
+    def add_study(
+        self,
+        study: Study,
+        *,
+        batches: Sequence[BatchStatistics],
+        trials: Iterable[tuple[int, int, Proposal, Record | None, bool]],
+    ) -> None:
+        """Write a whole study from elsewhere, or nothing: (number, batch, proposal, record, from cache) of each trial.
+
+        Raises `UserError` for a name that is taken, and where the store knows another result of an evaluation.
+        """
+        with self._session() as session:
+            if session.scalar(select(StudyRow.id).where(StudyRow.name == study.name)) is not None:
+                raise UserError(f"{self.url} has a study {study.name!r} already; give this one another name.")
+            row = StudyRow(
+                name=study.name,
+                config_json=json.dumps(dict(study.config)),
+                evaluator=study.evaluator,
+                fidelity=study.fidelity,
+                table_text=study.table_text,
+                created=study.created,
+                finished=study.finished,
+            )
+            session.add(row)
+            session.flush()
+            for number, statistics in enumerate(batches):
+                session.add(BatchRow(study_id=row.id, batch=number, **asdict(statistics)))
+            for number, batch, proposal, record, from_cache in trials:
+                _add_candidate(session, proposal.candidate)
+                found = None if record is None else self._same_or_new(session, record)
+                session.add(
+                    _proposal_row(
+                        row.id,
+                        number,
+                        batch,
+                        proposal,
+                        record_id=None if found is None else found.id,
+                        from_cache=from_cache,
+                    )
+                )
+
+    def _same_or_new(self, session: Session, record: Record) -> RecordRow:
+        known = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
+        if known is not None:
+            if _record(known).value != record.value:
+                raise UserError(
+                    f"{self.url} has another result of candidate {record.candidate_key} by {record.fidelity}: "
+                    f"{_record(known).value}, not {record.value}; import the study into a new --storage."
+                )
+            return known
+        row = _record_row_of(record)
+        session.add(row)
+        session.flush()
+        return row
+
     def find_study(self, name: str) -> Study | None:
         with self._session() as session:
             row = session.scalar(select(StudyRow).where(StudyRow.name == name))
@@ -314,16 +369,7 @@ class Store:
             rows = []
             for offset, proposal in enumerate(proposals):
                 _add_candidate(session, proposal.candidate)
-                row = ProposalRow(
-                    study_id=study_id,
-                    number=start + offset,
-                    batch=batch,
-                    candidate_key=proposal.candidate.key,
-                    point_json=json.dumps(dict(proposal.point)),
-                    origin=proposal.origin,
-                    anchor=proposal.anchor,
-                    latency_json=_estimate_json(proposal.latency),
-                )
+                row = _proposal_row(study_id, start + offset, batch, proposal)
                 session.add(row)
                 rows.append(row)
             session.add(BatchRow(study_id=study_id, batch=batch, **asdict(statistics)))
@@ -345,21 +391,7 @@ class Store:
                 _add_candidate(session, candidate)
             if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
                 return
-            session.add(
-                RecordRow(
-                    candidate_key=record.candidate_key,
-                    evaluator=record.evaluator,
-                    fidelity=record.fidelity,
-                    replicate=record.replicate,
-                    status=record.status,
-                    metrics_json=None if record.metrics is None else json.dumps(dict(record.metrics)),
-                    reason=record.reason,
-                    seconds=record.seconds,
-                    created=_now(),
-                    weights_path=None if weights is None else weights.name,
-                    weights_sha256=None if weights is None else file_sha256(weights),
-                )
-            )
+            session.add(_record_row_of(record, weights=weights))
 
     def settle(self, name: str, number: int, record: Record, *, from_cache: bool) -> Trial:
         """Tie a trial to its record."""
@@ -649,6 +681,45 @@ def _record_row(session: Session, candidate_key: str, evaluator: str, replicate:
         select(RecordRow).where(
             RecordRow.candidate_key == candidate_key, RecordRow.evaluator == evaluator, RecordRow.replicate == replicate
         )
+    )
+
+
+def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:
+    return RecordRow(
+        candidate_key=record.candidate_key,
+        evaluator=record.evaluator,
+        fidelity=record.fidelity,
+        replicate=record.replicate,
+        status=record.status,
+        metrics_json=None if record.metrics is None else json.dumps(dict(record.metrics)),
+        reason=record.reason,
+        seconds=record.seconds,
+        created=_now(),
+        weights_path=None if weights is None else weights.name,
+        weights_sha256=None if weights is None else file_sha256(weights),
+    )
+
+
+def _proposal_row(
+    study_id: int,
+    number: int,
+    batch: int,
+    proposal: Proposal,
+    *,
+    record_id: int | None = None,
+    from_cache: bool = False,
+) -> ProposalRow:
+    return ProposalRow(
+        study_id=study_id,
+        number=number,
+        batch=batch,
+        candidate_key=proposal.candidate.key,
+        point_json=json.dumps(dict(proposal.point)),
+        origin=proposal.origin,
+        anchor=proposal.anchor,
+        latency_json=_estimate_json(proposal.latency),
+        record_id=record_id,
+        from_cache=from_cache,
     )
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -406,6 +406,17 @@ class LatencyTable:
         half_ms = self._half_width_ms(terms)
         return LatencyDifference(delta_ms, delta_ms - half_ms, delta_ms + half_ms)
 
+    def error_terms(self, blocks: Iterable[Block]) -> dict[str, float]:
+        """What one standard deviation of each independent source of error adds to the estimate, in ms.
+
+        Sources are the scale, kinds and rows, by name; two networks that share one err together, so that the error of
+        a difference is the root of the summed squares of the differences of their terms.
+        """
+        network = tuple(blocks)
+        self._rows_of(network)
+        scale = self.header.error_model.scale / self._z
+        return {name: scale * half_ms for name, half_ms in self._half_widths_ms([(block, 1) for block in network])}
+
     def _rows_of(self, blocks: tuple[Block, ...]) -> list[LatencyRow]:
         rows = self.rows
         try:
@@ -416,6 +427,10 @@ class LatencyTable:
 
     def _half_width_ms(self, terms: Iterable[tuple[Block, int]]) -> float:
         """Of a signed sum of rows."""
+        return self.header.error_model.scale * math.hypot(*(half_ms for _, half_ms in self._half_widths_ms(terms)))
+
+    def _half_widths_ms(self, terms: Iterable[tuple[Block, int]]) -> Iterator[tuple[str, float]]:
+        """Of a signed sum of rows, before the scale: each independent source with its share."""
         model = self.header.error_model
         by_kind: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -423,10 +438,11 @@ class LatencyTable:
             key, kind = block.key, block.spec.kind
             counts[key] = counts.get(key, 0) + sign
             by_kind[kind] = by_kind.get(kind, 0.0) + sign * self.block_ms(block)
-        scale_ms = (model.scale_pct or 0.0) / 100 * math.fsum(by_kind.values())
-        kinds_ms = [model.kind_error_pct(kind) / 100 * ms for kind, ms in by_kind.items()]
-        rows_ms = [count * self._row_half_ms(key) for key, count in counts.items()]
-        return model.scale * math.hypot(scale_ms, *kinds_ms, *rows_ms)
+        yield "scale", (model.scale_pct or 0.0) / 100 * math.fsum(by_kind.values())
+        for kind, ms in by_kind.items():
+            yield f"kind {kind}", model.kind_error_pct(kind) / 100 * ms
+        for key, count in counts.items():
+            yield f"row {key}", count * self._row_half_ms(key)
 
     def _row_half_ms(self, key: str) -> float:
         """Half-width of one row: its noise and its error."""

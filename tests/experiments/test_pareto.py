@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import run_toy, toy_config
 
-from experiments.pareto import best_under, front, hypervolume, nearest_anchor, non_dominated
+from experiments.pareto import best_under, front, hypervolume, knee, nearest_anchor, non_dominated, shortlist
 from topformer.errors import UserError
 
 POINTS = st.lists(st.tuples(st.integers(1, 20).map(float), st.integers(1, 20).map(float)), max_size=40)
@@ -49,6 +49,31 @@ def test_the_hypervolume_counts_what_some_point_dominates(
         any(ms <= x and miou >= y + 1 for ms, miou in points) for x in range(corner[0]) for y in range(corner[1], 20)
     )
     assert hypervolume(points, (float(corner[0]), float(corner[1]))) == cells
+
+
+def test_the_knee_of_a_hand_made_front() -> None:
+    points = [(10.0, 20.0), (20.0, 38.0), (60.0, 41.0), (110.0, 42.0), (50.0, 30.0)]
+    assert knee(points) == 1
+    assert knee(points[:1]) == 0
+    assert knee([(1.0, 1.0), (2.0, 2.0)]) == 1
+    assert knee([(1.0, 1.0), (9.0, 2.0), (10.0, 10.0)]) == 2  # nothing lies above the line
+
+
+@given(POINTS.filter(bool), st.integers(1, 8))
+def test_a_shortlist_is_of_the_front_has_the_knee_and_loses_least(
+    points: list[tuple[float, float]], count: int
+) -> None:
+    reference = (21.0, 0.0)
+    chosen, members = shortlist(points, count, reference), non_dominated(points)
+    assert len(chosen) == min(count, len(members))
+    assert [index for index in members if index in chosen] == list(chosen)
+    assert knee(points) in chosen
+    if count > 1:
+        area = hypervolume([points[index] for index in chosen], reference)
+        others = [index for index in members if index not in chosen]
+        last = shortlist(points, count - 1, reference)
+        for index in others:  # the last step was the best there was
+            assert hypervolume([points[i] for i in (*last, index)], reference) <= area
 
 
 def test_the_best_under_a_budget_is_the_most_accurate_that_fits(tmp_path: Path) -> None:

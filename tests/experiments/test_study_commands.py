@@ -1,0 +1,163 @@
+"""The commands about studies that are there: list, show, compare, export, verify, import; shortlists of a front."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell import Shell
+from toys import ToyEvaluator, is_unlucky, run_toy, toy_config, toy_report, toy_table, toy_url
+
+from experiments.pareto import front, hypervolume
+from experiments.store import Store
+from experiments.study import StudyConfig
+
+
+def named(name: str, **settings: Any) -> StudyConfig:
+    config = toy_config(**settings)
+    return config.model_copy(update={"name": name})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies of one evaluator, one of which has failures' reasons, and a third of another evaluator."""
+    folder = tmp_path_factory.mktemp("finished")
+    toy_table().save(folder / "tables" / "toy.lut")
+    run_toy(folder, named("one", trials=18))
+    run_toy(folder, named("two", trials=12, seed=1, sampler="random"))
+    run_toy(folder, named("three", trials=8), ToyEvaluator(fingerprint="toy-2", fails=is_unlucky))
+    return folder
+
+
+@pytest.fixture
+def studied(shell: Shell, finished: Path) -> Shell:
+    shutil.copytree(finished, shell.folder, dirs_exist_ok=True)
+    return shell
+
+
+def test_show_adds_up(studied: Shell) -> None:
+    content: Any = studied.json("study", "show", "one")
+    with Store.open(toy_url(studied.folder), read_only=True) as store:
+        trials = store.trials("one")
+    assert (content["trials"], content["complete"], content["failed"], content["in_flight"]) == (18, 18, 0, 0)
+    assert content["front"] == [trial.number for trial in front(trials, fidelity="toy")]
+    assert content["knee"] in content["front"]
+    reference = max(trial.latency.total_ms for trial in trials if trial.batch == 0)
+    points = [(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in trials]
+    assert content["hypervolume_reference_ms"] == reference
+    assert content["hypervolume_by_batch"][-1] == pytest.approx(hypervolume(points, (reference, 0.0)))
+    assert content["hypervolume_by_batch"] == sorted(content["hypervolume_by_batch"])
+    assert len(content["hypervolume_by_batch"]) == 3
+    assert content["proposals_asked"] >= 18 - 3
+    failing: Any = studied.json("study", "show", "three")
+    assert failing["failed"] == len(failing["failures"]) > 0
+    assert failing["failures"][0]["reason"] == "RuntimeError: this architecture never works"
+
+
+def test_show_for_people(studied: Shell) -> None:
+    code, out, _ = studied("study", "show", "three")
+    assert code == 0
+    assert "this architecture never works" in out
+    assert "hypervolume after batch 0" in out
+    assert "ranking untested" in out
+
+
+def test_compare_measures_from_one_reference(studied: Shell) -> None:
+    rows: Any = studied.json("study", "compare", "one", "two")
+    shown: Any = studied.json("study", "show", "one")
+    assert [row["study"] for row in rows] == ["one", "two"]
+    assert rows[0]["reference_ms"] == rows[1]["reference_ms"] >= shown["hypervolume_reference_ms"]
+    with Store.open(toy_url(studied.folder), read_only=True) as store:
+        trials = {name: store.trials(name) for name in ("one", "two")}
+    together = {trial.candidate.key for trial in front([*trials["one"], *trials["two"]], fidelity="toy")}
+    for row in rows:
+        own = front(trials[row["study"]], fidelity="toy")
+        assert row["on_front"] == len(own)
+        assert row["on_common_front"] == len({trial.candidate.key for trial in own} & together)
+    code, out, _ = studied("study", "compare", "one", "two")
+    assert code == 0
+    assert "on_common_front" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("study compare one", "at least two studies"),
+        ("study compare one one", "at least two studies"),
+        ("study compare one three", "do not compare: each has another evaluator"),
+        ("study compare one four", "unknown study 'four'"),
+        ("study show four", "unknown study 'four'"),
+        ("study export four --out four.zip", "unknown study 'four'"),
+        ("study verify none.zip", "cannot read the archive"),
+        ("study verify tables/toy.lut", "is not a readable archive"),
+        ("study import tables/toy.lut", "is not a readable archive"),
+        ("front one --shortlist 0", "at least 1 architecture, not 0"),
+        ("front one --shortlist 3 --all", "give only one"),
+        ("front one --csv tables/toy.lut/front.csv", "toy.lut"),
+    ],
+)
+def test_bad_input_is_one_sentence(words: str, fragment: str, studied: Shell) -> None:
+    assert fragment in studied.refusal(*words.split())
+
+
+def test_a_study_travels_in_one_file(studied: Shell, tmp_path: Path) -> None:
+    made: Any = studied.json("study", "export", "one", "--out", "out/one.zip")
+    assert made["bytes"] == Path(made["archive"]).stat().st_size
+    checked: Any = studied.json("study", "verify", "out/one.zip")
+    shown: Any = studied.json("study", "show", "one")
+    assert checked["front"] == shown["front"]
+    assert checked["hypervolume"] == pytest.approx(shown["hypervolume_by_batch"][-1])
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    known: Any = studied.json("study", "import", "out/one.zip", "--as", "copy", "--storage", elsewhere)
+    assert known == {"study": "copy", "trials": 18, "storage": elsewhere}
+    there: Any = studied.json("study", "show", "copy", "--storage", elsewhere)
+    assert {**there, "study": "one", "created": 0, "finished": 0} == {**shown, "created": 0, "finished": 0}
+    assert "already" in studied.refusal("study", "import", "out/one.zip")
+    for words in (["verify", "out/one.zip"], ["export", "one", "--out", "out/one.zip"]):
+        code, out, err = studied("study", *words)
+        assert (code, err) == (0, "")
+        assert "out/one.zip" in out
+
+
+def test_a_shortlist_is_of_the_front_and_has_its_knee(studied: Shell) -> None:
+    every: Any = studied.json("front", "one")
+    shown: Any = studied.json("study", "show", "one")
+    some: Any = studied.json("front", "one", "--shortlist", "2")
+    assert len(some) == min(2, len(every))
+    assert {row["trial"] for row in some} <= {row["trial"] for row in every}
+    assert shown["knee"] in {row["trial"] for row in some}
+    many: Any = studied.json("front", "one", "--shortlist", "99")
+    assert many == every
+    code, out, _ = studied("front", "one")
+    assert code == 0
+    assert out.count("(knee)") == 1
+
+
+def test_a_front_may_be_written_as_csv(studied: Shell) -> None:
+    rows: Any = studied.json("front", "one", "--all", "--csv", "out/all.csv")
+    with (studied.folder / "out" / "all.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == len(rows) == 18
+    for row, line in zip(rows, read, strict=True):
+        assert float(line["miou_pct"]) == row["miou_pct"]
+        assert int(line["trial"]) == row["trial"]
+        assert line["on_front"] == str(row["on_front"])
+    assert "architecture" not in read[0]
+
+
+def test_a_front_says_how_likely_where_the_noise_is_known(studied: Shell) -> None:
+    before: Any = studied.json("front", "one")
+    assert {row["front_probability"] for row in before} == {None}
+    with Store.open(toy_url(studied.folder)) as store:
+        store.add_trust_report("mine", toy_report(0.9).to_json())
+    rows: Any = studied.json("front", "one", "--all")
+    noise = rows[0]["miou_noise_pct"]
+    assert noise > 0
+    assert all(0 <= row["front_probability"] <= 1 for row in rows)
+    assert sum(row["front_probability"] for row in rows) >= 1
+    code, out, _ = studied("front", "one")
+    assert code == 0
+    assert f"noise of {noise:.2f} % mIoU" in out
