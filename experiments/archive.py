@@ -1,6 +1,6 @@
 """One file that holds a study: configuration, latency table, proposals, records, front; checked before it is believed.
 
-A zip archive of six members with fixed names, the manifest among them with the checksum of every other. Nothing in it
+A zip archive of seven members with fixed names, the manifest among them with the checksum of every other. Nothing in it
 is run, and nothing of it is unpacked to a path: members are read by name, up to a size, and parsed as JSON or as a
 latency table. Weights stay behind.
 """
@@ -12,15 +12,15 @@ import importlib.metadata
 import json
 import platform
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from experiments.pareto import front
-from experiments.store import BatchStatistics, Proposal, Record, Store, Study, Trial
+from experiments.store import BatchStatistics, Proposal, Record, Rung, Store, Study, Trial
 from experiments.study import StudyConfig
 from experiments.summaries import hypervolume_of, hypervolume_reference
 from latency_lut.devices.host import cpu_model
@@ -33,7 +33,7 @@ from topformer.writing import write_whole
 FORMAT = 1
 MOST_MEMBER_BYTES = 512 * 2**20
 _MANIFEST = "manifest.json"
-_MEMBERS = ("study.json", "table.lut", "batches.json", "trials.jsonl", "front.json")
+_MEMBERS = ("study.json", "table.lut", "batches.json", "trials.jsonl", "confirmations.jsonl", "front.json")
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Of every member: equal studies make equal archives."""
 _PACKAGES = ("topformer-nas", "torch", "numpy", "optuna", "sqlalchemy")
@@ -60,6 +60,8 @@ class _StudyEntry(_Strict):
     fidelity: str
     created: str
     finished: str | None
+    rungs: list[Rung]
+    screens: list[str]
 
 
 class _RecordEntry(_Strict):
@@ -84,6 +86,13 @@ class _TrialEntry(_Strict):
     """None for one that was in flight."""
 
 
+class _ConfirmationEntry(_RecordEntry):
+    candidate_key: str
+    evaluator: str
+    fidelity: str
+    replicate: int = Field(ge=0)
+
+
 class _FrontEntry(_Strict):
     trials: list[int]
     hypervolume: float
@@ -105,6 +114,7 @@ class Archive:
     batches: tuple[BatchStatistics, ...]
     trials: tuple[_TrialEntry, ...]
     proposals: tuple[Proposal, ...]
+    confirmations: tuple[Record, ...]
     front: _FrontEntry
     made_by: Mapping[str, str]
     machine: Mapping[str, Any]
@@ -116,10 +126,14 @@ def export_study(store: Store, name: str, path: Path) -> Path:
     members = {
         "study.json": _json(
             {key: getattr(study, key) for key in ("name", "config", "evaluator", "fidelity", "created", "finished")}
+            | {"rungs": [asdict(rung) for rung in study.rungs], "screens": store.screens(name)}
         ),
         "table.lut": study.table_text.encode(),
         "batches.json": _json([asdict(batch) for batch in batches]),
         "trials.jsonl": b"".join(_json(_entry(trial)) for trial in trials),
+        "confirmations.jsonl": b"".join(
+            _json(asdict(record)) for rung in study.rungs for record in store.confirmations(name, rung)
+        ),
         "front.json": _json(_front_of(study, trials)),
     }
     manifest = {
@@ -173,7 +187,8 @@ def read_archive(path: Path) -> Archive:
         table_text=text,
         batches=batches,
         trials=trials,
-        proposals=tuple(_proposal(path, table, study, trial) for trial in trials),
+        proposals=tuple(_proposal(path, table, trial) for trial in trials),
+        confirmations=tuple(_confirmations(path, study, trials, members["confirmations.jsonl"])),
         front=_parsed(path, "front.json", _FrontEntry, members["front.json"]),
         made_by=manifest.made_by,
         machine=manifest.machine,
@@ -201,8 +216,11 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
             table_text=archive.table_text,
             created=entry.created,
             finished=entry.finished,
+            rungs=tuple(entry.rungs),
         ),
         batches=archive.batches,
+        confirmations=archive.confirmations,
+        screens=entry.screens,
         trials=[
             (trial.number, trial.batch, proposal, _record(trial, proposal, entry), trial.from_cache)
             for trial, proposal in zip(archive.trials, archive.proposals, strict=True)
@@ -307,7 +325,7 @@ def _text(path: Path, member: str, content: bytes) -> str:
         _refuse(path, member, "it is not text")
 
 
-def _proposal(path: Path, table: LatencyTable, study: _StudyEntry, trial: _TrialEntry) -> Proposal:
+def _proposal(path: Path, table: LatencyTable, trial: _TrialEntry) -> Proposal:
     """With its latency anew from the table."""
     member = "trials.jsonl"
     try:
@@ -325,16 +343,32 @@ def _proposal(path: Path, table: LatencyTable, study: _StudyEntry, trial: _Trial
             member,
             f"trial {trial.number} is said to take {trial.latency_ms:g} ms, its table says {latency.total_ms:g}",
         )
-    record = trial.record
-    if record is not None and (record.metrics is None) != (record.status == "failed"):
-        _refuse(
-            path, member, f"trial {trial.number} of study {study.name!r} is {record.status} but its metrics are not"
-        )
-    if record is not None and record.metrics is not None:
+    if trial.record is not None:
+        _require_record(path, member, f"trial {trial.number}", trial.record)
+    return Proposal(candidate=candidate, point=trial.point, origin=trial.origin, anchor=trial.anchor, latency=latency)
+
+
+def _require_record(path: Path, member: str, what: str, record: _RecordEntry) -> None:
+    if (record.metrics is None) != (record.status == "failed"):
+        _refuse(path, member, f"{what} is {record.status} but its metrics are not")
+    if record.metrics is not None:
         miou = record.metrics.get("miou_pct")
         if isinstance(miou, bool) or not isinstance(miou, int | float) or not 0 <= miou <= 100:
-            _refuse(path, member, f"trial {trial.number} has an mIoU of {miou!r} %")
-    return Proposal(candidate=candidate, point=trial.point, origin=trial.origin, anchor=trial.anchor, latency=latency)
+            _refuse(path, member, f"{what} has an mIoU of {miou!r} %")
+
+
+def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry], content: bytes) -> Iterator[Record]:
+    """Of the study's own candidates, at its own rungs."""
+    member = "confirmations.jsonl"
+    keys = {trial.candidate_key for trial in trials}
+    places = {(rung.evaluator, rung.fidelity, number) for rung in study.rungs for number in range(rung.replicates)}
+    for line in content.splitlines():
+        entry = _parsed(path, member, _ConfirmationEntry, line)
+        what = f"the confirmation of {entry.candidate_key}"
+        if entry.candidate_key not in keys or (entry.evaluator, entry.fidelity, entry.replicate) not in places:
+            _refuse(path, member, f"{what} is of no trial, or of no rung, of study {study.name!r}")
+        _require_record(path, member, what, entry)
+        yield Record(**entry.model_dump())
 
 
 def _record(trial: _TrialEntry, proposal: Proposal, study: _StudyEntry) -> Record | None:

@@ -161,6 +161,9 @@ def search(
             f"latency by table {config.latency.table}"
         )
         console.print(ranking.notice, highlight=False)
+        schedule = config.build_schedule(evaluator, lambda scorer: standing(scorer.fingerprint, store))
+        for notice in schedule.notices:
+            console.print(f"warning: {notice}", highlight=False)
         with Progress(*columns, *left, console=console) as progress:
             bar = progress.add_task("evaluating", total=config.search.trials)
 
@@ -172,7 +175,12 @@ def search(
                     progress.console.print(event.note)
 
             result = run_study(
-                config, store, evaluator=evaluator, workers=workers or os.cpu_count() or 1, report=report
+                config,
+                store,
+                evaluator=evaluator,
+                schedule=schedule,
+                workers=workers or os.cpu_count() or 1,
+                report=report,
             )
         statistics = store.batches(config.name)
     summary = {
@@ -185,6 +193,9 @@ def search(
         "invalid_dropped": sum(s.invalid for s in statistics),
         "over_budget_dropped": sum(s.over_budget for s in statistics),
         "duplicates_dropped": sum(s.duplicates for s in statistics),
+        "screened_out": sum(s.screened for s in statistics),
+        "screens_not_used": list(schedule.notices),
+        "confirmed_by": [rung.label for rung in schedule.confirmations],
         "front": [trial.number for trial in result.front],
         "ranking_trust": ranking.as_dict(),
     }
@@ -198,8 +209,10 @@ def search(
         console.print(
             f"Before training, of {summary['proposals_asked']} proposals {summary['over_budget_dropped']} were dropped "
             f"as over the budget, {summary['invalid_dropped']} as beyond the proxy, {summary['duplicates_dropped']} as "
-            "known."
+            f"known, {summary['screened_out']} turned away by a screen."
         )
+        for rung in schedule.confirmations:
+            console.print(f"confirmed: topformer-nas front {result.name} --fidelity '{rung.label}'", highlight=False)
     print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
 
 
@@ -210,6 +223,10 @@ def front(
     every: Annotated[bool, typer.Option("--all", help="List every evaluation, not only the front.")] = False,
     latency_max: Annotated[
         str | None, typer.Option(metavar="MS", help="Only the best point within this budget, or an anchor's latency.")
+    ] = None,
+    fidelity: Annotated[
+        str | None,
+        typer.Option(help="Of a [[confirm]] of the study: its members alone. [default: all, by the study's]"),
     ] = None,
     shortlist: Annotated[
         int | None,
@@ -223,14 +240,13 @@ def front(
     from experiments import pareto
     from experiments.standing import standing
     from experiments.store import Store
-    from experiments.summaries import against_anchor, as_csv, front_rows, knee_of, shortlisted
+    from experiments.summaries import against_anchor, as_csv, at_rung, front_rows, knee_of, shortlisted
     from topformer.writing import write_whole
 
     if sum((every, latency_max is not None, shortlist is not None)) > 1:
         raise UserError("--all lists all, --latency-max picks one, --shortlist some: give only one of these.")
     with Store.open(storage, read_only=True) as store:
-        found = store.study(study)
-        trials = store.trials(study)
+        found, trials = at_rung(store, study, fidelity)
         ranking = standing(found.evaluator, store)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
     if shortlist is not None:

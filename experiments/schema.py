@@ -12,15 +12,15 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, ForeignKey, String, Text, UniqueConstraint, inspect, text
+from sqlalchemy import Connection, Engine, ForeignKey, String, Text, UniqueConstraint, create_engine, inspect, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.pool import StaticPool
 
 VERSION_TABLE = "topformer_nas_revision"
 OLD_VERSION_TABLE = "topformer_nas_schema"
 """Before Alembic: one row with the number 1 or 2, the first two revisions."""
-HEAD = "0002"
-READABLE = ("0001", HEAD)
-"""Revisions that this version reads as they are; writing brings them up."""
+REVISIONS = ("0001", "0002", "0003")
+HEAD = REVISIONS[-1]
 LOCK = 7_061_945
 """Of PostgreSQL's advisory locks: of two that bring a store up at once, one waits."""
 
@@ -39,6 +39,8 @@ class StudyRow(Base):
     table_text: Mapped[str] = mapped_column(Text)
     created: Mapped[str] = mapped_column(String(40))
     finished: Mapped[str | None] = mapped_column(String(40))
+    rungs_json: Mapped[str] = mapped_column(Text, server_default="[]")
+    screens_json: Mapped[str] = mapped_column(Text, server_default="[]")
     lease_owner: Mapped[str | None] = mapped_column(String(200))
     lease_until: Mapped[str | None] = mapped_column(String(40))
 
@@ -94,6 +96,7 @@ class BatchRow(Base):
     invalid: Mapped[int]
     over_budget: Mapped[int]
     duplicates: Mapped[int]
+    screened: Mapped[int] = mapped_column(server_default="0")
     sampler_seconds: Mapped[float]
 
 
@@ -142,7 +145,8 @@ def bring_up(engine: Engine, *, backup: Path | None) -> None:
             connection.rollback()
             return
         if found not in (None, HEAD) and backup is not None:
-            _copy(engine, backup)
+            with closing(sqlite3.connect(backup)) as copy:
+                _copy(engine, copy)
         config.attributes["connection"] = connection
         if found is not None and not inspect(connection).has_table(VERSION_TABLE):
             command.stamp(config, found)
@@ -151,12 +155,20 @@ def bring_up(engine: Engine, *, backup: Path | None) -> None:
         connection.commit()
 
 
-def _copy(engine: Engine, backup: Path) -> None:
+def newest_copy(engine: Engine) -> Engine:
+    """Of a SQLite file that is only read: a copy in memory, brought up, that refuses to be written to."""
+    copy = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    with closing(copy.raw_connection()) as connection:
+        assert isinstance(connection.dbapi_connection, sqlite3.Connection)
+        _copy(engine, connection.dbapi_connection)
+    bring_up(copy, backup=None)
+    with copy.connect() as opened:
+        opened.exec_driver_sql("PRAGMA query_only = ON")
+    return copy
+
+
+def _copy(engine: Engine, copy: sqlite3.Connection) -> None:
     """What is committed, by a connection of its own: readers may go on beside the writer's lock."""
-    reader = engine.raw_connection()
-    try:
+    with closing(engine.raw_connection()) as reader:
         assert isinstance(reader.dbapi_connection, sqlite3.Connection)
-        with closing(sqlite3.connect(backup)) as copy:
-            reader.dbapi_connection.backup(copy)
-    finally:
-        reader.close()
+        reader.dbapi_connection.backup(copy)

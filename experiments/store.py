@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -28,7 +28,6 @@ from sqlalchemy import (
     delete,
     event,
     func,
-    inspect,
     make_url,
     select,
     update,
@@ -39,7 +38,8 @@ from sqlalchemy.pool import NullPool
 
 from experiments import DEFAULT_URL
 from experiments.schema import (
-    READABLE,
+    HEAD,
+    REVISIONS,
     BatchRow,
     CandidateRow,
     ProposalRow,
@@ -48,6 +48,7 @@ from experiments.schema import (
     TrustReportRow,
     bring_up,
     foreign_tables,
+    newest_copy,
     revision_of,
 )
 from latency_lut.table import LatencyEstimate, LatencyTable
@@ -127,6 +128,8 @@ class BatchStatistics:
     over_budget: int
     duplicates: int
     sampler_seconds: float
+    screened: int = 0
+    """Turned away by a screen, after the gate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +155,18 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A fidelity at which a study's best trials are confirmed."""
+
+    label: str
+    """Unique in the study; the fidelity of what it ranks."""
+    fidelity: str
+    evaluator: str
+    """Fingerprint."""
+    replicates: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """A study as stored; `config` is the validated TOML content."""
 
@@ -162,6 +177,7 @@ class Study:
     table_text: str
     created: str
     finished: str | None
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def table(self) -> LatencyTable:
@@ -220,11 +236,18 @@ class Store:
                 )
             if not create:
                 raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")
-        elif revision not in READABLE:
+        elif revision not in REVISIONS:
             raise UserError(
-                f"{self.url} has schema revision {revision}, this tool reads {', '.join(READABLE)}; "
+                f"{self.url} has schema revision {revision}, this tool reads {REVISIONS[0]} to {HEAD}; "
                 "open it with the version of topformer-nas that wrote it."
             )
+        if self.read_only and revision != HEAD:
+            if self.engine.dialect.name != "sqlite":
+                raise UserError(
+                    f"{self.url} has schema revision {revision}, and {HEAD} is the newest; run any command that writes "
+                    "to it, like topformer-nas search, to bring it up."
+                )
+            self.engine = newest_copy(self.engine)
         if not self.read_only:
             file = self.artefacts.with_name(self.artefacts.name.removesuffix(ARTEFACTS))
             bring_up(self.engine, backup=file.with_name(f"{file.name}.{revision}-backup"))
@@ -260,6 +283,8 @@ class Store:
         *,
         batches: Sequence[BatchStatistics],
         trials: Iterable[tuple[int, int, Proposal, Record | None, bool]],
+        confirmations: Iterable[Record] = (),
+        screens: Sequence[str] = (),
     ) -> None:
         """Write a whole study from elsewhere, or nothing: (number, batch, proposal, record, from cache) of each trial.
 
@@ -276,6 +301,8 @@ class Store:
                 table_text=study.table_text,
                 created=study.created,
                 finished=study.finished,
+                rungs_json=json.dumps([asdict(rung) for rung in study.rungs]),
+                screens_json=json.dumps(list(screens)),
             )
             session.add(row)
             session.flush()
@@ -294,6 +321,8 @@ class Store:
                         from_cache=from_cache,
                     )
                 )
+            for record in confirmations:
+                self._same_or_new(session, record)
 
     def _same_or_new(self, session: Session, record: Record) -> RecordRow:
         known = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
@@ -325,6 +354,19 @@ class Store:
     def studies(self) -> tuple[Study, ...]:
         with self._session() as session:
             return tuple(_study(row) for row in session.scalars(select(StudyRow).order_by(StudyRow.id)))
+
+    def screens(self, name: str) -> list[str]:
+        """Fingerprints of the screens that a study uses, in order."""
+        with self._session() as session, _undamaged(f"study {name!r}"):
+            return [str(one) for one in json.loads(_study_row(session, name).screens_json)]
+
+    def set_screens(self, name: str, fingerprints: Sequence[str]) -> None:
+        with self._session() as session:
+            _study_row(session, name).screens_json = json.dumps(list(fingerprints))
+
+    def set_rungs(self, name: str, rungs: Sequence[Rung]) -> None:
+        with self._session() as session:
+            _study_row(session, name).rungs_json = json.dumps([asdict(rung) for rung in rungs])
 
     def update_config(self, name: str, config: Mapping[str, Any]) -> None:
         with self._session() as session:
@@ -407,6 +449,33 @@ class Store:
             session.flush()
             return self._trial(row)
 
+    def confirmed(self, name: str, rung: Rung) -> tuple[Trial, ...]:
+        """The trials that a rung has trained as often as it wants: their records with the means of its replicates."""
+        found: dict[str, list[Record]] = {}
+        for record in self.confirmations(name, rung):
+            if record.status == "complete":
+                found.setdefault(record.candidate_key, []).append(record)
+        return tuple(
+            replace(trial, state="complete", record=_mean(found[trial.candidate.key], rung.label))
+            for trial in self.trials(name)
+            if [record.replicate for record in found.get(trial.candidate.key, ())] == list(range(rung.replicates))
+        )
+
+    def confirmations(self, name: str, rung: Rung) -> tuple[Record, ...]:
+        """Records of a study's candidates at a rung, by replicate."""
+        with self._session() as session, _undamaged(f"a record of study {name!r}"):
+            rows = session.scalars(
+                select(RecordRow)
+                .join(ProposalRow, ProposalRow.candidate_key == RecordRow.candidate_key)
+                .where(
+                    ProposalRow.study_id == _study_row(session, name).id,
+                    RecordRow.evaluator == rung.evaluator,
+                    RecordRow.replicate < rung.replicates,
+                )
+                .order_by(RecordRow.replicate, ProposalRow.number)
+            )
+            return tuple(_record(row) for row in rows)
+
     def trials(self, name: str) -> tuple[Trial, ...]:
         """All trials of a study, by number."""
         with self._session() as session:
@@ -427,6 +496,7 @@ class Store:
                     over_budget=row.over_budget,
                     duplicates=row.duplicates,
                     sampler_seconds=row.sampler_seconds,
+                    screened=row.screened,
                 )
                 for row in rows
             )
@@ -442,8 +512,6 @@ class Store:
     def trust_reports(self) -> tuple[tuple[str, str], ...]:
         """Names and contents, the newest first."""
         with self._session() as session:
-            if not inspect(session.connection()).has_table(TrustReportRow.__tablename__):
-                return ()  # a store of version 1 that is only read
             rows = session.scalars(select(TrustReportRow).order_by(TrustReportRow.id.desc()))
             return tuple((row.name, row.report_json) for row in rows)
 
@@ -684,6 +752,24 @@ def _record_row(session: Session, candidate_key: str, evaluator: str, replicate:
     )
 
 
+def _mean(records: Sequence[Record], label: str) -> Record:
+    """Of replicates; every number of the metrics."""
+
+    def mean(values: list[Any]) -> Any:
+        if all(isinstance(value, list | tuple) for value in values):
+            return [mean(list(items)) for items in zip(*values, strict=True)]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    metrics = [record.metrics or {} for record in records]
+    return replace(
+        records[0],
+        fidelity=label,
+        metrics={name: mean([one[name] for one in metrics]) for name in metrics[0]},
+        seconds=sum(record.seconds for record in records),
+    )
+
+
 def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:
     return RecordRow(
         candidate_key=record.candidate_key,
@@ -761,6 +847,7 @@ def _study(row: StudyRow) -> Study:
     with _undamaged(f"study {row.name!r}"):
         config = json.loads(row.config_json)
         int(config["search"]["trials"])
+        rungs = tuple(Rung(**values) for values in json.loads(row.rungs_json))
     return Study(
         name=row.name,
         config=config,
@@ -769,6 +856,7 @@ def _study(row: StudyRow) -> Study:
         table_text=row.table_text,
         created=row.created,
         finished=row.finished,
+        rungs=rungs,
     )
 
 

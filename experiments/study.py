@@ -8,35 +8,40 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
-from evaluators.base import Evaluator
+from evaluators.base import Evaluator, Scorer
 from evaluators.compiled import CompiledTable
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
-from evaluators.proxy import ProxyEvaluator, named_recipe
-from evaluators.supernet import inheriting
+from evaluators.proxy import REFERENCE
+from experiments.fidelities import evaluator_named, scorer_named
 from experiments.guided import Guide
-from experiments.pareto import front
+from experiments.pareto import evaluated, front
 from experiments.samplers import SAMPLERS, Gate, next_batch
-from experiments.store import Record, Store, Trial
+from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
+from experiments.standing import Standing
+from experiments.store import Proposal, Record, Rung, Store, Trial
 from experiments.workers import WorkerPool, worker_pool
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, preset, require_anchors
 from topformer.blocks import candidate_blocks
-from topformer.config import ANCHORS, Task, parse_image_size
+from topformer.config import ANCHORS, Candidate, Task, parse_image_size
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
 
 MAX_FAILURES_PCT = 25
+NO_RUNGS = Schedule()
 
 
 class _Section(BaseModel):
@@ -95,6 +100,21 @@ class SearchSection(_Section):
         return value
 
 
+class ScreenSection(_Section):
+    """What scores more candidates than become trials: a recipe, inherited weights or a zero-cost proxy."""
+
+    recipe: str
+    share: float = Field(gt=0, lt=1)
+
+
+class ConfirmSection(_Section):
+    """What trains the best trials, and the anchors, again; the next one takes its best."""
+
+    recipe: str
+    keep: PositiveInt
+    replicates: PositiveInt = 1
+
+
 class StudyConfig(_Section):
     """A study as its TOML file states it."""
 
@@ -105,6 +125,10 @@ class StudyConfig(_Section):
     latency: LatencySection
     evaluator: EvaluatorSection
     search: SearchSection
+    screen: list[ScreenSection] = []
+    """`[[screen]]`, in the order in which candidates pass them."""
+    confirm: list[ConfirmSection] = []
+    """`[[confirm]]`, likewise for trials."""
 
     @classmethod
     def load(cls, source: str) -> Self:
@@ -157,6 +181,48 @@ class StudyConfig(_Section):
 
     def build_evaluator(self) -> Evaluator:
         """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
+        dataset = self._dataset()
+        try:
+            return evaluator_named(self.evaluator.recipe, dataset)
+        except UserError as error:
+            raise UserError(f"study {self.name!r}, evaluator.recipe: {error}") from None
+
+    def build_schedule(self, evaluator: Evaluator, trusted: Callable[[Scorer], Standing]) -> Schedule:
+        """The rungs around the evaluator; screens whose order is not `trusted` are left out, with a notice."""
+        if not self.screen and not self.confirm:
+            return Schedule()
+        dataset = self._dataset()
+        screens, confirmations, notices = [], [], []
+        for number, section in enumerate(self.screen):
+            with self._key(f"screen[{number}].recipe"):
+                scorer = scorer_named(section.recipe, REFERENCE, dataset)
+                if scorer.fingerprint == evaluator.fingerprint:
+                    raise UserError(f"{section.recipe!r} is the study's own evaluator.")
+            if (standing := trusted(scorer)).trusted:
+                screens.append(Screen(scorer=scorer, share=section.share))
+            else:
+                notices.append(f"screen {scorer.fidelity} is not used: {standing.sentence}.")
+        for number, rung in enumerate(self.confirm):
+            with self._key(f"confirm[{number}].recipe"):
+                found = evaluator_named(rung.recipe, dataset)
+            confirmations.append(Confirmation(evaluator=found, keep=rung.keep, replicates=rung.replicates))
+        labels = [rung.label for rung in confirmations]
+        own = rung_label(evaluator.fidelity, 1)
+        if twice := next((label for label in labels if labels.count(label) > 1 or label == own), None):
+            raise UserError(
+                f"study {self.name!r}: [[confirm]] {twice!r} is there twice, or is what trials are trained by; give it "
+                "other replicates, or another recipe."
+            )
+        return Schedule(screens=tuple(screens), confirmations=tuple(confirmations), notices=tuple(notices))
+
+    @contextmanager
+    def _key(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"study {self.name!r}, {key}: {error}") from None
+
+    def _dataset(self) -> SegmentationDataset:
         try:
             dataset = dataset_named(self.evaluator.dataset)
             if isinstance(dataset, LabelledFiles):
@@ -168,15 +234,7 @@ class StudyConfig(_Section):
                 f"study {self.name!r}: task.num_classes is {self.task.num_classes}, but {self.evaluator.dataset} has "
                 f"{dataset.num_classes} classes; set num_classes = {dataset.num_classes}."
             )
-        try:
-            return evaluator_named(self.evaluator.recipe, dataset)
-        except UserError as error:
-            raise UserError(f"study {self.name!r}, evaluator.recipe: {error}") from None
-
-
-def evaluator_named(text: str, dataset: SegmentationDataset) -> Evaluator:
-    """A proxy by its recipe's name, inherited weights by `supernet:FILE`, or trained on by `tuned:FILE`."""
-    return inheriting(text, dataset) or ProxyEvaluator(named_recipe(text), dataset)
+        return dataset
 
 
 def _sentence(error: ValidationError, where: str) -> str:
@@ -187,9 +245,9 @@ def _sentence(error: ValidationError, where: str) -> str:
         case "extra_forbidden":
             section: type[BaseModel] = StudyConfig
             for part in first["loc"][:-1]:
-                annotation = section.model_fields[str(part)].annotation
-                assert isinstance(annotation, type)
-                section = annotation
+                if isinstance(part, str):
+                    annotation = section.model_fields[part].annotation
+                    section = cast("type[BaseModel]", next(iter(get_args(annotation)), annotation))
             return f"{where}: unknown key {key!r}; legal keys here: {', '.join(section.model_fields)}."
         case "missing":
             return f"{where}: missing key {key!r}."
@@ -226,6 +284,7 @@ def run_study(
     store: Store,
     *,
     evaluator: Evaluator,
+    schedule: Schedule = NO_RUNGS,
     table: LatencyTable | None = None,
     workers: int = 1,
     report: Callable[[Event], None] = lambda _: None,
@@ -238,14 +297,16 @@ def run_study(
     space = config.search_space()
     require_anchors(space, config.search.anchors)
     table = _opened_table(config, store, table, evaluator)
-    run = _Run(config, store, space, table, evaluator, report)
+    _require_same_screens(config, store, schedule)
+    run = _Run(config, store, space, table, evaluator, schedule, report)
     with store.lease(config.name) as lease, worker_pool(workers) as pool:
         while len(run.trials) < config.search.trials or run.open_trials():
-            if not run.open_trials() and not run.propose():
+            if not run.open_trials() and not run.propose(pool, lease.beat):
                 report(Event(done=run.done, total=run.total, trial=None, note="the space holds no further candidate"))
                 break
             run.evaluate(pool, lease.beat)
             run.prune_weights()
+        run.confirm(pool, lease.beat)
         run.store.finish_study(config.name)
     members = front(run.trials, fidelity=evaluator.fidelity)
     return StudyResult(
@@ -276,20 +337,33 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
             table_text=table.text,
         )
         return table
-    if changed := _changed_keys(stored.config, values):
+    before = StudyConfig.model_validate(stored.config).model_dump()  # with what has been added since
+    if changed := _changed_keys(before, values):
         raise UserError(
             f"study {config.name!r} is in {store.url} with another {changed[0]}; restore it, give the changed study "
             f"a new name, or drop the old one with: topformer-nas study delete {config.name} "
-            "(only search.trials may grow)."
+            "(only search.trials may grow, and confirm change)."
         )
     if stored.evaluator != evaluator.fingerprint:
         raise UserError(
             f"study {config.name!r} was evaluated by {stored.evaluator}, now it would be {evaluator.fingerprint}: "
             "results would not compare; give the study a new name."
         )
-    if stored.config["search"]["trials"] != config.search.trials:
+    if before != values:
         store.update_config(config.name, values)
     return stored.table
+
+
+def _require_same_screens(config: StudyConfig, store: Store, schedule: Schedule) -> None:
+    """A study goes on with the screens that it began with: what a trust report says may have changed since."""
+    used = [screen.scorer.fingerprint for screen in schedule.screens]
+    if not store.trials(config.name):
+        store.set_screens(config.name, used)
+    elif (before := store.screens(config.name)) != used:
+        raise UserError(
+            f"study {config.name!r} began with {len(before)} of its screens in use, now it would be {len(used)}, or "
+            "others: a trust report or a supernet has changed; give the study a new name."
+        )
 
 
 def require_rows(config: StudyConfig, table: LatencyTable) -> None:
@@ -308,13 +382,15 @@ def require_rows(config: StudyConfig, table: LatencyTable) -> None:
 
 
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Keys whose values differ; a larger number of trials is no change."""
+    """Keys whose values differ; more trials and other confirmations change nothing that is there."""
     changed = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             changed += _changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after and not (f"{prefix}{key}" == "search.trials" and before <= after):  # type: ignore[operator]
+        elif before != after and not (
+            f"{prefix}{key}" == "confirm" or (f"{prefix}{key}" == "search.trials" and before <= after)  # type: ignore[operator]
+        ):
             changed.append(f"{prefix}{key} ({before!r}, now {after!r})")
     return changed
 
@@ -329,9 +405,11 @@ class _Run:
         space: SearchSpace,
         table: LatencyTable,
         evaluator: Evaluator,
+        schedule: Schedule,
         report: Callable[[Event], None],
     ) -> None:
         self.config = config
+        self.schedule = schedule
         self.store = store
         self.space = space
         self.evaluator = evaluator
@@ -353,19 +431,18 @@ class _Run:
     def open_trials(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "proposed"]
 
-    def propose(self) -> bool:
+    def propose(self, pool: WorkerPool, beat: Callable[[], None]) -> bool:
         """Add the next batch; False when the space has nothing left."""
         search = self.config.search
         batch = 1 + max((trial.batch for trial in self.trials), default=-1)
+        size = max(min(search.batch_size, search.trials - len(self.trials)), len(search.anchors) if batch == 0 else 1)
         proposals, statistics = next_batch(
             self.space,
             self.trials,
             sampler=search.sampler,
             seed=search.seed,
             batch=batch,
-            size=max(
-                min(search.batch_size, search.trials - len(self.trials)), len(search.anchors) if batch == 0 else 1
-            ),
+            size=math.ceil(size / math.prod(screen.share for screen in self.schedule.screens)),
             population=search.batch_size,
             anchors=search.anchors,
             gate=self.gate,
@@ -373,10 +450,85 @@ class _Run:
             fidelity=self.evaluator.fidelity,
         )
         if proposals:
-            self.trials += self.store.add_batch(
-                self.config.name, batch=batch, proposals=proposals, statistics=statistics
-            )
+            kept = self._screened(proposals, size, pool, beat)
+            statistics = replace(statistics, screened=len(proposals) - len(kept))
+            self.trials += self.store.add_batch(self.config.name, batch=batch, proposals=kept, statistics=statistics)
         return bool(proposals)
+
+    def _screened(
+        self, proposals: Sequence[Proposal], size: int, pool: WorkerPool, beat: Callable[[], None]
+    ) -> Sequence[Proposal]:
+        """The anchors, and the best of the others screen by screen; what a screen cannot score does not go on."""
+        anchors = [one for one in proposals if one.anchor]
+        others = [one for one in proposals if not one.anchor]
+        for number, screen in enumerate(self.schedule.screens, start=1):
+            wants = [(screen.scorer, one.candidate, 0) for one in others]
+            values = [record.value for record in self._records(wants, pool, beat)]
+            known = [(one, value) for one, value in zip(others, values, strict=True) if value is not None]
+            last = number == len(self.schedule.screens)
+            room = max(size - len(anchors), 0) if last else math.ceil(len(others) * screen.share)
+            best = promoted([(one.latency.total_ms, value) for one, value in known], room)
+            others = [known[index][0] for index in best]
+        return [*anchors, *others]
+
+    def confirm(self, pool: WorkerPool, beat: Callable[[], None]) -> None:
+        """Train the best, and the anchors, at each rung in turn."""
+        rungs = [
+            Rung(
+                label=rung.label,
+                fidelity=rung.evaluator.fidelity,
+                evaluator=rung.evaluator.fingerprint,
+                replicates=rung.replicates,
+            )
+            for rung in self.schedule.confirmations
+        ]
+        self.store.set_rungs(self.config.name, rungs)
+        ranked = evaluated(self.trials, fidelity=self.evaluator.fidelity)
+        for rung, stored in zip(self.schedule.confirmations, rungs, strict=True):
+            anchors = [trial for trial in ranked if trial.anchor]
+            others = [trial for trial in ranked if not trial.anchor]
+            best = promoted([(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in others], rung.keep)
+            members = [*anchors, *(others[index] for index in best)]
+            wants = [
+                (rung.evaluator, trial.candidate, replicate)
+                for replicate in range(rung.replicates)
+                for trial in members
+                if rung.evaluator.why_not(trial.candidate) is None
+            ]
+
+            def tell(done: int, total: int, label: str = rung.label) -> None:
+                note = f"{label}: {done} of {total} trainings"
+                self.report(Event(done=self.done, total=self.total, trial=None, note=note))
+
+            self._records(wants, pool, beat, tell)
+            numbers = {trial.number for trial in members}
+            found = self.store.confirmed(self.config.name, stored)
+            ranked = tuple(trial for trial in found if trial.number in numbers)
+
+    def _records(
+        self,
+        wants: Sequence[tuple[Scorer, Candidate, int]],
+        pool: WorkerPool,
+        beat: Callable[[], None],
+        tell: Callable[[int, int], None] = lambda *_: None,
+    ) -> list[Record]:
+        """Of every (scorer, candidate, replicate), from the store where it is known."""
+        known = [self.store.find_record(one.key, scorer.fingerprint, number) for scorer, one, number in wants]
+        jobs = {index: (*want, None) for index, want in enumerate(wants) if known[index] is None}
+        done = len(wants) - len(jobs)
+        for index, outcome in pool.results(jobs, beat):
+            scorer, candidate, replicate = wants[index]
+            if outcome.fault:
+                raise UserError(
+                    f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}: {outcome.fault} "
+                    "Nothing is recorded against it; mend the cause and run the same command to go on."
+                )
+            record = Record.of(outcome, scorer, candidate, replicate=replicate)
+            self.store.add_record(record, candidate=candidate)
+            known[index] = record
+            done += 1
+            tell(done, len(wants))
+        return [record for record in known if record is not None]
 
     def evaluate(self, pool: WorkerPool, beat: Callable[[], None]) -> None:
         """Settle every open trial: from the store where it is known, by training otherwise."""

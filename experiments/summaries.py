@@ -5,15 +5,27 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from experiments.confidence import front_probabilities
 from experiments.pareto import evaluated, front, hypervolume, knee, nearest_anchor, shortlist
 from experiments.standing import Standing
-from experiments.store import BatchStatistics, Study, Trial
+from experiments.store import BatchStatistics, Store, Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
-from topformer.errors import UserError
+from topformer.errors import UserError, unknown_name
+
+
+def at_rung(store: Store, name: str, label: str | None) -> tuple[Study, tuple[Trial, ...]]:
+    """A study and its trials, as its own fidelity has them or as one of its confirmations does."""
+    study = store.study(name)
+    if label is None or label == study.fidelity:
+        return study, store.trials(name)
+    rung = next((rung for rung in study.rungs if rung.label == label), None)
+    if rung is None:
+        raise unknown_name("fidelity", label, [study.fidelity, *(rung.label for rung in study.rungs)])
+    return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
 
 
 def hypervolume_reference(study: Study, trials: Sequence[Trial]) -> tuple[float, float]:
@@ -155,6 +167,7 @@ def study_summary(
         "over_budget_dropped": sum(one.over_budget for one in batches),
         "invalid_dropped": sum(one.invalid for one in batches),
         "duplicates_dropped": sum(one.duplicates for one in batches),
+        "screened_out": sum(one.screened for one in batches),
         "sampler_seconds": sum(one.sampler_seconds for one in batches),
         "hypervolume_reference_ms": reference[0],
         "hypervolume_reference_miou_pct": reference[1],
@@ -165,6 +178,7 @@ def study_summary(
             for batch in range(last + 1)
         ],
         "front": [trial.number for trial in members],
+        "confirmed_by": [rung.label for rung in study.rungs],
         "knee": None if best is None else best.number,
         "failures": [
             {"trial": trial.number, "reason": trial.record.reason}

@@ -23,8 +23,7 @@ import torch
 
 from evaluators.base import Evaluator, Scorer
 from evaluators.datasets.scenes import Scenes
-from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
-from evaluators.supernet import SupernetEvaluator, inheriting
+from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
     FAR_CUE_IOU_PCT,
     LEAST_RANKED,
@@ -37,7 +36,7 @@ from evaluators.trust import (
     top_regret,
     variants,
 )
-from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
+from evaluators.zero_cost import ZeroCostEvaluator
 from experiments.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.store import Record, Store
 from experiments.workers import worker_pool
@@ -46,7 +45,7 @@ from latency_lut.table import LatencyTable
 from search_space import SearchSpace, require_anchors
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task, TopFormerConfig, anchor_name, named_arch
-from topformer.errors import UserError, unknown_name
+from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
@@ -57,8 +56,6 @@ MOST_DRAWS = 10_000
 FIRST_DRAWS = 300
 """What latencies are usual is told from them where there is no anchor."""
 TOPS = (1, 3, 5)
-ZERO_COST_ALL = "zero-cost"
-_PROXY_PREFIX = "proxy@"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -158,37 +155,6 @@ def run_trust(
     )
     store.add_trust_report(plan.name, made.to_json())
     return made
-
-
-def scorers_named(text: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> tuple[Scorer, ...]:
-    """From names with commas between: proxy recipes, zero-cost proxies, or `zero-cost` for all of those.
-
-    Zero-cost proxies look at the canvas of `recipe`. Raises `UserError` for a name that is unknown or there twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    names = [name for word in words for name in (ZERO_COST if word == ZERO_COST_ALL else (word,))]
-    scorers = tuple(scorer_named(name, recipe, dataset) for name in names)
-    if twice := next((one.fidelity for one in scorers if [s.fidelity for s in scorers].count(one.fidelity) > 1), None):
-        raise UserError(f"candidate {twice!r} is named twice; name each once.")
-    return scorers
-
-
-def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> Scorer:
-    """A proxy recipe, also as `proxy@RECIPE`, a zero-cost proxy, inherited weights as `supernet:FILE`, or these trained
-    on as `tuned:FILE`."""
-    if found := inheriting(name, dataset):
-        return found
-    if name in ZERO_COST:
-        return ZeroCostEvaluator(name, recipe, dataset)
-    proxy = name.removeprefix(_PROXY_PREFIX)
-    if proxy not in RECIPES:
-        raise unknown_name(
-            "fidelity",
-            name,
-            (*RECIPES, *ZERO_COST),
-            advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are supernet:FILE or tuned:FILE.",
-        )
-    return ProxyEvaluator(named_recipe(proxy), dataset)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

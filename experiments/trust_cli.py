@@ -70,8 +70,9 @@ def trust_run(
     from evaluators.datasets.files import LabelledFiles
     from evaluators.datasets.named import dataset_named
     from evaluators.proxy import ProxyEvaluator, named_recipe
+    from experiments.fidelities import scorers_named
     from experiments.store import Store
-    from experiments.trust import TrustPlan, run_trust, scorers_named
+    from experiments.trust import TrustPlan, run_trust
     from latency_lut.table import find_table
     from search_space import PRESETS, preset
     from topformer.config import ANCHORS, Task, parse_image_size

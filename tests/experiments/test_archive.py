@@ -63,6 +63,20 @@ def edited(key: str, value: Any, *, line: int | None = None) -> Callable[[bytes]
     return change
 
 
+STRAY = json.dumps(
+    {
+        "candidate_key": "0123456789abcdef",
+        "evaluator": "toy-1",
+        "fidelity": "toy",
+        "replicate": 0,
+        "status": "complete",
+        "metrics": {"miou_pct": 99.0},
+        "reason": None,
+        "seconds": 0.0,
+    }
+).encode()
+
+
 def test_an_imported_study_is_the_study(folder: Path, tmp_path: Path) -> None:
     found = read_archive(folder / "toy.zip")
     with Store.open(toy_url(tmp_path), create=True) as store, Store.open(toy_url(folder), read_only=True) as old:
@@ -162,6 +176,9 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         ("table.lut", lambda _: b"\xff\xfe", "not text"),
         ("study.json", edited("config.search.sampler", "evil.module:run"), "study.json"),
         ("study.json", edited("name", 3), "name: "),
+        ("study.json", edited("rungs", [{"label": "x"}]), r"rungs\.0"),
+        ("confirmations.jsonl", lambda _: b"{}\n", r"confirmations\.jsonl: "),
+        ("confirmations.jsonl", lambda _: STRAY, "is of no trial, or of no rung"),
         ("manifest.json", edited("format", 2), "format 2, this tool reads 1"),
         ("manifest.json", lambda _: b"[1]", r"manifest\.json"),
     ],
@@ -175,7 +192,9 @@ def test_a_changed_archive_is_refused_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("member", ["study.json", "table.lut", "batches.json", "trials.jsonl", "front.json"])
+@pytest.mark.parametrize(
+    "member", ["study.json", "table.lut", "batches.json", "trials.jsonl", "confirmations.jsonl", "front.json"]
+)
 def test_a_member_that_is_not_that_of_its_checksum_is_refused(member: str, folder: Path, tmp_path: Path) -> None:
     path = changed(folder, tmp_path / "bad.zip", member, lambda content: content + b" ", resign=False)
     with pytest.raises(UserError, match=f"{member}: its content is not that of its checksum"):

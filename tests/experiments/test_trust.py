@@ -21,6 +21,7 @@ from evaluators.proxy import REFERENCE, ProxyEvaluator
 from evaluators.trust import published_orderings
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from experiments import standing
+from experiments.fidelities import scorers_named
 from experiments.standing import TrustReport, find_report, standing_in
 from experiments.store import Store
 from experiments.trust import (
@@ -30,7 +31,6 @@ from experiments.trust import (
     band_of,
     orderings_members,
     run_trust,
-    scorers_named,
     stratified,
     wants,
 )
