@@ -283,8 +283,8 @@ def front(
         )
     if rows and rows[0]["miou_noise_pct"] is not None:
         console.print(
-            f"on front: probability, with a noise of {rows[0]['miou_noise_pct']:.2f} % mIoU between trainings and what "
-            "the latencies do not share of their errors; * is on the front as measured, (knee) its knee."
+            f"on front: probability, with a noise of {rows[0]['miou_noise_pct']:.2f} % of these mIoUs and what the "
+            "latencies do not share of their errors; * is on the front as measured, (knee) its knee."
         )
     for made in (plot, csv):
         if made is not None:

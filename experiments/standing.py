@@ -30,6 +30,8 @@ class Standing:
     trust: FidelityTrust | None
     is_reference: bool = False
     """Whether the report judges others by it."""
+    noise_pct: float | None = None
+    """Standard deviation of the mIoU between trainings of one architecture; None where no report has repeated any."""
 
     @property
     def trusted(self) -> bool:
@@ -92,10 +94,10 @@ def standing(evaluator: str, store: Store | None) -> Standing:
     """Of an evaluator's fingerprint: by the newest report of the store, or else by one that comes with the tool."""
     for report in (*(stored_reports(store) if store else ()), *shipped_reports()):
         if report.reference_evaluator == evaluator:
-            return Standing(report=report.name, trust=None, is_reference=True)
+            return Standing(report=report.name, trust=None, is_reference=True, noise_pct=report.reference_noise_pct)
         for one in report.fidelities:
             if one.evaluator == evaluator:
-                return Standing(report=report.name, trust=one)
+                return Standing(report=report.name, trust=one, noise_pct=one.noise_pct)
     return Standing(report=None, trust=None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -75,9 +76,10 @@ def front_rows(
 
     `front_probability` is None where the noise between trainings is not known, and of failed trials.
     """
+    replicates = next((rung.replicates for rung in study.rungs if rung.label == study.fidelity), 1)
     table = study.table
     members = {trial.number for trial in front(trials, fidelity=study.fidelity)}
-    noise_pct = None if ranking.trust is None else ranking.trust.noise_pct
+    noise_pct = None if ranking.noise_pct is None else ranking.noise_pct / math.sqrt(replicates)
     likely: Mapping[int, float] = {}
     if noise_pct is not None:
         likely = front_probabilities(trials, table, fidelity=study.fidelity, noise_pct=noise_pct)

@@ -85,7 +85,7 @@ class WorkerPool:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["experiments.workers", "evaluators.proxy"])
             self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_driver)
-        return self._pool.submit(_evaluate, *job)
+        return self._pool.submit(evaluate_job, *job)
 
     def stop(self) -> None:
         """End all processes at once; what they were evaluating is lost."""
@@ -121,7 +121,7 @@ def _end_with_driver() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _evaluate(evaluator: Scorer, candidate: Candidate, replicate: int, weights: Path | None) -> Outcome:
+def evaluate_job(evaluator: Scorer, candidate: Candidate, replicate: int, weights: Path | None) -> Outcome:
     """In a worker process."""
     try:
         metrics = evaluator.evaluate(candidate, replicate=replicate, weights_out=weights)

@@ -156,7 +156,9 @@ def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
             key: [store.find_record(key, "long-1", n) for n in range(3)] for key in (t.candidate.key for t in two)
         }
         summary = study_summary(own, every, store.batches("toy"), standing("toy-1", store))
-        rows = front_rows(study, four, front(four, fidelity="long"), standing("long-1", store))
+        known = Standing(report="mine", trust=None, noise_pct=0.6)
+        rows = front_rows(study, four, front(four, fidelity="long"), known)
+        averaged = front_rows(at_rung(store, "toy", "long x3")[0], two, two, known)
     assert len(four) == 4 + 3
     assert len(two) == 2 + 3
     assert {trial.number for trial in two} <= {trial.number for trial in four}
@@ -173,6 +175,8 @@ def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
         assert trial.record.fidelity == "long x3"
     assert summary["confirmed_by"] == ["long", "long x3"]
     assert {row["fidelity"] for row in rows} == {"long"}
+    assert {row["miou_noise_pct"] for row in rows} == {0.6}
+    assert {row["miou_noise_pct"] for row in averaged} == {0.6 / 3**0.5}
     assert "long x3: 15 of 15 trainings" in notes  # five of them known from the rung before
 
 

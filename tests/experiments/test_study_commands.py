@@ -160,4 +160,4 @@ def test_a_front_says_how_likely_where_the_noise_is_known(studied: Shell) -> Non
     assert sum(row["front_probability"] for row in rows) >= 1
     code, out, _ = studied("front", "one")
     assert code == 0
-    assert f"noise of {noise:.2f} % mIoU" in out
+    assert f"noise of {noise:.2f} % of these mIoUs" in out
