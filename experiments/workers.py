@@ -22,6 +22,7 @@ from topformer.errors import UserError
 RETRIES = 2
 """A candidate that kills its worker process is tried again so many times, alone."""
 BEAT_S = 15
+_JOIN_S = 5
 
 Job = tuple[Scorer, Candidate, int, Path | None]
 """Evaluator, candidate, replicate, and where the weights go."""
@@ -92,9 +93,12 @@ class WorkerPool:
         if self._pool is None:
             return
         processes = list((self._pool._processes or {}).values())
+        manager = self._pool._executor_manager_thread
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        if manager is not None:
+            manager.join(_JOIN_S)  # type: ignore[attr-defined]  # it closes its pipes; the interpreter's end would write to them meanwhile
         self._pool = None
 
 
