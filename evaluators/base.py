@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from topformer.config import Candidate
+
+if TYPE_CHECKING:
+    from evaluators.segmentation import ConfusionMatrix
 
 ProgressCallback = Callable[[int, int, float], None]
 """Called with (iterations done, iterations in all, loss of the last one)."""
@@ -29,10 +33,28 @@ class Metrics:
     cpu_seconds: float
     """Of this process, all threads together: what an evaluation costs, whatever else the machine does."""
 
+    @classmethod
+    def of(cls, confusion: ConfusionMatrix, *, train_loss: float | None, since: tuple[float, float]) -> Self:
+        """Of a scored network; `since` is what `clocks` said when its evaluation began."""
+        wall, cpu = clocks()
+        return cls(
+            miou_pct=confusion.miou_pct,
+            per_class_iou_pct=confusion.per_class_iou_pct,
+            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
+            train_loss=train_loss,
+            seconds=wall - since[0],
+            cpu_seconds=cpu - since[1],
+        )
+
     @property
     def value(self) -> float:
         """What architectures are ranked by."""
         return self.miou_pct
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds by the wall and by this process."""
+    return time.perf_counter(), time.process_time()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evaluators.base import Metrics, ProgressCallback
+from evaluators.base import Metrics, ProgressCallback, clocks
 from evaluators.evaluation import score
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import train
@@ -73,6 +72,10 @@ class ProxyRecipe:
             "data_share": self.data_share,
             "evaluation_stride": self.evaluation_stride,
         }
+
+    def train_images(self, dataset: SegmentationDataset) -> int:
+        """How many of the training images take part."""
+        return max(round(self.data_share * dataset.length("train")), 1)
 
     def canvas_for(self, candidate: Candidate) -> tuple[int, int]:
         """The canvas, larger or smaller in proportion to the candidate's image, sides rounded to multiples of 32 px.
@@ -181,10 +184,10 @@ class ProxyEvaluator:
         progress: ProgressCallback | None = None,
     ) -> Metrics:
         """Train and score one candidate on one torch thread; same candidate and replicate, same machine: same bits."""
-        started, cpu_started = time.perf_counter(), time.process_time()
+        since = clocks()
         self._require_trainable(candidate)
         dataset = self.dataset.at_size(self.recipe.canvas_for(candidate))
-        train_images = max(round(self.recipe.data_share * dataset.length("train")), 1)
+        train_images = self.recipe.train_images(dataset)
         seed = training_seed(candidate, replicate)
         with one_torch_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -195,14 +198,7 @@ class ProxyEvaluator:
             confusion = score(model, dataset, stride=self.recipe.evaluation_stride)
         if weights_out:
             save_model(model, weights_out)
-        return Metrics(
-            miou_pct=confusion.miou_pct,
-            per_class_iou_pct=confusion.per_class_iou_pct,
-            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
-            train_loss=trained.last_loss,
-            seconds=time.perf_counter() - started,
-            cpu_seconds=time.process_time() - cpu_started,
-        )
+        return Metrics.of(confusion, train_loss=trained.last_loss, since=since)
 
     def _require_trainable(self, candidate: Candidate) -> None:
         if candidate.task.kind != "segmentation":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from evaluators.base import Metrics, ProgressCallback
+from evaluators.base import Metrics, ProgressCallback, clocks
 from evaluators.checkpoints import RunFolder
 from evaluators.evaluation import recalibrate_batch_norm, score
 from evaluators.objectives import Sandwich
@@ -164,7 +163,7 @@ def train_supernet(
         supernet,
         data,
         replace(recipe.proxy.training, recalibration_images=0),
-        train_images=max(round(recipe.proxy.data_share * data.length("train")), 1),
+        train_images=recipe.proxy.train_images(data),
         seed=seed,
         sandwich=sandwich,
         fabric=fabric,
@@ -268,21 +267,14 @@ class SupernetEvaluator:
         """Recalibrate and score one subnet; nothing in it is random, and replicates are alike."""
         if reason := self.why_not(candidate):
             raise UserError(reason)
-        wall, started = time.perf_counter(), time.process_time()
+        since = clocks()
         with one_torch_thread():
             network = self.network(candidate)
             data = self.dataset.at_size(self.recipe.proxy.canvas_for(candidate))
             confusion = score(network, data, stride=self.recipe.proxy.evaluation_stride)
         if weights_out:
             save_model(network, weights_out)
-        return Metrics(
-            miou_pct=confusion.miou_pct,
-            per_class_iou_pct=confusion.per_class_iou_pct,
-            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
-            train_loss=None,
-            seconds=time.perf_counter() - wall,
-            cpu_seconds=time.process_time() - started,
-        )
+        return Metrics.of(confusion, train_loss=None, since=since)
 
     def candidate(self, arch: TopFormerConfig) -> Candidate:
         """An architecture on the task that the supernet was trained for."""
@@ -325,26 +317,20 @@ class TunedEvaluator:
         """Train on and score one candidate on one torch thread; the seed is of candidate and replicate."""
         if reason := self.why_not(candidate):
             raise UserError(reason)
-        wall, started = time.perf_counter(), time.process_time()
+        since = clocks()
         proxy = self.inherited.recipe.proxy
         seed = training_seed(candidate, replicate)
         with one_torch_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self.inherited.network(candidate)
             data = self.inherited.dataset.at_size(proxy.canvas_for(candidate))
-            images = max(round(proxy.data_share * data.length("train")), 1)
-            trained = train(network, data, self.training, train_images=images, seed=seed, progress=progress)
+            trained = train(
+                network, data, self.training, train_images=proxy.train_images(data), seed=seed, progress=progress
+            )
             confusion = score(network, data, stride=proxy.evaluation_stride)
         if weights_out:
             save_model(network, weights_out)
-        return Metrics(
-            miou_pct=confusion.miou_pct,
-            per_class_iou_pct=confusion.per_class_iou_pct,
-            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
-            train_loss=trained.last_loss,
-            seconds=time.perf_counter() - wall,
-            cpu_seconds=time.process_time() - started,
-        )
+        return Metrics.of(confusion, train_loss=trained.last_loss, since=since)
 
 
 def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | TunedEvaluator | None:

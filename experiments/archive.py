@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import platform
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -143,15 +144,11 @@ def export_study(store: Store, name: str, path: Path) -> Path:
         "machine": {"cpu": cpu_model(), "system": platform.platform()},
         "sha256": {member: hashlib.sha256(content).hexdigest() for member, content in members.items()},
     }
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for member, content in {_MANIFEST: _json(manifest), **members}.items():
-                archive.writestr(zipfile.ZipInfo(member, _DATE), content, zipfile.ZIP_DEFLATED)
-        write_whole(path, partial.read_bytes())
-    finally:
-        partial.unlink(missing_ok=True)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for member, content in {_MANIFEST: _json(manifest), **members}.items():
+            archive.writestr(zipfile.ZipInfo(member, _DATE), content, zipfile.ZIP_DEFLATED)
+    write_whole(path, packed.getvalue())
     return path
 
 
@@ -208,16 +205,7 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
     config = dict(entry.config) | {"name": wanted}
     StudyConfig.model_validate(config)
     store.add_study(
-        Study(
-            name=wanted,
-            config=config,
-            evaluator=entry.evaluator,
-            fidelity=entry.fidelity,
-            table_text=archive.table_text,
-            created=entry.created,
-            finished=entry.finished,
-            rungs=tuple(entry.rungs),
-        ),
+        replace(_study_of(archive), name=wanted, config=config),
         batches=archive.batches,
         confirmations=archive.confirmations,
         screens=entry.screens,
@@ -247,6 +235,20 @@ def rebuilt_trials(archive: Archive) -> tuple[Trial, ...]:
             weights_sha256=None,
         )
         for trial, proposal in zip(archive.trials, archive.proposals, strict=True)
+    )
+
+
+def _study_of(archive: Archive) -> Study:
+    entry = archive.study
+    return Study(
+        name=entry.name,
+        config=entry.config,
+        evaluator=entry.evaluator,
+        fidelity=entry.fidelity,
+        table_text=archive.table_text,
+        created=entry.created,
+        finished=entry.finished,
+        rungs=tuple(entry.rungs),
     )
 
 
@@ -398,16 +400,7 @@ def _require_order(path: Path, archive: Archive) -> None:
 
 def _require_same_front(path: Path, archive: Archive) -> None:
     """Scored again, offline, from records and table alone."""
-    study = Study(
-        name=archive.study.name,
-        config=archive.study.config,
-        evaluator=archive.study.evaluator,
-        fidelity=archive.study.fidelity,
-        table_text=archive.table_text,
-        created=archive.study.created,
-        finished=archive.study.finished,
-    )
-    again = _FrontEntry(**_front_of(study, rebuilt_trials(archive)))
+    again = _FrontEntry(**_front_of(_study_of(archive), rebuilt_trials(archive)))
     if again.trials != archive.front.trials or abs(again.hypervolume - archive.front.hypervolume) > 1e-6 * max(
         again.hypervolume, 1.0
     ):

@@ -246,21 +246,22 @@ class _Staircase:
     def gains(self, ms: Floats, values: Floats) -> Floats:
         """(s, n) area that each candidate would add to each front."""
         above = np.empty(values.shape)
-        reach = self.places[None, :] >= ms[:, None]
-        weights = np.where(reach, self.widths[None, :], 0.0)
+        weights = self._weights(ms)
         for i, row in enumerate(values):
             above[i] = (np.maximum(row[:, None] - self.heights[i][None, :], 0.0) * weights).sum(1)
         return above
 
     def expected_gain(self, ms: Floats, mean: Floats, deviation: Floats) -> Floats:
         """(n,) expected area over the first front, of normally distributed values."""
-        reach = self.places[None, :] >= ms[:, None]
-        weights = np.where(reach, self.widths[None, :], 0.0)
         spread = np.maximum(deviation, 1e-9)[:, None]
         z = (mean[:, None] - self.heights[0][None, :]) / spread
         expected = spread * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi))
-        gain: Floats = (expected * weights).sum(1)
+        gain: Floats = (expected * self._weights(ms)).sum(1)
         return gain
+
+    def _weights(self, ms: Floats) -> Floats:
+        """(n, LATENCIES) widths of the places that each candidate reaches."""
+        return np.where(self.places[None, :] >= ms[:, None], self.widths[None, :], 0.0)
 
     def raised(self, ms: float, values: Floats) -> _Staircase:
         """With one more candidate in each front."""

@@ -71,10 +71,15 @@ def evaluated(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
     )
 
 
+def points(trials: Iterable[Trial]) -> list[tuple[float, float]]:
+    """(latency in ms, mIoU in per cent) of completed trials."""
+    return [(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in trials]
+
+
 def front(trials: Iterable[Trial], *, fidelity: str) -> tuple[Trial, ...]:
     """The Pareto front, by latency."""
     done = evaluated(trials, fidelity=fidelity)
-    return tuple(done[index] for index in non_dominated([(t.latency.total_ms, t.miou_pct or 0.0) for t in done]))
+    return tuple(done[index] for index in non_dominated(points(done)))
 
 
 def budget_ms(text: str, trials: Iterable[Trial], *, fidelity: str) -> float:

@@ -77,21 +77,14 @@ class Predictor:
     def posterior(self, features: Floats) -> tuple[Floats, Floats]:
         """Mean (m,) and covariance (m, m) of the values, noise left out, at features (m, d)."""
         _, mean, spread = self._standard
-        factor = self._factor
-        across = self.signal * self._kernel(features, self.features)
-        solved = torch.linalg.solve_triangular(factor, torch.from_numpy(across.T.copy()), upper=False)
-        white = torch.linalg.solve_triangular(factor, torch.from_numpy(self._standard[0])[:, None], upper=False)
-        expected = (solved.T @ white)[:, 0].numpy()
+        expected, solved = self._expected(features)
         covariance = self.signal * self._kernel(features, features) - (solved.T @ solved).numpy()
         return expected * spread + mean, covariance * spread**2
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation (m,) of the values, noise left out, at features (m, d)."""
         _, mean, spread = self._standard
-        across = torch.from_numpy(self.signal * self._kernel(features, self.features))
-        solved = torch.linalg.solve_triangular(self._factor, across.T, upper=False)
-        white = torch.linalg.solve_triangular(self._factor, torch.from_numpy(self._standard[0])[:, None], upper=False)
-        expected = (solved.T @ white)[:, 0].numpy()
+        expected, solved = self._expected(features)
         variance = np.clip(self.signal - (solved**2).sum(0).numpy(), 0, None)
         return expected * spread + mean, np.sqrt(variance) * spread
 
@@ -111,6 +104,13 @@ class Predictor:
         errors = (inverse @ torch.from_numpy(scaled) / inverse.diagonal()).numpy()
         predicted: Floats = (scaled - errors) * spread + mean
         return predicted
+
+    def _expected(self, features: Floats) -> tuple[Floats, torch.Tensor]:
+        """(m,) standardised means, and what is solved for them (n, m), which the variances take too."""
+        across = torch.from_numpy(self.signal * self._kernel(features, self.features))
+        solved = torch.linalg.solve_triangular(self._factor, across.T, upper=False)
+        white = torch.linalg.solve_triangular(self._factor, torch.from_numpy(self._standard[0])[:, None], upper=False)
+        return (solved.T @ white)[:, 0].numpy(), solved
 
     @cached_property
     def _standard(self) -> tuple[Floats, float, float]:

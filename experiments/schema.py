@@ -144,7 +144,7 @@ def bring_up(engine: Engine, *, backup: Path | None) -> None:
         if found == HEAD and inspect(connection).has_table(VERSION_TABLE):
             connection.rollback()
             return
-        if found not in (None, HEAD) and backup is not None:
+        if found not in (None, HEAD) and backup is not None and engine.dialect.name == "sqlite":
             with closing(sqlite3.connect(backup)) as copy:
                 _copy(engine, copy)
         config.attributes["connection"] = connection

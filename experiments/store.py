@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from urllib.parse import quote
@@ -182,7 +183,7 @@ class Study:
     @property
     def table(self) -> LatencyTable:
         """The latency table as it was when the study began."""
-        return LatencyTable.from_text(self.table_text, where=f"table snapshot of study {self.name!r}")
+        return _snapshot(self.table_text, self.name)
 
 
 class Store:
@@ -562,6 +563,12 @@ class Store:
             weights=self.artefacts / record.weights_path if record and record.weights_path else None,
             weights_sha256=record.weights_sha256 if record else None,
         )
+
+
+@lru_cache(maxsize=8)
+def _snapshot(text: str, study: str) -> LatencyTable:
+    """A command asks several times; to read a table takes longer than to use it."""
+    return LatencyTable.from_text(text, where=f"table snapshot of study {study!r}")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import REFERENCE
 from experiments.fidelities import evaluator_named, scorer_named
 from experiments.guided import Guide
-from experiments.pareto import evaluated, front
+from experiments.pareto import evaluated, front, points
 from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
 from experiments.standing import Standing
@@ -487,7 +487,7 @@ class _Run:
         for rung, stored in zip(self.schedule.confirmations, rungs, strict=True):
             anchors = [trial for trial in ranked if trial.anchor]
             others = [trial for trial in ranked if not trial.anchor]
-            best = promoted([(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in others], rung.keep)
+            best = promoted(points(others), rung.keep)
             members = [*anchors, *(others[index] for index in best)]
             wants = [
                 (rung.evaluator, trial.candidate, replicate)
@@ -518,11 +518,7 @@ class _Run:
         done = len(wants) - len(jobs)
         for index, outcome in pool.results(jobs, beat):
             scorer, candidate, replicate = wants[index]
-            if outcome.fault:
-                raise UserError(
-                    f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}: {outcome.fault} "
-                    "Nothing is recorded against it; mend the cause and run the same command to go on."
-                )
+            outcome.require_no_fault(f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}")
             record = Record.of(outcome, scorer, candidate, replicate=replicate)
             self.store.add_record(record, candidate=candidate)
             known[index] = record
@@ -544,11 +540,7 @@ class _Run:
         by_number = {trial.number: trial for trial in waiting}
         for number, outcome in pool.results(jobs, beat):
             trial = by_number[number]
-            if outcome.fault:
-                raise UserError(
-                    f"trial {number} could not be evaluated: {outcome.fault} "
-                    "Nothing is recorded against it; mend the cause and run the same command to go on."
-                )
+            outcome.require_no_fault(f"trial {number} could not be evaluated")
             record = Record.of(outcome, self.evaluator, trial.candidate, replicate=0)
             weights = self._weights(trial)
             self.store.add_record(record, weights=weights if weights.is_file() else None)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.confidence import front_probabilities
-from experiments.pareto import evaluated, front, hypervolume, knee, nearest_anchor, shortlist
+from experiments.pareto import evaluated, front, hypervolume, knee, nearest_anchor, points, shortlist
 from experiments.standing import Standing
 from experiments.store import BatchStatistics, Store, Study, Trial
 from latency_lut.table import LatencyTable
@@ -39,8 +39,7 @@ def hypervolume_reference(study: Study, trials: Sequence[Trial]) -> tuple[float,
 
 def hypervolume_of(trials: Sequence[Trial], *, fidelity: str, reference: tuple[float, float]) -> float:
     """In ms * per cent."""
-    points = [(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in evaluated(trials, fidelity=fidelity)]
-    return hypervolume(points, reference)
+    return hypervolume(points(evaluated(trials, fidelity=fidelity)), reference)
 
 
 def trial_row(table: LatencyTable, trial: Trial, ranking: Standing) -> dict[str, Any]:
@@ -99,14 +98,13 @@ def shortlisted(study: Study, trials: Sequence[Trial], count: int) -> tuple[Tria
     if count < 1:
         raise UserError(f"a shortlist has at least 1 architecture, not {count}.")
     done = evaluated(trials, fidelity=study.fidelity)
-    points = [(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in done]
-    return tuple(done[index] for index in shortlist(points, count, hypervolume_reference(study, trials)))
+    return tuple(done[index] for index in shortlist(points(done), count, hypervolume_reference(study, trials)))
 
 
 def knee_of(study: Study, trials: Sequence[Trial]) -> Trial | None:
     """The front's knee; None without an evaluation."""
     done = evaluated(trials, fidelity=study.fidelity)
-    return done[knee([(trial.latency.total_ms, trial.miou_pct or 0.0) for trial in done])] if done else None
+    return done[knee(points(done))] if done else None
 
 
 def against_anchor(trial: Trial, trials: Sequence[Trial], study: Study) -> dict[str, Any] | None:

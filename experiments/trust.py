@@ -338,11 +338,7 @@ def evaluate_all(
         jobs = {n: (want.scorer, want.member.candidate, want.replicate, None) for n, want in missing.items()}
         for number, outcome in pool.results(jobs, lambda: None):
             want = missing.pop(number)
-            if outcome.fault:
-                raise UserError(
-                    f"{want.member.label} could not be evaluated by {want.scorer.fidelity}: {outcome.fault} "
-                    "Nothing is recorded against it; mend the cause and run the same command to go on."
-                )
+            outcome.require_no_fault(f"{want.member.label} could not be evaluated by {want.scorer.fidelity}")
             record = Record.of(outcome, want.scorer, want.member.candidate, replicate=want.replicate)
             store.add_record(record, candidate=want.member.candidate)
             tell(want, record, cached=False)

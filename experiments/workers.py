@@ -38,6 +38,14 @@ class Outcome:
     fault: str | None = None
     """What is wrong around the candidate (disk, cache, settings): nobody's metrics, and nothing to record."""
 
+    def require_no_fault(self, what: str) -> None:
+        """Raises `UserError` that names what was evaluated, and by what."""
+        if self.fault:
+            raise UserError(
+                f"{what}: {self.fault} "
+                "Nothing is recorded against it; mend the cause and run the same command to go on."
+            )
+
 
 class WorkerPool:
     """Processes are started with the first job, from a server that has the heavy imports done."""
@@ -98,7 +106,8 @@ class WorkerPool:
         for process in processes:
             process.terminate()
         if manager is not None:
-            manager.join(_JOIN_S)  # type: ignore[attr-defined]  # it closes its pipes; the interpreter's end would write to them meanwhile
+            # it closes its pipes, and the interpreter's end would write to them meanwhile
+            manager.join(_JOIN_S)  # type: ignore[attr-defined]
         self._pool = None
 
 
