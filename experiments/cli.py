@@ -125,7 +125,15 @@ def search(
         str, typer.Argument(metavar="STUDY", help="A study's TOML file, or the name of one that comes with the tool.")
     ],
     storage: Storage = DEFAULT_URL,
-    workers: Annotated[int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores]")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores, or the whole cluster]")
+    ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Evaluate on this Ray cluster, or on one made for the study: local."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs that one evaluation reserves, with --ray.")] = 1.0,
+    gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, likewise.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Run a search study, or go on where it was interrupted."""
@@ -148,6 +156,13 @@ def search(
     evaluator = config.build_evaluator()
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
+    elsewhere = None
+    if ray is not None:
+        from experiments.ray_backend import Resources, ray_pool
+
+        elsewhere = ray_pool(ray, workers, Resources(cpus=cpus, gpus=gpus))
+    elif (cpus, gpus) != (1.0, 0.0):
+        raise UserError("--cpus and --gpus reserve parts of a Ray cluster; give --ray, too.")
     if not Store.exists(storage):  # what would be refused anyway makes no database
         require_anchors(config.search_space(), config.search.anchors)
         require_rows(config, find_table(config.latency.table))
@@ -180,6 +195,7 @@ def search(
                 evaluator=evaluator,
                 schedule=schedule,
                 workers=workers or os.cpu_count() or 1,
+                elsewhere=elsewhere,
                 report=report,
             )
         statistics = store.batches(config.name)

@@ -11,7 +11,7 @@ import importlib.resources
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, get_args
@@ -30,7 +30,7 @@ from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
 from experiments.standing import Standing
 from experiments.store import Proposal, Record, Rung, Store, Trial
-from experiments.workers import WorkerPool, worker_pool
+from experiments.workers import Pool, worker_pool
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, preset, require_anchors
 from topformer.blocks import candidate_blocks
@@ -287,9 +287,12 @@ def run_study(
     schedule: Schedule = NO_RUNGS,
     table: LatencyTable | None = None,
     workers: int = 1,
+    elsewhere: AbstractContextManager[Pool] | None = None,
     report: Callable[[Event], None] = lambda _: None,
 ) -> StudyResult:
     """Run a study to its number of trials, or go on where it was interrupted.
+
+    Evaluations run in `workers` processes of this machine, or `elsewhere`; results do not depend on where.
 
     Raises `UserError` for anchors outside the space, a table without a needed row, a stored study of the same name
     with another configuration, another driver at work, or too many failed evaluations.
@@ -299,7 +302,7 @@ def run_study(
     table = _opened_table(config, store, table, evaluator)
     _require_same_screens(config, store, schedule)
     run = _Run(config, store, space, table, evaluator, schedule, report)
-    with store.lease(config.name) as lease, worker_pool(workers) as pool:
+    with store.lease(config.name) as lease, elsewhere or worker_pool(workers) as pool:
         while len(run.trials) < config.search.trials or run.open_trials():
             if not run.open_trials() and not run.propose(pool, lease.beat):
                 report(Event(done=run.done, total=run.total, trial=None, note="the space holds no further candidate"))
@@ -431,7 +434,7 @@ class _Run:
     def open_trials(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "proposed"]
 
-    def propose(self, pool: WorkerPool, beat: Callable[[], None]) -> bool:
+    def propose(self, pool: Pool, beat: Callable[[], None]) -> bool:
         """Add the next batch; False when the space has nothing left."""
         search = self.config.search
         batch = 1 + max((trial.batch for trial in self.trials), default=-1)
@@ -456,7 +459,7 @@ class _Run:
         return bool(proposals)
 
     def _screened(
-        self, proposals: Sequence[Proposal], size: int, pool: WorkerPool, beat: Callable[[], None]
+        self, proposals: Sequence[Proposal], size: int, pool: Pool, beat: Callable[[], None]
     ) -> Sequence[Proposal]:
         """The anchors, and the best of the others screen by screen; what a screen cannot score does not go on."""
         anchors = [one for one in proposals if one.anchor]
@@ -471,7 +474,7 @@ class _Run:
             others = [known[index][0] for index in best]
         return [*anchors, *others]
 
-    def confirm(self, pool: WorkerPool, beat: Callable[[], None]) -> None:
+    def confirm(self, pool: Pool, beat: Callable[[], None]) -> None:
         """Train the best, and the anchors, at each rung in turn."""
         rungs = [
             Rung(
@@ -508,7 +511,7 @@ class _Run:
     def _records(
         self,
         wants: Sequence[tuple[Scorer, Candidate, int]],
-        pool: WorkerPool,
+        pool: Pool,
         beat: Callable[[], None],
         tell: Callable[[int, int], None] = lambda *_: None,
     ) -> list[Record]:
@@ -526,7 +529,7 @@ class _Run:
             tell(done, len(wants))
         return [record for record in known if record is not None]
 
-    def evaluate(self, pool: WorkerPool, beat: Callable[[], None]) -> None:
+    def evaluate(self, pool: Pool, beat: Callable[[], None]) -> None:
         """Settle every open trial: from the store where it is known, by training otherwise."""
         waiting = []
         for trial in self.open_trials():

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from evaluators.base import Metrics, Score, Scorer
 from evaluators.training import NonFiniteLoss
@@ -45,6 +46,17 @@ class Outcome:
                 f"{what}: {self.fault} "
                 "Nothing is recorded against it; mend the cause and run the same command to go on."
             )
+
+
+def killed(times: int) -> str:
+    """The reason of a candidate whose every try ended with its process."""
+    return f"it killed its worker process {times} times (out of memory?)"
+
+
+class Pool(Protocol):
+    """Who evaluates for a study."""
+
+    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]: ...
 
 
 class WorkerPool:
@@ -87,7 +99,7 @@ class WorkerPool:
                 return future.result()
             except BrokenProcessPool:
                 self.stop()
-        return Outcome(reason=f"it killed its worker process {RETRIES + 1} times (out of memory?)")
+        return Outcome(reason=killed(RETRIES + 1))
 
     def _submit(self, job: Job) -> Future[Outcome]:
         if self._pool is None:
