@@ -262,7 +262,7 @@ def front(
     if sum((every, latency_max is not None, shortlist is not None)) > 1:
         raise UserError("--all lists all, --latency-max picks one, --shortlist some: give only one of these.")
     with Store.open(storage, read_only=True) as store:
-        found, trials = at_rung(store, study, fidelity)
+        found, trials = at_rung(store, study, fidelity, every=every or plot is not None)
         ranking = standing(found.evaluator, store)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
     if shortlist is not None:

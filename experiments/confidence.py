@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.pareto import evaluated
+from experiments.pareto import evaluated, nearest, points
 from experiments.store import Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
@@ -35,10 +35,7 @@ def front_probabilities(
         return {}
     ms = np.array([trial.latency.total_ms for trial in done])
     miou = np.array([trial.miou_pct for trial in done], dtype=np.float64)
-    order = np.lexsort((-miou, ms))
-    front = np.empty(len(done))
-    front[order] = np.maximum.accumulate(miou[order])
-    near = np.sort(np.argsort(front - miou, kind="stable")[:MOST_COMPARED])
+    near = np.array(nearest(points(done), MOST_COMPARED))
     errors = [table.error_terms(candidate_blocks(done[i].candidate)) for i in near]
     sources = sorted({name for one in errors for name in one})
     terms = np.array([[one.get(name, 0.0) for name in sources] for one in errors])

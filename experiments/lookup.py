@@ -77,12 +77,12 @@ def _trial(name: str, number: int, storage: str) -> Chosen:
 
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
-        trials = store.trials(name)
-    found = next((trial for trial in trials if trial.number == number), None)
-    if found is None:
-        known = f"trials 0 to {trials[-1].number}" if trials else "no trials yet"
-        raise UserError(f"study {name!r} has {known}, not {number}.")
-    return _chosen(study, found)
+        found = store.trials(name, numbers=[number])
+        known = () if found else store.outlines(name)
+    if not found:
+        there = f"trials 0 to {known[-1].number}" if known else "no trials yet"
+        raise UserError(f"study {name!r} has {there}, not {number}.")
+    return _chosen(study, found[0])
 
 
 def _under_budget(name: str, budget: str, storage: str) -> Chosen:
@@ -92,10 +92,10 @@ def _under_budget(name: str, budget: str, storage: str) -> Chosen:
         )
     from experiments.pareto import best_under, budget_ms
     from experiments.store import Store
+    from experiments.summaries import at_rung
 
     with Store.open(storage, read_only=True) as store:
-        study = store.study(name)
-        trials = store.trials(name)
+        study, trials = at_rung(store, name, None, every=False)
     latency_max_ms = budget_ms(budget, trials, fidelity=study.fidelity)
     return _chosen(study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from experiments.store import Trial
 from topformer.errors import UserError
 
@@ -18,6 +20,17 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
             best = points[index][1]
             front.append(index)
     return tuple(front)
+
+
+def nearest(points: Sequence[tuple[float, float]], count: int) -> tuple[int, ...]:
+    """Indices, ascending, of the `count` (latency, mIoU) points least far below the front; its members are 0 below."""
+    if not points:
+        return ()
+    ms, miou = np.array(points, dtype=np.float64).T
+    order = np.lexsort((-miou, ms))
+    front = np.empty(len(points))
+    front[order] = np.maximum.accumulate(miou[order])
+    return tuple(int(index) for index in np.sort(np.argsort(front - miou, kind="stable")[:count]))
 
 
 def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:

@@ -266,13 +266,23 @@ class _Collector(tune.Callback):
             self._hands.done.put((trial.config["number"], *_unpacked(packed)))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        error = trial.get_pickled_error()
-        if error is None or isinstance(error, RayActorError):
+        error = _last_error(trial)
+        if isinstance(error, RayActorError):
             outcome = Outcome(reason=f"{killed(RETRIES + 1)}, or its node was lost")
         else:
             cause = getattr(error, "cause", None) or error
             outcome = Outcome(fault=f"a Ray worker failed: {type(cause).__name__}: {first_line(cause)}.")
         self._hands.done.put((trial.config["number"], outcome, None))
+
+
+def _last_error(trial: Any) -> BaseException:
+    """Tune keeps a failed trial's error in a file of this machine's."""
+    try:
+        content = Path(trial.pickled_error_file).read_bytes()
+    except (OSError, TypeError):
+        return RuntimeError("for a reason that Ray does not tell")
+    error = ray.cloudpickle.loads(content)
+    return error if isinstance(error, BaseException) else RuntimeError(str(error))
 
 
 class _WhenEnded(tune.Stopper):
@@ -338,7 +348,7 @@ def evaluated_there(job: str) -> tuple[Outcome, bytes | None]:
 
 def _packed(content: Any) -> str:
     """Text that Tune carries unchanged; made and read by this tool's own processes alone."""
-    return base64.b64encode(pickle.dumps(content)).decode()
+    return base64.b64encode(ray.cloudpickle.dumps(content)).decode()  # type: ignore[no-untyped-call]
 
 
 def _unpacked(text: str) -> Any:

@@ -12,14 +12,25 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, ForeignKey, String, Text, UniqueConstraint, create_engine, inspect, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    inspect,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.pool import StaticPool
 
 VERSION_TABLE = "topformer_nas_revision"
 OLD_VERSION_TABLE = "topformer_nas_schema"
 """Before Alembic: one row with the number 1 or 2, the first two revisions."""
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
 LOCK = 7_061_945
 """Of PostgreSQL's advisory locks: of two that bring a store up at once, one waits."""
@@ -72,7 +83,11 @@ class RecordRow(Base):
 
 class ProposalRow(Base):
     __tablename__ = "proposals"
-    __table_args__ = (UniqueConstraint("study_id", "number"), UniqueConstraint("study_id", "candidate_key"))
+    __table_args__ = (
+        UniqueConstraint("study_id", "number"),
+        UniqueConstraint("study_id", "candidate_key"),
+        Index("proposal_points", "study_id", "number", "batch", "anchor", "total_ms", "miou_pct"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     number: Mapped[int]
@@ -84,6 +99,10 @@ class ProposalRow(Base):
     latency_json: Mapped[str] = mapped_column(Text)
     record_id: Mapped[int | None] = mapped_column(ForeignKey("records.id"))
     from_cache: Mapped[bool] = mapped_column(default=False)
+    total_ms: Mapped[float] = mapped_column(server_default="0")
+    """As `latency_json` has it."""
+    miou_pct: Mapped[float | None]
+    """As the record has it; None for one that failed, and while there is none."""
     candidate: Mapped[CandidateRow] = relationship(lazy="joined")
     record: Mapped[RecordRow | None] = relationship(lazy="joined")
 

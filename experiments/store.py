@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 from urllib.parse import quote
 
 from sqlalchemy import (
@@ -153,6 +153,17 @@ class Trial:
     @property
     def miou_pct(self) -> float | None:
         return None if self.record is None or self.record.metrics is None else float(self.record.metrics["miou_pct"])
+
+
+class Outline(NamedTuple):
+    """A trial in a few numbers."""
+
+    number: int
+    batch: int
+    anchor: str | None
+    total_ms: float
+    miou_pct: float | None
+    """None for one that failed or is not evaluated yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -319,6 +330,7 @@ class Store:
                         batch,
                         proposal,
                         record_id=None if found is None else found.id,
+                        miou_pct=None if record is None else record.value,
                         from_cache=from_cache,
                     )
                 )
@@ -446,6 +458,7 @@ class Store:
             found = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
             assert found is not None, "a record is written before its trial is settled"
             row.record = found
+            row.miou_pct = record.value
             row.from_cache = from_cache
             session.flush()
             return self._trial(row)
@@ -477,14 +490,30 @@ class Store:
             )
             return tuple(_record(row) for row in rows)
 
-    def trials(self, name: str) -> tuple[Trial, ...]:
-        """All trials of a study, by number."""
+    def trials(self, name: str, *, numbers: Iterable[int] | None = None) -> tuple[Trial, ...]:
+        """Trials of a study, by number: all of them, or those of these numbers."""
         with self._session() as session:
             study_id = _study_row(session, name).id
-            rows = session.scalars(
-                select(ProposalRow).where(ProposalRow.study_id == study_id).order_by(ProposalRow.number)
-            ).unique()
-            return tuple(self._trial(row) for row in rows)
+            chosen = select(ProposalRow).where(ProposalRow.study_id == study_id).order_by(ProposalRow.number)
+            if numbers is not None:
+                chosen = chosen.where(ProposalRow.number.in_(list(numbers)))
+            return tuple(self._trial(row) for row in session.scalars(chosen).unique())
+
+    def outlines(self, name: str) -> tuple[Outline, ...]:
+        """What a front needs to know of every trial, by number; read from an index, without the trials."""
+        with self._session() as session:
+            rows = session.execute(
+                select(
+                    ProposalRow.number,
+                    ProposalRow.batch,
+                    ProposalRow.anchor,
+                    ProposalRow.total_ms,
+                    ProposalRow.miou_pct,
+                )
+                .where(ProposalRow.study_id == _study_row(session, name).id)
+                .order_by(ProposalRow.number)
+            )
+            return tuple(Outline(*row) for row in rows)
 
     def batches(self, name: str) -> tuple[BatchStatistics, ...]:
         with self._session() as session:
@@ -800,6 +829,7 @@ def _proposal_row(
     proposal: Proposal,
     *,
     record_id: int | None = None,
+    miou_pct: float | None = None,
     from_cache: bool = False,
 ) -> ProposalRow:
     return ProposalRow(
@@ -813,6 +843,8 @@ def _proposal_row(
         latency_json=_estimate_json(proposal.latency),
         record_id=record_id,
         from_cache=from_cache,
+        total_ms=proposal.latency.total_ms,
+        miou_pct=miou_pct,
     )
 
 

@@ -9,24 +9,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from experiments.confidence import front_probabilities
-from experiments.pareto import evaluated, front, hypervolume, knee, nearest_anchor, points, shortlist
+from experiments.confidence import MOST_COMPARED, front_probabilities
+from experiments.pareto import (
+    evaluated,
+    front,
+    hypervolume,
+    knee,
+    nearest,
+    nearest_anchor,
+    non_dominated,
+    points,
+    shortlist,
+)
 from experiments.standing import Standing
-from experiments.store import BatchStatistics, Store, Study, Trial
+from experiments.store import BatchStatistics, Outline, Store, Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
 from topformer.errors import UserError, unknown_name
 
 
-def at_rung(store: Store, name: str, label: str | None) -> tuple[Study, tuple[Trial, ...]]:
-    """A study and its trials, as its own fidelity has them or as one of its confirmations does."""
+def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -> tuple[Study, tuple[Trial, ...]]:
+    """A study and its trials, as its own fidelity has them or as one of its confirmations does.
+
+    Unless `every` is wanted, only those that decide what is said of the front: of a large study the others take long
+    to read.
+    """
     study = store.study(name)
     if label is None or label == study.fidelity:
-        return study, store.trials(name)
+        return study, store.trials(name, numbers=None if every else leading(store.outlines(name)))
     rung = next((rung for rung in study.rungs if rung.label == label), None)
     if rung is None:
         raise unknown_name("fidelity", label, [study.fidelity, *(rung.label for rung in study.rungs)])
     return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
+
+
+def leading(outlines: Sequence[Outline]) -> list[int]:
+    """Numbers of the front, of as many near it as are compared, of the anchors and the slowest of the first batch."""
+    done = [one for one in outlines if one.miou_pct is not None]
+    known = [(one.total_ms, one.miou_pct or 0.0) for one in done]
+    near = {*nearest(known, MOST_COMPARED), *non_dominated(known)}
+    slowest = max((one for one in outlines if one.batch == 0), key=lambda one: one.total_ms, default=None)
+    chosen = {one.number for one in outlines if one.anchor} | {done[index].number for index in near}
+    return sorted(chosen if slowest is None else chosen | {slowest.number})
 
 
 def hypervolume_reference(study: Study, trials: Sequence[Trial]) -> tuple[float, float]:

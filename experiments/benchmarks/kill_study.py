@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wait-s", type=float, default=0.5)
+    parser.add_argument("--until-s", type=float, default=20.0, help="the longest time between a start and a kill")
     parser.add_argument("--drive", type=Path)
     asked = parser.parse_args()
     if asked.drive:
@@ -137,7 +138,7 @@ def main() -> None:
         while True:
             driver = started(killed, asked.wait_s)
             while len(kills) < asked.kills:
-                time.sleep(rng.uniform(1.0, 6.0))
+                time.sleep(rng.uniform(1.0, asked.until_s))
                 if driver.poll() is not None:
                     break
                 workers = workers_of(driver.pid)

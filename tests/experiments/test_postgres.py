@@ -69,10 +69,17 @@ def test_the_steps_lead_to_what_the_models_say(url: str) -> None:
 def test_an_old_store_is_brought_up_by_writing_to_it(url: str, tmp_path: Path) -> None:
     found = run(url, tmp_path)
     with Store.open(url) as opened, opened.engine.begin() as connection:
-        for table, column in (("studies", "rungs_json"), ("studies", "screens_json"), ("batches", "screened")):
+        connection.execute(text("DROP INDEX proposal_points"))
+        for table, column in (
+            ("proposals", "total_ms"),
+            ("proposals", "miou_pct"),
+            ("studies", "rungs_json"),
+            ("studies", "screens_json"),
+            ("batches", "screened"),
+        ):
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0002'"))
-    with pytest.raises(UserError, match="has schema revision 0002, and 0003 is the newest"):
+    with pytest.raises(UserError, match="has schema revision 0002, and 0004 is the newest"):
         Store.open(url, read_only=True)
     with Store.open(url) as opened:
         assert opened.trials("toy") == found.trials

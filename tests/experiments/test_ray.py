@@ -1,6 +1,7 @@
 """A study on Ray Tune is the local one."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,12 +72,20 @@ def test_a_node_is_lost_in_the_middle(tmp_path: Path, cluster: Cluster) -> None:
     assert outline(there) == outline(run_toy(tmp_path / "here"))
 
 
-def test_what_is_wrong_around_a_candidate_is_not_held_against_it(tmp_path: Path) -> None:
+def test_what_is_wrong_around_a_candidate_is_not_held_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full, unknown = ToyEvaluator(disk_is_full=True), ToyEvaluator(fails=always)
     with pytest.raises(UserError, match=r"trial \d could not be evaluated: No space left .* Nothing is recorded"):
         run_toy(tmp_path, evaluator=full, elsewhere=ray_pool(LOCAL, 2, Resources()))
     with pytest.raises(UserError, match="study 'toy' stops: 3 of 3 evaluations failed"):
         run_toy(tmp_path, evaluator=unknown, elsewhere=ray_pool(LOCAL, 2, Resources()))
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != HERE])
+    with pytest.raises(
+        UserError, match=r"trial \d could not be evaluated: a Ray worker failed: .*No module named 'toys'"
+    ):
+        run_toy(tmp_path, elsewhere=ray_pool(LOCAL, 2, Resources()))
     assert not ray.is_initialized()
 
 

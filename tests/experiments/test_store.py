@@ -177,6 +177,9 @@ def back_to(version: int, folder: Path) -> Path:
         for column in ("rungs_json", "screens_json"):
             connection.execute(f"ALTER TABLE studies DROP COLUMN {column}")
         connection.execute("ALTER TABLE batches DROP COLUMN screened")
+        connection.execute("DROP INDEX proposal_points")
+        for column in ("total_ms", "miou_pct"):
+            connection.execute(f"ALTER TABLE proposals DROP COLUMN {column}")
         if version == 1:
             connection.execute("DROP TABLE trust_reports")
     return path
@@ -194,6 +197,9 @@ def test_an_old_store_is_read_and_left_as_it_is(version: int, tmp_path: Path) ->
     before = tables(path)
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         assert store.trials("toy") == result.trials
+        assert store.outlines("toy") == tuple(
+            (trial.number, trial.batch, trial.anchor, trial.latency.total_ms, trial.miou_pct) for trial in result.trials
+        )
         assert store.trust_reports() == ()
         with pytest.raises(UserError, match="attempt to write a readonly database"):
             store.finish_study("toy")

@@ -11,9 +11,12 @@ import pytest
 from shell import Shell
 from toys import ToyEvaluator, is_unlucky, run_toy, toy_config, toy_report, toy_table, toy_url
 
+from experiments import confidence, summaries
 from experiments.pareto import front, hypervolume
+from experiments.standing import Standing
 from experiments.store import Store
 from experiments.study import StudyConfig
+from experiments.summaries import at_rung, front_rows, hypervolume_reference, knee_of, shortlisted
 
 
 def named(name: str, **settings: Any) -> StudyConfig:
@@ -55,6 +58,26 @@ def test_show_adds_up(studied: Shell) -> None:
     failing: Any = studied.json("study", "show", "three")
     assert failing["failed"] == len(failing["failures"]) > 0
     assert failing["failures"][0]["reason"] == "RuntimeError: this architecture never works"
+
+
+def test_what_leads_says_the_same_as_all(studied: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large study only those near the front are read."""
+    known = Standing(report="toy-report", trust=toy_report(0.9).fidelities[0], noise_pct=0.3)
+    for module in (summaries, confidence):
+        monkeypatch.setattr(module, "MOST_COMPARED", 7)
+    with Store.open(toy_url(studied.folder), read_only=True) as store:
+        for name in ("one", "two", "three"):
+            study, every = at_rung(store, name, None)
+            _, leading = at_rung(store, name, None, every=False)
+            assert len(leading) < len(every)
+            assert all(trial in leading for trial in every if trial.anchor)
+            assert knee_of(study, leading) == knee_of(study, every)
+            assert shortlisted(study, leading, 2) == shortlisted(study, every, 2)
+            assert hypervolume_reference(study, leading) == hypervolume_reference(study, every)
+            members = front(every, fidelity="toy")
+            few, all_of_them = (front_rows(study, given, members, known) for given in (leading, every))
+            for one, other in zip(few, all_of_them, strict=True):
+                assert {key: (one[key], other[key]) for key in one if one[key] != other[key]} == {}
 
 
 def test_show_for_people(studied: Shell) -> None:
