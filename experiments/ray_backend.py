@@ -21,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,13 @@ class RayPool:
         self._thread.start()
 
     def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-        """Outcomes as they come; `beat` is called at least every 15 s."""
-        for number, job in jobs.items():
-            self._hands.waiting.put((number, _packed((*job[:3], job[3] is not None))))
-        for _ in jobs:
+        begun = taken = 0
+        while taken < len(jobs):
+            for number, job in list(islice(jobs.items(), begun, None)):
+                self._hands.waiting.put((number, _packed((*job[:3], job[3] is not None))))
+                begun += 1
             number, outcome, weights = self._next(beat)
+            taken += 1
             path = jobs[number][3]
             if weights is not None and path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)

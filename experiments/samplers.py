@@ -114,8 +114,9 @@ class OptunaSampler:
             )
         if isinstance(sampler, NSGAIISampler | NSGAIIISampler):
             last = max(trial.batch for trial in request.done)
-            # failures do not hold a generation open
-            sampler.population_size = sum(trial.batch == last for trial in request.done)
+            if not any(trial.batch == last and trial.state == "proposed" for trial in request.others):
+                # failures do not hold a generation open
+                sampler.population_size = sum(trial.batch == last for trial in request.done)
         return study
 
 

@@ -30,7 +30,7 @@ from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
 from experiments.standing import Standing
 from experiments.store import Proposal, Record, Rung, Store, Trial
-from experiments.workers import Pool, worker_pool
+from experiments.workers import Job, Pool, worker_pool
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, preset, require_anchors
 from topformer.blocks import candidate_blocks
@@ -83,6 +83,8 @@ class SearchSection(_Section):
     sampler: str = "nsga2"
     seed: int = Field(default=0, ge=0)
     anchors: list[str] = list(ANCHORS)
+    asynchronous: bool = False
+    """Propose the next batch as soon as a worker is idle: nobody waits, and one seed no longer means one front."""
 
     @field_validator("sampler")
     @classmethod
@@ -191,6 +193,11 @@ class StudyConfig(_Section):
         """The rungs around the evaluator; screens whose order is not `trusted` are left out, with a notice."""
         if not self.screen and not self.confirm:
             return Schedule()
+        if self.screen and self.search.asynchronous:
+            raise UserError(
+                f"study {self.name!r}: [[screen]] scores batches before they are trials, so search.asynchronous cannot "
+                "be true with it; leave one of them out."
+            )
         dataset = self._dataset()
         screens, confirmations, notices = [], [], []
         for number, section in enumerate(self.screen):
@@ -530,19 +537,14 @@ class _Run:
         return [record for record in known if record is not None]
 
     def evaluate(self, pool: Pool, beat: Callable[[], None]) -> None:
-        """Settle every open trial: from the store where it is known, by training otherwise."""
-        waiting = []
-        for trial in self.open_trials():
-            known = self.store.find_record(trial.candidate.key, self.evaluator.fingerprint, 0)
-            if known is None:
-                waiting.append(trial)
-            else:
-                self.cached += 1
-                self._settle(trial, known, from_cache=True)
-        jobs = {trial.number: (self.evaluator, trial.candidate, 0, self._weights(trial)) for trial in waiting}
-        by_number = {trial.number: trial for trial in waiting}
-        for number, outcome in pool.results(jobs, beat):
-            trial = by_number[number]
+        """Settle every open trial: from the store where it is known, by training otherwise.
+
+        Asynchronously, further batches follow while some still run.
+        """
+        jobs: dict[int, Job] = {}
+        self._begin(jobs)
+        for taken, (number, outcome) in enumerate(pool.results(jobs, beat), start=1):
+            trial = self.trials[number]
             outcome.require_no_fault(f"trial {number} could not be evaluated")
             record = Record.of(outcome, self.evaluator, trial.candidate, replicate=0)
             weights = self._weights(trial)
@@ -550,6 +552,24 @@ class _Run:
             self.trained += 1
             self._settle(trial, record, from_cache=False)
             self._stop_on_failures()
+            while self._has_idle(pool, len(jobs) - taken) and self.propose(pool, beat):
+                self._begin(jobs)
+
+    def _has_idle(self, pool: Pool, in_flight: int) -> bool:
+        search = self.config.search
+        return search.asynchronous and in_flight < pool.workers and len(self.trials) < search.trials
+
+    def _begin(self, jobs: dict[int, Job]) -> None:
+        """Settle what the store knows; add the other open trials to the jobs."""
+        for trial in self.open_trials():
+            if trial.number in jobs:
+                continue
+            known = self.store.find_record(trial.candidate.key, self.evaluator.fingerprint, 0)
+            if known is None:
+                jobs[trial.number] = (self.evaluator, trial.candidate, 0, self._weights(trial))
+            else:
+                self.cached += 1
+                self._settle(trial, known, from_cache=True)
 
     def prune_weights(self) -> None:
         """Keep the weights of the front and of the anchors."""
@@ -567,7 +587,7 @@ class _Run:
 
     def _settle(self, trial: Trial, record: Record, *, from_cache: bool) -> None:
         settled = self.store.settle(self.config.name, trial.number, record, from_cache=from_cache)
-        self.trials = [settled if other.number == settled.number else other for other in self.trials]
+        self.trials[trial.number] = settled
         self.report(Event(done=self.done, total=self.total, trial=settled))
 
     def _stop_on_failures(self) -> None:

@@ -7,11 +7,11 @@ import math
 import multiprocessing
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -56,24 +56,28 @@ def killed(times: int) -> str:
 class Pool(Protocol):
     """Who evaluates for a study."""
 
-    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]: ...
+    workers: int
+    """Evaluations at a time."""
+
+    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
+        """Outcomes as they come; `beat` is called at least every 15 s. `jobs` may grow while they are taken."""
+        ...
 
 
 class WorkerPool:
     """Processes are started with the first job, from a server that has the heavy imports done."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-        """Outcomes as they come; `beat` is called at least every 15 s."""
-        waiting = deque(jobs)
         running: dict[Future[Outcome], int] = {}
-        while waiting or running:
-            while waiting and len(running) < self._workers:
-                number = waiting.popleft()
+        begun = 0
+        while begun < len(jobs) or running:
+            for number in list(islice(jobs, begun, begun + self.workers - len(running))):
                 running[self._submit(jobs[number])] = number
+                begun += 1
             done, _ = wait(running, timeout=BEAT_S, return_when=FIRST_COMPLETED)
             beat()
             suspects = []
@@ -105,7 +109,7 @@ class WorkerPool:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["experiments.workers", "evaluators.proxy"])
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_driver)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_driver)
         return self._pool.submit(evaluate_job, *job)
 
     def stop(self) -> None:

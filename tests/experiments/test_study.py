@@ -7,7 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys import STUDY, TASK, ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config, toy_table, toy_url
+from toys import (
+    STUDY,
+    TASK,
+    ToyEvaluator,
+    always,
+    is_base,
+    is_unlucky,
+    outline,
+    run_toy,
+    toy_config,
+    toy_table,
+    toy_url,
+)
 from trees import folder_tree, imagenet_tree
 
 from evaluators.compiled import CompiledTable
@@ -221,6 +233,37 @@ def test_a_worker_that_dies_is_replaced_and_its_candidate_tried_again(tmp_path: 
     wild = run_toy(tmp_path / "wild", evaluator=ToyEvaluator(dies_once_in=tmp_path / "marks"), workers=2)
     assert outline(wild) == outline(calm)
     assert len(list((tmp_path / "marks").iterdir())) == 3
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "auto"])
+def test_asynchronously_nobody_waits_for_the_slowest(sampler: str, tmp_path: Path) -> None:
+    config = toy_config(trials=26, sampler=sampler)
+    config = config.model_copy(update={"search": config.search.model_copy(update={"asynchronous": True})})
+    events: list[Event] = []
+
+    def follow(event: Event) -> None:
+        events.append(event)
+        if len(events) == 3:
+            raise KeyboardInterrupt
+
+    slow = ToyEvaluator(seconds=2.0, slow=is_base)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path, config, slow, workers=2, report=follow)
+    result = run_toy(tmp_path, config, slow, workers=2, report=follow)
+    numbers = [event.trial.number for event in events if event.trial]
+    assert sorted(numbers) == list(range(26))  # none twice, none lost
+    assert len({trial.candidate.key for trial in result.trials}) == 26
+    base = next(trial.number for trial in result.trials if trial.anchor == "base")
+    before = [event.trial for event in events[: numbers.index(base)] if event.trial]
+    assert max(trial.batch for trial in before) >= 1
+
+
+def test_asynchronous_studies_have_no_screens() -> None:
+    text = STUDY.format(trials=8, seed=0, sampler="nsga2") + "asynchronous = true\n"
+    text += '[[screen]]\nrecipe = "macs"\nshare = 0.5\n'
+    config = StudyConfig.from_toml(text, where="toy.toml")
+    with pytest.raises(UserError, match="search.asynchronous cannot be true with it"):
+        config.build_schedule(ToyEvaluator(), lambda _: pytest.fail("not asked"))
 
 
 def test_weights_are_kept_for_the_front_and_the_anchors_only(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from experiments.study import StudyConfig, StudyResult, run_study
 from latency_lut.table import LatencyRow, LatencyTable, TableHeader
 from search_space import SearchSpace, blocks, preset
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate, Task
+from topformer.config import Candidate, Task, anchor_name
 from topformer.model import TopFormer
 from topformer.weights import save_model
 
@@ -57,6 +57,8 @@ class ToyEvaluator:
     dies_once_in: Path | None = None
     """A folder; the first evaluation of each of three candidates kills its own process and leaves a mark there."""
     seconds: float = 0.0
+    slow: Callable[[Candidate], bool] | None = None
+    """Those that take so long; all where it is None."""
 
     def why_not(self, candidate: Candidate) -> str | None:
         return "it is barred" if self.bars and self.bars(candidate) else None
@@ -64,7 +66,7 @@ class ToyEvaluator:
     def evaluate(
         self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None
     ) -> Metrics:
-        time.sleep(self.seconds)
+        time.sleep(self.seconds if self.slow is None or self.slow(candidate) else 0.0)
         if self.dies_once_in is not None:
             mark = self.dies_once_in / candidate.key
             if not mark.exists() and len(list(self.dies_once_in.iterdir())) < 3:
@@ -91,6 +93,10 @@ class ToyEvaluator:
 
 def always(candidate: Candidate) -> bool:
     return True
+
+
+def is_base(candidate: Candidate) -> bool:
+    return anchor_name(candidate.arch) == "base"
 
 
 def is_unlucky(candidate: Candidate) -> bool:
