@@ -1,7 +1,8 @@
 """What has been proposed, evaluated and kept? The one persistent truth of all studies, and its only reader-writer.
 
 A SQLite file by default (write-ahead log, so that the dashboard reads while a study writes), any SQLAlchemy URL
-otherwise. Weights lie beside the database, in `<database>.artefacts/`.
+otherwise. Weights lie beside the file, in `<database>.artefacts/`; those of a server's database where
+`TOPFORMER_NAS_ARTEFACTS` says.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from experiments.workers import Outcome
 
 ARTEFACTS = ".artefacts"
+ARTEFACTS_VARIABLE = "TOPFORMER_NAS_ARTEFACTS"
+"""Names the folder of weights where the database is no file; it may be a mounted bucket."""
 LEASE = timedelta(seconds=60)
 BUSY_TIMEOUT_S = 30
 PATIENCE_S = 120.0
@@ -683,7 +686,8 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
         ) from None
     if parsed.get_backend_name() != "sqlite":
         try:
-            return create_engine(parsed, pool_pre_ping=True), Path(f"topformer-nas{ARTEFACTS}")
+            engine = create_engine(parsed, pool_pre_ping=True)
+            return engine, Path(os.environ.get(ARTEFACTS_VARIABLE) or f"topformer-nas{ARTEFACTS}")
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise UserError(f"storage {url!r} needs a database driver that is not installed ({error}).") from None
     if "?" in url:

@@ -57,7 +57,7 @@ def trust_run(
     seed: Annotated[int, typer.Option(help="Of the architectures that are drawn.")] = 0,
     replicates: Annotated[int, typer.Option(help="Trainings of those that are repeated: the anchors and some.")] = 3,
     repeated: Annotated[int, typer.Option(help="How many besides the anchors are repeated.")] = 5,
-    orderings: Annotated[bool, typer.Option(help="Train what the paper compares, too, by the reference.")] = True,
+    orderings: Annotated[bool, typer.Option(help="Train what the paper compares, too.")] = True,
     workers: Annotated[int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores]")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report to a file, too.")] = None,
     storage: Storage = DEFAULT_URL,

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from toys import ToyEvaluator, outline, run_toy, toy_config, toy_table
 
 from experiments import schema, store
-from experiments.store import Store
+from experiments.store import ARTEFACTS_VARIABLE, Store
 from experiments.study import Event, StudyResult, run_study
 from topformer.errors import UserError
 
@@ -39,23 +39,30 @@ def url(server: postgres.Server) -> str:
     return server.url
 
 
-def run(url: str, folder: Path, *, report: object = lambda _: None, seed: int = 0) -> StudyResult:
+@pytest.fixture(autouse=True)
+def artefacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(ARTEFACTS_VARIABLE, str(tmp_path / "bucket"))
+    return tmp_path / "bucket"
+
+
+def run(url: str, *, report: object = lambda _: None, seed: int = 0, keeps_weights: bool = False) -> StudyResult:
     with Store.open(url, create=True) as opened:
-        opened.artefacts = folder / "artefacts"
         return run_study(
             toy_config(seed=seed),
             opened,
-            evaluator=ToyEvaluator(),
+            evaluator=ToyEvaluator(keeps_weights=keeps_weights),
             table=toy_table(),
             report=report,  # type: ignore[arg-type]
         )
 
 
-def test_a_study_is_the_same_as_in_a_file(url: str, tmp_path: Path) -> None:
-    found = run(url, tmp_path)
+def test_a_study_is_the_same_as_in_a_file(url: str, tmp_path: Path, artefacts: Path) -> None:
+    found = run(url, keeps_weights=True)
+    members = [trial.candidate.key for trial in found.front]
+    assert {key for key in members if any(artefacts.glob(f"{key}-*.safetensors"))} == set(members)
     assert outline(found) == outline(run_toy(tmp_path))
     with Store.open(url, read_only=True) as opened:
-        assert opened.trials("toy") == found.trials
+        assert [trial.record for trial in opened.trials("toy")] == [trial.record for trial in found.trials]
         assert [study.name for study in opened.studies()] == ["toy"]
 
 
@@ -67,7 +74,7 @@ def test_the_steps_lead_to_what_the_models_say(url: str) -> None:
 
 
 def test_an_old_store_is_brought_up_by_writing_to_it(url: str, tmp_path: Path) -> None:
-    found = run(url, tmp_path)
+    found = run(url)
     with Store.open(url) as opened, opened.engine.begin() as connection:
         connection.execute(text("DROP INDEX proposal_points"))
         for table, column in (
@@ -104,7 +111,7 @@ def test_first_starts_at_once_all_open_the_store(url: str) -> None:
 
 
 def test_a_second_driver_is_refused(url: str, tmp_path: Path) -> None:
-    run(url, tmp_path)
+    run(url)
     with (
         Store.open(url) as opened,
         opened.lease("toy"),
@@ -123,7 +130,7 @@ def test_a_study_goes_on_when_the_server_comes_back(server: postgres.Server, url
             restarts.append(threading.Timer(1.5, server.start))
             restarts[0].start()
 
-    found = run(url, tmp_path, report=report)
+    found = run(url, report=report)
     restarts[0].join()
     assert outline(found) == outline(run_toy(tmp_path))
 
@@ -138,12 +145,12 @@ def test_a_server_that_stays_away_is_one_sentence_and_loses_nothing(
             server.stop()
 
     with pytest.raises(UserError, match="cannot be used") as error:
-        run(url, tmp_path, report=report)
+        run(url, report=report)
     assert "\n" not in str(error.value)
     server.start()
     with Store.open(url) as opened, opened.engine.begin() as connection:  # as if this process had ended with the study
         connection.execute(text("UPDATE studies SET lease_until = '2000-01-01'"))
-    found = run(url, tmp_path)
+    found = run(url)
     assert outline(found) == outline(run_toy(tmp_path))
     assert found.trained == len(found.trials) - 7
 

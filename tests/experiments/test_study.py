@@ -262,7 +262,7 @@ def test_asynchronous_studies_have_no_screens() -> None:
     text = STUDY.format(trials=8, seed=0, sampler="nsga2") + "asynchronous = true\n"
     text += '[[screen]]\nrecipe = "macs"\nshare = 0.5\n'
     config = StudyConfig.from_toml(text, where="toy.toml")
-    with pytest.raises(UserError, match="search.asynchronous cannot be true with it"):
+    with pytest.raises(UserError, match=r"search\.asynchronous cannot be true with it"):
         config.build_schedule(ToyEvaluator(), lambda _: pytest.fail("not asked"))
 
 
