@@ -32,7 +32,11 @@ from topformer.errors import UserError, ran_out_of_memory
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from evaluators.base import Evaluator
+    from experiments.schedule import Schedule
+    from experiments.standing import Standing
     from experiments.store import Study, Trial
+    from experiments.study import StudyConfig
 
 STOPPED = 130
 
@@ -171,14 +175,10 @@ def search(
     left = (TextColumn("left"), TimeRemainingColumn())
     with Store.open(storage, create=True) as store:
         ranking = standing(evaluator.fingerprint, store)
-        console.print(
-            f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
-            f"latency by table {config.latency.table}"
-        )
-        console.print(ranking.notice, highlight=False)
         schedule = config.build_schedule(evaluator, lambda scorer: standing(scorer.fingerprint, store))
-        for notice in schedule.notices:
-            console.print(f"warning: {notice}", highlight=False)
+        at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
+        for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
+            console.print(sentence, highlight=False)
         with Progress(*columns, *left, console=console) as progress:
             bar = progress.add_task("evaluating", total=config.search.trials)
 
@@ -230,6 +230,25 @@ def search(
         for rung in schedule.confirmations:
             console.print(f"confirmed: topformer-nas front {result.name} --fidelity '{rung.label}'", highlight=False)
     print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
+
+
+def _introduction(
+    config: "StudyConfig", evaluator: "Evaluator", ranking: "Standing", schedule: "Schedule", at_once: int
+) -> list[str]:
+    """What a study is, how far its order can be trusted, and what is left out or stands idle."""
+    said = [
+        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
+        f"latency by table {config.latency.table}",
+        ranking.notice,
+    ]
+    said += [f"warning: {notice}" for notice in schedule.notices]
+    size = config.search.batch_size
+    if at_once > size and not config.search.asynchronous:
+        said.append(
+            f"note: a batch of {size} keeps no more of the {at_once} workers busy; raise search.batch_size, or set "
+            "search.asynchronous = true."
+        )
+    return said
 
 
 @app.command()

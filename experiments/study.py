@@ -30,6 +30,7 @@ from experiments.samplers import SAMPLERS, Gate, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
 from experiments.standing import Standing
 from experiments.store import Proposal, Record, Rung, Store, Trial
+from experiments.summaries import hypervolume_of, hypervolume_reference
 from experiments.workers import Job, Pool, worker_pool
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, preset, require_anchors
@@ -316,6 +317,7 @@ def run_study(
                 break
             run.evaluate(pool, lease.beat)
             run.prune_weights()
+            run.tell_so_far()
         run.confirm(pool, lease.beat)
         run.store.finish_study(config.name)
     members = front(run.trials, fidelity=evaluator.fidelity)
@@ -570,6 +572,21 @@ class _Run:
             else:
                 self.cached += 1
                 self._settle(trial, known, from_cache=True)
+
+    def tell_so_far(self) -> None:
+        study, gates = self.store.study(self.config.name), self.store.batches(self.config.name)
+        reference = hypervolume_reference(study, self.trials)
+        area = hypervolume_of(self.trials, fidelity=self.evaluator.fidelity, reference=reference)
+        saved = {
+            "from the store": self.cached,
+            "over the budget": sum(gate.over_budget for gate in gates),
+            "known already": sum(gate.duplicates for gate in gates),
+            "turned away by a screen": sum(gate.screened for gate in gates),
+        }
+        words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
+        note = f"batch {len(gates) - 1} done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
+        note += f"; not trained: {words}." if words else "."
+        self.report(Event(done=self.done, total=self.total, trial=None, note=note))
 
     def prune_weights(self) -> None:
         """Keep the weights of the front and of the anchors."""

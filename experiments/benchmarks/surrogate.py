@@ -1,8 +1,8 @@
 """A surrogate of recorded evaluations, to compare samplers on: an architecture's mIoU in a millisecond.
 
 `python experiments/benchmarks/surrogate.py record SUPERNET OUT.csv.gz --storage URL [--count 1050] [--workers 2]`
-evaluates architectures of the `pyramid` space by inherited weights on `scenes`, and keeps them in a compact file:
-600 at random, evenly over the latencies, and the others as children of the best so far, so that the surrogate also
+evaluates architectures of the `pyramid` space that are no slower than B by inherited weights on `scenes`, and keeps
+them in a compact file: 600 at random, evenly over the latencies, and the others as children of the best so far, so that the surrogate also
 knows what good architectures look like; no sampler of the tool takes part. It resumes.
 
 `python experiments/benchmarks/surrogate.py judge RECORDS.csv.gz OUT.json` fits it to four fifths and says how well it
@@ -45,7 +45,7 @@ from experiments.workers import worker_pool
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import find_table
 from search_space import SearchSpace, preset
-from topformer.config import Candidate, Task
+from topformer.config import ANCHORS, Candidate, Task
 from topformer.writing import write_whole
 
 TABLE = "snapdragon865-a77-1core-fp32"
@@ -178,7 +178,9 @@ def record(file: Path, out: Path, *, storage: str, count: int, workers: int) -> 
 def at_random(space: SearchSpace, evaluator: Evaluator) -> list[Candidate]:
     """Evenly over the logarithm of the latency: random ones crowd in the middle."""
     rng = random.Random(0)
-    drawn = [one for one in (space.sample(rng) for _ in range(12 * AT_RANDOM)) if evaluator.why_not(one) is None]
+    drawn = within(
+        [one for one in (space.sample(rng) for _ in range(12 * AT_RANDOM)) if evaluator.why_not(one) is None]
+    )
     ms = np.log(latencies([space.encode(one) for one in drawn]))
     cells = np.linspace(np.quantile(ms, 0.001), np.quantile(ms, 0.999), 21)
     by_cell: dict[int, list[Candidate]] = {}
@@ -193,6 +195,14 @@ def at_random(space: SearchSpace, evaluator: Evaluator) -> list[Candidate]:
     found = list(chosen.values())
     rng.shuffle(found)
     return found
+
+
+def within(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that are no slower than B."""
+    space = space_searched()
+    base = Candidate(arch=ANCHORS["base"], task=space.task)
+    *ms, most = latencies([space.encode(one) for one in (*candidates, base)])
+    return [one for one, at in zip(candidates, ms, strict=True) if at <= most]
 
 
 def children(
@@ -210,7 +220,7 @@ def children(
         child = space.crossover(a, b, rng)
         if rng.random() < 0.7:
             child = rng.choice(space.neighbours(child))
-        if child.key not in there and evaluator.why_not(child) is None:
+        if child.key not in there and evaluator.why_not(child) is None and within([child]):
             there.add(child.key)
             made.append(child)
     return made
