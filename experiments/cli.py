@@ -30,6 +30,8 @@ from experiments.trust_cli import trust
 from topformer.errors import UserError, ran_out_of_memory
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rich.table import Table
 
     from evaluators.base import Evaluator
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from experiments.standing import Standing
     from experiments.store import Study, Trial
     from experiments.study import StudyConfig
+    from experiments.workers import Pool
 
 STOPPED = 130
 
@@ -138,6 +141,12 @@ def search(
     ] = None,
     cpus: Annotated[float, typer.Option(help="CPUs that one evaluation reserves, with --ray.")] = 1.0,
     gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, likewise.")] = 0.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="STUDY is the name of a study of the store; its file is not needed.")
+    ] = False,
+    extend: Annotated[
+        int | None, typer.Option(metavar="TRIALS", help="Go on to so many trials in all, whatever the file says.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a search study, or go on where it was interrupted."""
@@ -152,21 +161,15 @@ def search(
 
     from experiments.standing import standing
     from experiments.store import Store
-    from experiments.study import Event, StudyConfig, require_rows, run_study
+    from experiments.study import Event, require_rows, run_study
     from latency_lut.table import find_table
     from search_space import require_anchors
 
-    config = StudyConfig.load(study)
+    config = _study_config(study, storage if resume else None, extend)
     evaluator = config.build_evaluator()
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
-    elsewhere = None
-    if ray is not None:
-        from experiments.ray_backend import Resources, ray_pool
-
-        elsewhere = ray_pool(ray, workers, Resources(cpus=cpus, gpus=gpus))
-    elif (cpus, gpus) != (1.0, 0.0):
-        raise UserError("--cpus and --gpus reserve parts of a Ray cluster; give --ray, too.")
+    elsewhere = _cluster(ray, workers, cpus, gpus)
     if not Store.exists(storage):  # what would be refused anyway makes no database
         require_anchors(config.search_space(), config.search.anchors)
         require_rows(config, find_table(config.latency.table))
@@ -230,6 +233,29 @@ def search(
         for rung in schedule.confirmations:
             console.print(f"confirmed: topformer-nas front {result.name} --fidelity '{rung.label}'", highlight=False)
     print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
+
+
+def _study_config(study: str, storage: str | None, extend: int | None) -> "StudyConfig":
+    """From its file, or from the store that is named."""
+    from experiments.store import Store
+    from experiments.study import StudyConfig
+
+    if storage is None:
+        config = StudyConfig.load(study)
+    else:
+        with Store.open(storage, read_only=True) as store:
+            config = StudyConfig.stored(store, study)
+    return config if extend is None else config.extended(extend)
+
+
+def _cluster(address: str | None, workers: int, cpus: float, gpus: float) -> "AbstractContextManager[Pool] | None":
+    if address is not None:
+        from experiments.ray_backend import Resources, ray_pool
+
+        return ray_pool(address, workers, Resources(cpus=cpus, gpus=gpus))
+    if (cpus, gpus) != (1.0, 0.0):
+        raise UserError("--cpus and --gpus reserve parts of a Ray cluster; give --ray, too.")
+    return None
 
 
 def _introduction(

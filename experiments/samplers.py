@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from scipy.stats import kendalltau
 
 from experiments.guided import Evaluated, Guide
 from experiments.pareto import evaluated, front
@@ -64,15 +65,31 @@ def guided(request: Request) -> Iterator[Candidate]:
     if len(request.done) < LEAST_POINTS:
         points = guide.spread(size=request.size, seed=request.seed)
     else:
-        known = Evaluated(
-            points=[trial.point for trial in request.done],
-            latency_ms=np.array([trial.latency.total_ms for trial in request.done]),
-            miou_pct=np.array([trial.miou_pct for trial in request.done], dtype=np.float64),
-        )
+        known = known_to_guide(request.done)
         others = [trial.point for trial in request.others]
         points = guide.batch(known, others, size=2 * request.size, seed=request.seed)
     for point in points:
         yield request.space.decode(point)
+
+
+def known_to_guide(done: Sequence[Trial]) -> Evaluated:
+    """What `auto` learns from completed trials."""
+    return Evaluated(
+        points=[trial.point for trial in done],
+        latency_ms=np.array([trial.latency.total_ms for trial in done]),
+        miou_pct=np.array([trial.miou_pct for trial in done], dtype=np.float64),
+    )
+
+
+def left_out_agreement(done: Sequence[Trial], guide: Guide) -> tuple[float, float]:
+    """How well `auto` predicts each completed trial from the others: Kendall's tau, and the root mean squared error in
+    per cent of mIoU. Raises `ValueError` for fewer than it predicts from."""
+    if len(done) < LEAST_POINTS + 1:
+        raise ValueError(f"{len(done)} trials are too few to leave one out.")
+    known = known_to_guide(done)
+    predicted = guide.fit(known).left_out
+    tau = float(kendalltau(predicted, known.miou_pct).statistic)
+    return tau, float(np.sqrt(np.mean((predicted - known.miou_pct) ** 2)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from evaluators.proxy import REFERENCE
 from experiments.fidelities import evaluator_named, scorer_named
 from experiments.guided import Guide
 from experiments.pareto import evaluated, front, points
-from experiments.samplers import SAMPLERS, Gate, next_batch
+from experiments.predictor import LEAST_POINTS
+from experiments.samplers import SAMPLERS, Gate, left_out_agreement, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
 from experiments.standing import Standing
 from experiments.store import Proposal, Record, Rung, Store, Trial
@@ -173,6 +174,17 @@ class StudyConfig(_Section):
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
+    @classmethod
+    def stored(cls, store: Store, name: str) -> Self:
+        """Of a study that is in the store, whatever has become of its file."""
+        return cls.model_validate(store.study(name).config)
+
+    def extended(self, trials: int) -> Self:
+        """With so many trials in all; raises `UserError` for fewer than it has."""
+        if trials < self.search.trials:
+            raise UserError(f"study {self.name!r} has {self.search.trials} trials; extend it to more, not to {trials}.")
+        return self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
+
     def search_space(self) -> SearchSpace:
         task = Task(image_size=parse_image_size(self.task.image_size), num_classes=self.task.num_classes)
         if "preset" not in self.space:
@@ -308,6 +320,7 @@ def run_study(
     space = config.search_space()
     require_anchors(space, config.search.anchors)
     table = _opened_table(config, store, table, evaluator)
+    config = config.extended(StudyConfig.stored(store, config.name).search.trials)  # it remembers being extended
     _require_same_screens(config, store, schedule)
     run = _Run(config, store, space, table, evaluator, schedule, report)
     with store.lease(config.name) as lease, elsewhere or worker_pool(workers) as pool:
@@ -350,11 +363,14 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
         )
         return table
     before = StudyConfig.model_validate(stored.config).model_dump()  # with what has been added since
+    values["search"]["trials"] = max(
+        values["search"]["trials"], before["search"]["trials"]
+    )  # it may have been extended
     if changed := _changed_keys(before, values):
         raise UserError(
             f"study {config.name!r} is in {store.url} with another {changed[0]}; restore it, give the changed study "
             f"a new name, or drop the old one with: topformer-nas study delete {config.name} "
-            "(only search.trials may grow, and confirm change)."
+            "(only search.trials and confirm may change)."
         )
     if stored.evaluator != evaluator.fingerprint:
         raise UserError(
@@ -394,15 +410,13 @@ def require_rows(config: StudyConfig, table: LatencyTable) -> None:
 
 
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Keys whose values differ; more trials and other confirmations change nothing that is there."""
+    """Keys whose values differ; other numbers of trials and confirmations change nothing that is there."""
     changed = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             changed += _changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after and not (
-            f"{prefix}{key}" == "confirm" or (f"{prefix}{key}" == "search.trials" and before <= after)  # type: ignore[operator]
-        ):
+        elif before != after and f"{prefix}{key}" not in ("confirm", "search.trials"):
             changed.append(f"{prefix}{key} ({before!r}, now {after!r})")
     return changed
 
@@ -586,6 +600,10 @@ class _Run:
         words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
         note = f"batch {len(gates) - 1} done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
         note += f"; not trained: {words}." if words else "."
+        done = evaluated(self.trials, fidelity=self.evaluator.fidelity)
+        if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
+            tau, error_pct = left_out_agreement(done, self.guide())
+            note += f" Left out, trials are predicted to {error_pct:.2f} % mIoU, tau {tau:.2f}."
         self.report(Event(done=self.done, total=self.total, trial=None, note=note))
 
     def prune_weights(self) -> None:

@@ -2,8 +2,8 @@
 
 `python experiments/benchmarks/surrogate.py record SUPERNET OUT.csv.gz --storage URL [--count 1050] [--workers 2]`
 evaluates architectures of the `pyramid` space that are no slower than B by inherited weights on `scenes`, and keeps
-them in a compact file: 600 at random, evenly over the latencies, and the others as children of the best so far, so that the surrogate also
-knows what good architectures look like; no sampler of the tool takes part. It resumes.
+them in a compact file: 600 at random, evenly over the latencies, and the others as children of the best so far, so that
+the surrogate also knows what good architectures look like; no sampler of the tool takes part. It resumes.
 
 `python experiments/benchmarks/surrogate.py judge RECORDS.csv.gz OUT.json` fits it to four fifths and says how well it
 ranks and predicts the last fifth.

@@ -60,6 +60,17 @@ def test_a_predictor_goes_through_noiseless_points_and_is_unsure_far_from_them()
     assert far[0] > 5 * deviation.max()
 
 
+def test_what_is_left_out_is_predicted_from_the_others() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.random((30, 3))
+    whole = Predictor.fit(features, 3 * features[:, 0] - features[:, 1] ** 2 + rng.normal(0, 0.2, 30))
+    for i in (0, 7, 29):
+        others = np.arange(30) != i
+        without = Predictor(features[others], whole.values[others], whole.lengths, whole.signal, whole.noise)
+        assert whole.left_out[i] == pytest.approx(without.predict(features[[i]])[0][0], abs=0.05)
+    assert abs(whole.left_out - whole.values).mean() > abs(whole.predict(features)[0] - whole.values).mean()
+
+
 def test_draws_and_covariance_agree_with_the_prediction() -> None:
     rng = np.random.default_rng(0)
     features = rng.random((20, 3))

@@ -25,7 +25,8 @@ from trees import folder_tree, imagenet_tree
 from evaluators.compiled import CompiledTable
 from evaluators.proxy import ProxyEvaluator
 from experiments.guided import Guide
-from experiments.samplers import SAMPLERS, Gate, OptunaSampler, Request, next_batch
+from experiments.pareto import hypervolume
+from experiments.samplers import SAMPLERS, Gate, OptunaSampler, Request, left_out_agreement, next_batch
 from experiments.store import Lease, Store
 from experiments.study import Event, StudyConfig, require_rows, run_study
 from latency_lut.table import find_table
@@ -256,6 +257,30 @@ def test_asynchronously_nobody_waits_for_the_slowest(sampler: str, tmp_path: Pat
     base = next(trial.number for trial in result.trials if trial.anchor == "base")
     before = [event.trial for event in events[: numbers.index(base)] if event.trial]
     assert max(trial.batch for trial in before) >= 1
+
+
+def test_after_each_batch_a_study_says_how_far_it_is(tmp_path: Path) -> None:
+    notes: list[str] = []
+    result = run_toy(tmp_path, toy_config(trials=12, sampler="auto"), report=lambda event: notes.append(event.note))
+    told = [note for note in notes if note]
+    assert [note.split(":")[0] for note in told] == ["batch 0 done", "batch 1 done"]
+    slowest = max(trial.latency.total_ms for trial in result.trials if trial.batch == 0)
+    area = hypervolume([(t.latency.total_ms, t.miou_pct or 0.0) for t in result.trials], (slowest, 0.0))
+    assert f"hypervolume {area:,.0f} ms x % under {slowest:.1f} ms" in told[1]
+    done = [trial for trial in result.trials if trial.batch == 0]
+    space = toy_config().search_space()
+    tau, error_pct = left_out_agreement(done, Guide(space, CompiledTable(toy_table(), space), max_ms=None))
+    assert f"Left out, trials are predicted to {error_pct:.2f} % mIoU, tau {tau:.2f}." in told[0]
+    with pytest.raises(ValueError, match="3 trials are too few"):
+        left_out_agreement(done[:3], Guide(space, CompiledTable(toy_table(), space), max_ms=None))
+
+
+def test_an_extended_study_remembers_it(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=8))
+    longer = run_toy(tmp_path, toy_config(trials=8).extended(13))
+    assert (longer.trained, len(longer.trials)) == (5, 13)
+    again = run_toy(tmp_path, toy_config(trials=8))
+    assert (again.trained, outline(again)) == (0, outline(longer))
 
 
 def test_asynchronous_studies_have_no_screens() -> None:

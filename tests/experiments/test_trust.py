@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell import Shell
@@ -454,6 +455,17 @@ def test_a_search_on_an_untested_proxy_says_so_also_in_a_database_that_is_empty_
     code, _, err = folder("search", "folder.toml", "--workers", "1")
     assert code == 0
     assert "warning: ranking untested: no trust report" in err
+    before: Any = folder.json("front", "folder", "--all")
+    (folder.folder / "folder.toml").unlink()
+    assert f"has {len(before)} trials; extend it to more, not to 1." in folder.refusal(
+        "search", "folder", "--resume", "--extend", "1"
+    )
+    assert "no study 'fold'" in folder.refusal("search", "fold", "--resume")
+    more = str(len(before) + 1)
+    code, _, err = folder("search", "folder", "--resume", "--extend", more, "--workers", "1")
+    assert (code, "1 trained, 0 from the store, 0 failed." in err) == (0, True)
+    after: Any = folder.json("front", "folder", "--all")
+    assert after[:-1] == before
 
 
 def as_text(content: object) -> str:
