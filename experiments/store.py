@@ -169,6 +169,14 @@ class Outline(NamedTuple):
     """None for one that failed or is not evaluated yet."""
 
 
+class Counts(NamedTuple):
+    """Of a study's trials; those that are neither are open."""
+
+    trials: int
+    complete: int
+    failed: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rung:
     """A fidelity at which a study's best trials are confirmed."""
@@ -517,6 +525,16 @@ class Store:
                 .order_by(ProposalRow.number)
             )
             return tuple(Outline(*row) for row in rows)
+
+    def counts(self, name: str) -> Counts:
+        """How many trials a study has, without reading them."""
+        with self._session() as session:
+            trials, settled, complete = session.execute(
+                select(
+                    func.count(ProposalRow.id), func.count(ProposalRow.record_id), func.count(ProposalRow.miou_pct)
+                ).where(ProposalRow.study_id == _study_row(session, name).id)
+            ).one()
+        return Counts(trials, complete, settled - complete)
 
     def batches(self, name: str) -> tuple[BatchStatistics, ...]:
         with self._session() as session:

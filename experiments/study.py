@@ -348,7 +348,7 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
     """Create or reopen the stored study; gives the table as it was when the study began."""
     stored = store.find_study(config.name)
     values = config.model_dump()
-    if stored is not None and not store.trials(config.name):
+    if stored is not None and not store.counts(config.name).trials:
         store.delete_study(config.name)  # it never began: nothing is lost by beginning anew
         stored = None
     if stored is None:
@@ -385,7 +385,7 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
 def _require_same_screens(config: StudyConfig, store: Store, schedule: Schedule) -> None:
     """A study goes on with the screens that it began with: what a trust report says may have changed since."""
     used = [screen.scorer.fingerprint for screen in schedule.screens]
-    if not store.trials(config.name):
+    if not store.counts(config.name).trials:
         store.set_screens(config.name, used)
     elif (before := store.screens(config.name)) != used:
         raise UserError(

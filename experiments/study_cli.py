@@ -24,9 +24,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
         rows = [
             {
                 "study": study.name,
-                "trials": len(trials := store.trials(study.name)),
-                "complete": sum(trial.state == "complete" for trial in trials),
-                "failed": sum(trial.state == "failed" for trial in trials),
+                **store.counts(study.name)._asdict(),
                 "wanted": study.config["search"]["trials"],
                 "fidelity": study.fidelity,
                 "ranking": standing(study.evaluator, store).short.removeprefix("ranking "),
@@ -160,7 +158,7 @@ def study_delete(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = 
     from experiments.store import Store
 
     with Store.open(storage) as store:
-        trials = len(store.trials(study))
+        trials = store.counts(study).trials
         store.delete_study(study)
     if as_json:
         print_json({"study": study, "trials": trials})
