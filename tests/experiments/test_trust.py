@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
+from scipy.stats import kendalltau
 from shell import Shell
 from toys import TASK, ToyEvaluator, always, run_toy, toy_config, toy_report, toy_table, toy_url
 from trees import folder_tree
@@ -25,6 +27,7 @@ from experiments import standing
 from experiments.fidelities import scorers_named
 from experiments.standing import TrustReport, find_report, standing_in
 from experiments.store import Store
+from experiments.study import StudyConfig
 from experiments.trust import (
     Member,
     Progress,
@@ -37,8 +40,10 @@ from experiments.trust import (
 )
 from latency_lut.table import LatencyRow, LatencyTable, find_table
 from search_space import blocks, preset
-from topformer.config import ANCHORS, Candidate, Task
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 SPACE = preset("quickstart", task=TASK)
 BAND_MS = 0.045
@@ -288,6 +293,35 @@ def test_a_report_with_a_word_that_is_no_verdict_is_refused(tmp_path: Path) -> N
 def test_every_shipped_report_can_be_read() -> None:
     reports = standing.shipped_reports()
     assert len({report.name for report in reports}) == len(reports)
+
+
+def test_the_shipped_report_follows_from_its_records() -> None:
+    """Trained once, read again here: rank correlations, noise and verdicts are of what lies in experiments/results."""
+    report = find_report("pyramid-scenes", None)
+    lines = (RESULTS / "trust" / "records.jsonl").read_text().splitlines()
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for line in map(json.loads, lines):
+        value = line["metrics"].get("miou_pct", line["metrics"].get("value"))
+        key = TopFormerConfig.from_dict(line["architecture"]).key
+        found.setdefault((key, line["fidelity"]), {})[line["replicate"]] = value
+    assert all(
+        [found[one.key, fidelity][replicate] for replicate in range(len(values))] == values
+        for one in report.members
+        for fidelity, values in one.values.items()
+    )
+    ranked = [one for one in report.members if one.stratum != "ordering"]
+    assert Counter(one.stratum for one in ranked) == {"anchor": 3, "band": 20, "spread": 17}
+    truth = [fmean(one.values["reference"]) for one in ranked]
+    for fidelity in report.fidelities:
+        tau = kendalltau([one.values[fidelity.fidelity][0] for one in ranked], truth).statistic
+        assert fidelity.overall is not None
+        assert fidelity.overall.kendall.value == pytest.approx(tau)
+
+
+def test_the_quickstart_study_is_vouched_for() -> None:
+    """A change of proxy or scenes makes the shipped report say nothing of it."""
+    found = standing.standing(StudyConfig.load("quickstart").build_evaluator().fingerprint, None)
+    assert (found.report, found.verdict) == ("pyramid-scenes", "trusted")
 
 
 def test_an_architecture_that_fails_stops_the_report_with_its_name(tmp_path: Path) -> None:
