@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from experiments.pareto import front
-from experiments.standing import Standing, standing
+from experiments.standing import Standing, study_standing
 from experiments.store import Store, Study, Trial
 from topformer.blocks import candidate_blocks
 from topformer.config import anchor_name
@@ -40,7 +40,7 @@ def study_names(url: str) -> tuple[str, ...]:
 def study_view(url: str, name: str) -> StudyView:
     with Store.open(url, read_only=True) as store:
         study, trials = store.study(name), store.trials(name)
-        ranking = standing(study.evaluator, store)
+        ranking = study_standing(study, store)
     table = study.table
     return StudyView(
         study=study,

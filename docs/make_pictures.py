@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 import dashboard.app
 from experiments import DEFAULT_URL
 from experiments.figures import draw_front
-from experiments.standing import standing
+from experiments.standing import study_standing
 from experiments.store import Store
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ def main() -> None:
     url = os.environ.get("TOPFORMER_NAS_STORAGE", DEFAULT_URL)
     with Store.open(url, read_only=True) as store:
         study = store.study(STUDY)
-        draw_front(study, store.trials(STUDY), HERE / "front.png", ranking=standing(study.evaluator, store))
+        draw_front(study, store.trials(STUDY), HERE / "front.png", ranking=study_standing(study, store))
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("Chromium is needed for the dashboard's picture: apt-get install chromium")

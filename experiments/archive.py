@@ -11,8 +11,10 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import lzma
 import platform
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from experiments.pareto import front
 from experiments.store import BatchStatistics, Proposal, Record, Rung, Store, Study, Trial
-from experiments.study import StudyConfig
+from experiments.study import MOST_REPLICATES, StudyConfig
 from experiments.summaries import hypervolume_of, hypervolume_reference
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
@@ -42,7 +44,7 @@ _CLOSE_MS = 1e-9
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Manifest(_Strict):
@@ -167,10 +169,18 @@ def read_archive(path: Path) -> Archive:
     study = _parsed(path, "study.json", _StudyEntry, members["study.json"])
     text = _text(path, "table.lut", members["table.lut"])
     try:
-        StudyConfig.model_validate(study.config)
-        table = LatencyTable.from_text(text, where="table.lut")
+        config = StudyConfig.model_validate(study.config)
+        config.search_space()
     except (ValidationError, UserError) as error:
-        _refuse(path, "study.json", str(error).splitlines()[0])
+        _refuse(path, "study.json", str(error).splitlines()[0].rstrip("."))
+    if config.name != study.name or not (study.evaluator and study.fidelity):
+        _refuse(path, "study.json", f"its name is {study.name[:100]!r}, its configuration's {config.name!r}")
+    if any(not 1 <= rung.replicates <= MOST_REPLICATES for rung in study.rungs):
+        _refuse(path, "study.json", f"a rung's replicates must be from 1 to {MOST_REPLICATES}")
+    try:
+        table = LatencyTable.from_text(text, where="table.lut")
+    except UserError as error:
+        _refuse(path, "table.lut", str(error).rstrip("."))
     try:
         batches = tuple(_BATCHES.validate_json(members["batches.json"]))
     except ValidationError as error:
@@ -203,7 +213,13 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
     entry = archive.study
     wanted = name or entry.name
     config = dict(entry.config) | {"name": wanted}
-    StudyConfig.model_validate(config)
+    try:
+        StudyConfig.model_validate(config)
+    except ValidationError:
+        raise UserError(
+            f"{wanted[:100]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most 100, the first a "
+            "letter or digit."
+        ) from None
     store.add_study(
         replace(_study_of(archive), name=wanted, config=config),
         batches=archive.batches,
@@ -306,7 +322,15 @@ def _contents(path: Path) -> dict[str, bytes]:
                 if len(found[info.filename]) > MOST_MEMBER_BYTES:
                     _refuse(path, info.filename, f"more than {MOST_MEMBER_BYTES:,} bytes")
             return found
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise UserError(f"{path} is not a readable archive ({error}); copy it again.") from None
     except OSError as error:
         raise UserError(f"cannot read the archive {str(path)!r} ({error.strerror or error}).") from None
@@ -357,6 +381,10 @@ def _require_record(path: Path, member: str, what: str, record: _RecordEntry) ->
         miou = record.metrics.get("miou_pct")
         if isinstance(miou, bool) or not isinstance(miou, int | float) or not 0 <= miou <= 100:
             _refuse(path, member, f"{what} has an mIoU of {miou!r} %")
+        try:
+            json.dumps(record.metrics, allow_nan=False)
+        except ValueError:
+            _refuse(path, member, f"{what} has metrics that are not finite")
 
 
 def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry], content: bytes) -> Iterator[Record]:

@@ -177,8 +177,9 @@ def search(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     left = (TextColumn("left"), TimeRemainingColumn())
     with Store.open(storage, create=True) as store:
-        ranking = standing(evaluator.fingerprint, store)
-        schedule = config.build_schedule(evaluator, lambda scorer: standing(scorer.fingerprint, store))
+        space = config.search_space()
+        ranking = standing(evaluator.fingerprint, store, space)
+        schedule = config.build_schedule(evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
         at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
         for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
             console.print(sentence, highlight=False)
@@ -299,7 +300,7 @@ def front(
 ) -> None:
     """The Pareto front of a study, or the best architecture under a latency budget."""
     from experiments import pareto
-    from experiments.standing import standing
+    from experiments.standing import study_standing
     from experiments.store import Store
     from experiments.summaries import against_anchor, as_csv, at_rung, front_rows, knee_of, shortlisted
     from topformer.writing import write_whole
@@ -308,7 +309,7 @@ def front(
         raise UserError("--all lists all, --latency-max picks one, --shortlist some: give only one of these.")
     with Store.open(storage, read_only=True) as store:
         found, trials = at_rung(store, study, fidelity, every=every or plot is not None)
-        ranking = standing(found.evaluator, store)
+        ranking = study_standing(found, store)
     budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
     if shortlist is not None:
         shown: tuple[Trial, ...] = shortlisted(found, trials, shortlist)
@@ -318,6 +319,8 @@ def front(
         shown = tuple(trial for trial in trials if trial.state != "proposed")
     else:
         shown = pareto.front(trials, fidelity=found.fidelity)
+    if csv is not None and csv.suffix != ".csv":
+        raise UserError(f"--csv must be a .csv file, not {str(csv)!r}.")
     if plot is not None:
         from experiments.figures import draw_front
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from experiments.standing import MemberScores, Standing, TrustReport, interval_t
 from experiments.store import Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.errors import UserError
+from topformer.writing import write_whole
 
 MOST_NAMES = 200
 """Written under bars; more cannot be read."""
@@ -196,9 +198,12 @@ def require_figure(path: Path) -> None:
 def _save(figure: Figure, path: Path) -> None:
     require_figure(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=130, format=path.suffix.removeprefix("."))
+        write_whole(path, drawn.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write the figure {str(path)!r} ({error.strerror}).") from None
+    except ValueError as error:
         raise UserError(f"cannot write the figure {str(path)!r} ({error}); name a .png, .svg or .pdf.") from None
 
 

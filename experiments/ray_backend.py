@@ -38,6 +38,9 @@ LOCAL = "local"
 _RUNNING = "auto"
 _END_S = 20
 _ANSWER_S = 10
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""How a client of gRPC begins (RFC 9113: the preface and an empty SETTINGS frame); a server answers SETTINGS."""
+_SETTINGS = b"\x04"
 _DRIVER = {  # read by Ray and Tune from the environment of the driver
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files for each trial: the store has everything
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nor a state of Tune's own: the study resumes from the store
@@ -193,12 +196,20 @@ def _require_answer(address: str) -> None:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise UserError(f"{address!r} is no address of a Ray cluster: HOST:PORT, {_RUNNING!r} or {LOCAL!r}.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S) as connection:
+            connection.settimeout(_ANSWER_S)
+            connection.sendall(_GREETING)
+            answer = connection.recv(9)
+        problem = (
+            "" if answer[3:4] == _SETTINGS or os.environ.get("RAY_USE_TLS", "0") == "1" else "it is another server"
+        )
     except (OSError, UnicodeError) as error:
+        problem = first_line(error)
+    if problem:
         raise UserError(
-            f"no Ray cluster answers at {address!r} ({first_line(error)}); give the address that `ray start` printed "
-            f"on the head node, or {LOCAL!r}."
-        ) from None
+            f"no Ray cluster answers at {address!r} ({problem}); give the address that `ray start` printed on the head "
+            f"node, or {LOCAL!r}."
+        )
 
 
 def _room(there: Mapping[str, float], resources: Resources, address: str, workers: int) -> int:

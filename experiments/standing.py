@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict
-from experiments.store import Store, store_if_any
+from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict, agreement
+from experiments.store import Store, Study, store_if_any
+from search_space import SearchSpace, preset
+from topformer.config import Task, TopFormerConfig, parse_image_size
 from topformer.errors import UserError, unknown_name
 
 Stratum = Literal["anchor", "band", "spread", "ordering"]
 """band: of about equal latency; spread: any other; ordering: one that the paper compares, left out of ranks."""
+
+
+STRUCTURE = ("injected_strides", "token_source", "extractor", "injection", "head")
+"""What architectures must share with a space's to say how those are ordered: the injected scales alone are worth ten
+points of mIoU and more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +41,10 @@ class Standing:
     """Whether the report judges others by it."""
     noise_pct: float | None = None
     """Standard deviation of the mIoU between trainings of one architecture; None where no report has repeated any."""
+    ranked: int = 0
+    """Architectures that the report ranks."""
+    alike: int = 0
+    """Those of them that count here: all, or the ones that are like what a space holds."""
 
     @property
     def trusted(self) -> bool:
@@ -65,12 +78,15 @@ class Standing:
             return f"ranking by the reference that trust report {self.report} judges others by"
         if self.trust is None:
             return "ranking untested: no trust report says how far its order can be believed"
+        which = f"{self.alike if self.trust.overall is None else self.trust.overall.count} architectures"
+        if self.alike < self.ranked:
+            which = f"{self.alike} of its {self.ranked} architectures, those with the scales and modules here"
         if self.trust.overall is None:
-            return f"ranking untested: by trust report {self.report} it cannot tell its architectures apart"
+            return f"ranking untested: trust report {self.report} cannot tell how it orders {which}"
         text = f"ranking tau {interval_text(self.trust.overall.kendall)} overall"
         if self.trust.band is not None:
             text += f", {interval_text(self.trust.band.kendall)} at equal latency"
-        text += f" (trust report {self.report}, {self.trust.overall.count} architectures)"
+        text += f" (trust report {self.report}, {which})"
         return text if self.trusted else f"{text}; below {TRUSTED_TAU:g}: its order cannot be relied upon"
 
     @property
@@ -90,21 +106,74 @@ class Standing:
         }
 
 
-def standing(evaluator: str, store: Store | None) -> Standing:
-    """Of an evaluator's fingerprint: by the newest report of the store, or else by one that comes with the tool."""
+def standing(evaluator: str, store: Store | None, space: SearchSpace | None = None) -> Standing:
+    """Of an evaluator's fingerprint: by the newest report of the store, or else by one that comes with the tool.
+
+    With a space, by those of a report's architectures that are like what the space holds: where a report's set differs
+    in something that matters much and the space does not, agreement over all of it would flatter.
+    """
     for report in (*(stored_reports(store) if store else ()), *shipped_reports()):
         if report.reference_evaluator == evaluator:
             return Standing(report=report.name, trust=None, is_reference=True, noise_pct=report.reference_noise_pct)
         for one in report.fidelities:
             if one.evaluator == evaluator:
-                return Standing(report=report.name, trust=one, noise_pct=one.noise_pct)
+                members = [member for member in report.ranked if space is None or _is_like(member, space)]
+                return Standing(
+                    report=report.name,
+                    trust=one if len(members) == len(report.ranked) else _narrowed(report, one, members),
+                    noise_pct=one.noise_pct,
+                    ranked=len(report.ranked),
+                    alike=len(members),
+                )
     return Standing(report=None, trust=None)
 
 
-def standing_in(storage: str, evaluator: str) -> Standing:
-    """Likewise, by the URL of a store that need not exist yet."""
+def study_standing(study: Study, store: Store | None) -> Standing:
+    """Of what a study's trials are trained by, within its space."""
+    return standing(study.evaluator, store, space_of(study.config))
+
+
+def space_of(config: Mapping[str, Any]) -> SearchSpace:
+    """The space that a study's content names or defines."""
+    task = Task(image_size=parse_image_size(config["task"]["image_size"]), num_classes=config["task"]["num_classes"])
+    space = config["space"]
+    if "preset" not in space:
+        return SearchSpace.from_dict(space, task=task, where=f"study {config['name']!r}, [space]")
+    if len(space) > 1:
+        extra = ", ".join(sorted(set(space) - {"preset"}))
+        raise UserError(f"study {config['name']!r}, [space]: a preset takes no further keys, but {extra} is given.")
+    return preset(str(space["preset"]), task=task)
+
+
+def _is_like(member: MemberScores, space: SearchSpace) -> bool:
+    """Whether the space holds architectures of its structure."""
+    arch = TopFormerConfig.from_dict(member.architecture)
+    knobs = {knob.field: knob for knob in space.knobs}
+    return all(
+        getattr(arch, field) in (knobs[field].values.values() if field in knobs else (getattr(space.base, field),))
+        for field in STRUCTURE
+    )
+
+
+def _narrowed(report: TrustReport, trust: FidelityTrust, members: Sequence[MemberScores]) -> FidelityTrust:
+    """As `trust`, with the agreement over some of the members."""
+
+    def agreed(some: Sequence[MemberScores]) -> Agreement | None:
+        truth = [fmean(one.values[report.reference]) for one in some]
+        return agreement(truth, [one.values[trust.fidelity][0] for one in some])
+
+    band = [one for one in members if _in_band(report, one)]
+    return replace(trust, overall=agreed(members), band=agreed(band))
+
+
+def _in_band(report: TrustReport, member: MemberScores) -> bool:
+    return member.latency_ms is not None and report.band_low_ms <= member.latency_ms <= report.band_high_ms
+
+
+def standing_in(storage: str, evaluator: str, space: SearchSpace | None = None) -> Standing:
+    """As `standing`, by the URL of a store that need not exist yet."""
     with store_if_any(storage) as store:
-        return standing(evaluator, store)
+        return standing(evaluator, store, space)
 
 
 def find_report(name: str | None, store: Store | None) -> TrustReport:

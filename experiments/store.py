@@ -524,7 +524,11 @@ class Store:
                 .where(ProposalRow.study_id == _study_row(session, name).id)
                 .order_by(ProposalRow.number)
             )
-            return tuple(Outline(*row) for row in rows)
+            with _undamaged(f"a trial of study {name!r}"):
+                return tuple(
+                    Outline(number, batch, anchor, float(ms), None if miou is None else float(miou))
+                    for number, batch, anchor, ms, miou in rows
+                )
 
     def counts(self, name: str) -> Counts:
         """How many trials a study has, without reading them."""
@@ -540,17 +544,18 @@ class Store:
         with self._session() as session:
             study_id = _study_row(session, name).id
             rows = session.scalars(select(BatchRow).where(BatchRow.study_id == study_id).order_by(BatchRow.batch))
-            return tuple(
-                BatchStatistics(
-                    asked=row.asked,
-                    invalid=row.invalid,
-                    over_budget=row.over_budget,
-                    duplicates=row.duplicates,
-                    sampler_seconds=row.sampler_seconds,
-                    screened=row.screened,
+            with _undamaged(f"a batch of study {name!r}"):
+                return tuple(
+                    BatchStatistics(
+                        asked=int(row.asked),
+                        invalid=int(row.invalid),
+                        over_budget=int(row.over_budget),
+                        duplicates=int(row.duplicates),
+                        sampler_seconds=float(row.sampler_seconds),
+                        screened=int(row.screened),
+                    )
+                    for row in rows
                 )
-                for row in rows
-            )
 
     # ---- trust reports
 
@@ -698,7 +703,7 @@ def _is_dead(owner: str) -> bool:
 def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise UserError(
             f"storage {url!r} is not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME."
         ) from None
@@ -908,6 +913,7 @@ def _study(row: StudyRow) -> Study:
     with _undamaged(f"study {row.name!r}"):
         config = json.loads(row.config_json)
         int(config["search"]["trials"])
+        _ = (config["latency"]["max_ms"], config["space"], config["task"]["image_size"], config["task"]["num_classes"])
         rungs = tuple(Rung(**values) for values in json.loads(row.rungs_json))
     return Study(
         name=row.name,

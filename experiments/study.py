@@ -29,25 +29,28 @@ from experiments.pareto import evaluated, front, points
 from experiments.predictor import LEAST_POINTS
 from experiments.samplers import SAMPLERS, Gate, left_out_agreement, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
-from experiments.standing import Standing
+from experiments.standing import Standing, space_of
 from experiments.store import Proposal, Record, Rung, Store, Trial
 from experiments.summaries import hypervolume_of, hypervolume_reference
 from experiments.workers import Job, Pool, worker_pool
 from latency_lut.table import LatencyTable, find_table
-from search_space import SearchSpace, blocks, preset, require_anchors
+from search_space import SearchSpace, blocks, require_anchors
 from topformer.blocks import candidate_blocks
-from topformer.config import ANCHORS, Candidate, Task, parse_image_size
+from topformer.config import ANCHORS, Candidate, parse_image_size
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
 
 MAX_FAILURES_PCT = 25
+MOST_TRIALS = 1_000_000
+MOST_BATCH = 10_000
+MOST_REPLICATES = 1000
 NO_RUNGS = Schedule()
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class TaskSection(_Section):
@@ -80,10 +83,10 @@ class EvaluatorSection(_Section):
 class SearchSection(_Section):
     """How candidates are proposed."""
 
-    trials: PositiveInt
-    batch_size: PositiveInt
+    trials: int = Field(ge=1, le=MOST_TRIALS)
+    batch_size: int = Field(ge=1, le=MOST_BATCH)
     sampler: str = "nsga2"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     anchors: list[str] = list(ANCHORS)
     asynchronous: bool = False
     """Propose the next batch as soon as a worker is idle: nobody waits, and one seed no longer means one front."""
@@ -116,7 +119,7 @@ class ConfirmSection(_Section):
 
     recipe: str
     keep: PositiveInt
-    replicates: PositiveInt = 1
+    replicates: int = Field(default=1, ge=1, le=MOST_REPLICATES)
 
 
 class StudyConfig(_Section):
@@ -177,22 +180,21 @@ class StudyConfig(_Section):
     @classmethod
     def stored(cls, store: Store, name: str) -> Self:
         """Of a study that is in the store, whatever has become of its file."""
-        return cls.model_validate(store.study(name).config)
+        try:
+            return cls.model_validate(store.study(name).config)
+        except ValidationError as error:
+            raise UserError(f"{_sentence(error, f'study {name!r} in {store.url}')} Restore a backup.") from None
 
     def extended(self, trials: int) -> Self:
-        """With so many trials in all; raises `UserError` for fewer than it has."""
+        """With so many trials in all; raises `UserError` for fewer than it has, or for more than a study may have."""
+        if trials > MOST_TRIALS:
+            raise UserError(f"a study has at most {MOST_TRIALS:,} trials, not {trials}.")
         if trials < self.search.trials:
             raise UserError(f"study {self.name!r} has {self.search.trials} trials; extend it to more, not to {trials}.")
         return self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
 
     def search_space(self) -> SearchSpace:
-        task = Task(image_size=parse_image_size(self.task.image_size), num_classes=self.task.num_classes)
-        if "preset" not in self.space:
-            return SearchSpace.from_dict(self.space, task=task, where=f"study {self.name!r}, [space]")
-        if len(self.space) > 1:
-            extra = ", ".join(sorted(set(self.space) - {"preset"}))
-            raise UserError(f"study {self.name!r}, [space]: a preset takes no further keys, but {extra} is given.")
-        return preset(str(self.space["preset"]), task=task)
+        return space_of(self.model_dump())
 
     def build_evaluator(self) -> Evaluator:
         """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""

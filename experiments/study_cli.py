@@ -17,7 +17,7 @@ ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `study e
 @study_commands.command("list")
 def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """The studies of a store."""
-    from experiments.standing import standing
+    from experiments.standing import study_standing
     from experiments.store import Store
 
     with Store.open(storage, read_only=True) as store:
@@ -27,7 +27,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
                 **store.counts(study.name)._asdict(),
                 "wanted": study.config["search"]["trials"],
                 "fidelity": study.fidelity,
-                "ranking": standing(study.evaluator, store).short.removeprefix("ranking "),
+                "ranking": study_standing(study, store).short.removeprefix("ranking "),
                 "table": study.table.header.name,
                 "created": study.created,
                 "finished": study.finished,
@@ -43,13 +43,13 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
 @study_commands.command("show")
 def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """What a study asked for, what was done and saved, what it cost, and what came of it."""
-    from experiments.standing import standing
+    from experiments.standing import study_standing
     from experiments.store import Store
     from experiments.summaries import study_summary
 
     with Store.open(storage, read_only=True) as store:
         found = store.study(study)
-        ranking = standing(found.evaluator, store)
+        ranking = study_standing(found, store)
         content = study_summary(found, store.trials(study), store.batches(study), ranking)
     if as_json:
         print_json(content)

@@ -67,8 +67,10 @@ def supernet_train(
         raise unknown_name("precision", number, PRECISIONS)
     if number == "fp16" and on == "cpu":
         raise UserError("fp16 needs a GPU; on a CPU choose --precision bf16 or fp32.")
-    if seed < 0 or (save_every is not None and save_every < 1):
-        raise UserError("--seed must not be negative, and --save-every at least 1.")
+    if not 0 <= seed < 2**63 or (save_every is not None and save_every < 1):
+        raise UserError(
+            f"--seed must be from 0 to 2**63 - 1, and --save-every at least 1, not {seed} and {save_every}."
+        )
     with bars() as report:
         dataset = dataset_named(data)
         found = space_named(space, size=None, classes=dataset.num_classes if space in PRESETS else None)

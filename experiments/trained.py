@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.export import Provenance, settle_random_weights
 from experiments.lookup import Chosen
-from experiments.standing import standing_in
+from experiments.standing import space_of, standing_in
 from experiments.store import Store, file_sha256
 from experiments.study import StudyConfig
 from latency_lut.table import LatencyTable
@@ -58,13 +58,12 @@ def network_of(
     model = _network(found, task, path)
     assert found.study is not None
     assert found.trial is not None
-    assert found.trial.record is not None
     return model, Provenance(
         weights=f"study {found.study.name} trial {found.trial.number}",
         weights_sha256=checksum,
         study=found.study,
         trial=found.trial,
-        ranking=standing_in(storage, found.trial.record.evaluator),
+        ranking=standing_in(storage, found.study.evaluator, space_of(found.study.config)),
         **priced,  # type: ignore[arg-type]
     )
 

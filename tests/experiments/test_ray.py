@@ -1,7 +1,9 @@
 """A study on Ray Tune is the local one."""
 
 import os
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,22 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_pool("127.0.0.1:1", 1, Resources()),
     ):
         pass
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with (
+            pytest.raises(UserError, match=r"no Ray cluster answers at .* \(it is another server\)"),
+            ray_pool(f"127.0.0.1:{port}", 1, Resources()),
+        ):
+            pass
+        thread.join()
     with (
         pytest.raises(UserError, match="'nowhere' is no address of a Ray cluster: HOST:PORT, 'auto' or 'local'"),
         ray_pool("nowhere", 1, Resources()),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,50 @@ def test_show_adds_up(studied: Shell) -> None:
     failing: Any = studied.json("study", "show", "three")
     assert failing["failed"] == len(failing["failures"]) > 0
     assert failing["failures"][0]["reason"] == "RuntimeError: this architecture never works"
+
+
+def test_what_is_written_replaces_no_database_folder_or_device(studied: Shell) -> None:
+    before = (studied.folder / "toy.db").read_bytes()
+    for words, sentence in (
+        (("front", "one", "--csv", "toy.db"), "--csv must be a .csv file, not 'toy.db'"),
+        (("study", "export", "one", "--out", "toy.db"), "this is a database, which is not overwritten"),
+        (("study", "export", "one", "--out", "."), "Is a directory"),
+        (("study", "export", "one", "--out", "/dev/full"), "this is no ordinary file"),
+    ):
+        assert sentence in studied.refusal(*words)
+    assert (studied.folder / "toy.db").read_bytes() == before
+    assert Path("/dev/full").is_char_device()
+
+
+def test_archives_that_are_damaged_or_lie_are_refused(studied: Shell) -> None:
+    assert studied("study", "export", "one", "--out", "one.zip")[0] == 0
+    path = studied.folder / "one.zip"
+    whole = path.read_bytes()
+    broken = bytearray(whole)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("trials.jsonl")
+        content = {name: archive.read(name) for name in archive.namelist()}
+    start = info.header_offset + 30 + len(info.filename)
+    broken[start + 20 : start + 60] = bytes(byte ^ 0xFF for byte in broken[start + 20 : start + 60])
+    path.write_bytes(broken)
+    assert "is not a readable archive" in studied.refusal("study", "verify", "one.zip")
+
+    def edited(member: str, old: bytes, new: bytes) -> str:
+        assert old in content[member]
+        changed = content | {member: content[member].replace(old, new, 1)}
+        manifest = json.loads(changed["manifest.json"])
+        manifest["sha256"][member] = hashlib.sha256(changed[member]).hexdigest()
+        changed["manifest.json"] = json.dumps(manifest).encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, value in changed.items():
+                archive.writestr(name, value)
+        return studied.refusal("study", "verify", "one.zip")
+
+    assert "front.json: hypervolume" in edited("front.json", b'"hypervolume": ', b'"hypervolume": NaN, "x": ')
+    assert "study.json: its name is" in edited("study.json", b'"name": "one"', b'"name": "../one"')
+    assert "trials.jsonl: latency_ms" in edited("trials.jsonl", b'"latency_ms": ', b'"latency_ms": NaN, "x": ')
+    path.write_bytes(whole)
+    assert "'a b' cannot be a study's name" in studied.refusal("study", "import", "one.zip", "--as", "a b")
 
 
 def test_what_leads_says_the_same_as_all(studied: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ from experiments.trust import (
     wants,
 )
 from latency_lut.table import LatencyRow, LatencyTable, find_table
-from search_space import blocks, preset
+from search_space import SearchSpace, blocks, preset
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError
 
@@ -320,8 +320,29 @@ def test_the_shipped_report_follows_from_its_records() -> None:
 
 def test_the_quickstart_study_is_vouched_for() -> None:
     """A change of proxy or scenes makes the shipped report say nothing of it."""
-    found = standing.standing(StudyConfig.load("quickstart").build_evaluator().fingerprint, None)
-    assert (found.report, found.verdict) == ("pyramid-scenes", "trusted")
+    config = StudyConfig.load("quickstart")
+    found = standing.standing(config.build_evaluator().fingerprint, None, config.search_space())
+    assert (found.report, found.verdict, found.alike) == ("pyramid-scenes", "trusted", 40)
+
+
+def test_a_narrower_space_is_vouched_for_by_what_is_like_it() -> None:
+    """Of the 40, those of other injected scales are so much better or worse that any order of the rest looks good."""
+    fingerprint = StudyConfig.load("quickstart").build_evaluator().fingerprint
+    report = find_report("pyramid-scenes", None)
+    narrow = preset("quickstart", task=Task(num_classes=59))
+    found = standing.standing(fingerprint, None, narrow)
+    alike = [one for one in report.ranked if one.architecture["injected_strides"] == [8, 16, 32]]
+    tau = kendalltau([one.values["proxy-short"][0] for one in alike], [fmean(one.values["reference"]) for one in alike])
+    assert found.trust is not None
+    assert found.trust.overall is not None
+    assert found.trust.overall.kendall.value == pytest.approx(tau.statistic)
+    assert (found.ranked, found.alike, found.verdict) == (40, len(alike), "not trusted")
+    assert f"{len(alike)} of its 40 architectures, those with the scales and modules here" in found.sentence
+    knobs = {"injected_strides": ["8-16"], "num_blocks": [2, 4]}
+    odd = SearchSpace.from_dict({"name": "odd", "base": "tiny", "knobs": knobs}, task=narrow.task, where="test")
+    nothing = standing.standing(fingerprint, None, odd)
+    assert (nothing.alike, nothing.verdict) == (0, "untested")
+    assert "cannot tell how it orders 0 of its 40 architectures" in nothing.sentence
 
 
 def test_an_architecture_that_fails_stops_the_report_with_its_name(tmp_path: Path) -> None:
@@ -468,7 +489,7 @@ def test_a_report_from_the_command_line(folder: Shell) -> None:
     for words in ("micro (reference)", "synflow", "6 architectures of quickstart at 64x64 px", "trust show"):
         assert words in out
 
-    (listed,) = folder.json("trust", "list")  # type: ignore[misc]
+    listed, *_ = folder.json("trust", "list")  # type: ignore[misc]
     assert (listed["report"], listed["from"], listed["architectures"]) == ("quickstart-folder", "store", 6)
     assert listed["kendall_tau"].keys() == {"nano", *ZERO_COST}
     for picture, start in (("trust.png", b"\x89PNG"), ("trust.svg", b"<?xml"), ("trust.pdf", b"%PDF")):
@@ -494,7 +515,7 @@ def test_a_search_on_an_untested_proxy_says_so_also_in_a_database_that_is_empty_
     assert f"has {len(before)} trials; extend it to more, not to 1." in folder.refusal(
         "search", "folder", "--resume", "--extend", "1"
     )
-    assert "no study 'fold'" in folder.refusal("search", "fold", "--resume")
+    assert "unknown study 'fold'; available: folder" in folder.refusal("search", "fold", "--resume")
     more = str(len(before) + 1)
     code, _, err = folder("search", "folder", "--resume", "--extend", more, "--workers", "1")
     assert (code, "1 trained, 0 from the store, 0 failed." in err) == (0, True)
