@@ -328,7 +328,7 @@ def front(
     table = found.table
     rows = front_rows(found, trials, shown, ranking)
     if latency_max is not None:
-        rows[0]["nearest_anchor"] = against_anchor(shown[0], trials, found)
+        rows[0]["nearest_anchor"] = against_anchor(shown[0], trials, found, margin_pct=rows[0]["miou_margin_pct"])
     if csv is not None:
         write_whole(csv, as_csv(rows).encode())
     if as_json:
@@ -341,14 +341,16 @@ def front(
     console.print(ranking.notice, highlight=False)
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
         console.print(
-            f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f} % mIoU, "
+            f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f}"
+            f"{_margin(anchor['miou_difference_margin_pct'])} % mIoU, "
             f"{anchor['latency_difference_ms']:+.2f} ms ({anchor['latency_difference_low_ms']:+.2f} to "
             f"{anchor['latency_difference_high_ms']:+.2f}) for the chosen architecture."
         )
     if rows and rows[0]["miou_noise_pct"] is not None:
         console.print(
-            f"on front: probability, with a noise of {rows[0]['miou_noise_pct']:.2f} % of these mIoUs and what the "
-            "latencies do not share of their errors; * is on the front as measured, (knee) its knee."
+            f"+-: 90 % of repeated trainings, whose noise is {rows[0]['miou_noise_pct']:.2f} points of mIoU; the best "
+            "of many had luck, too. on front: probability, with that noise and what the latencies do not share of "
+            "their errors; * is on the front as measured, (knee) its knee."
         )
     for made in (plot, csv):
         if made is not None:
@@ -519,7 +521,7 @@ def _front_table(study: "Study", rows: list[dict[str, Any]], knee: int | None) -
         marks = f"{'*' if row['on_front'] else ''}{' (knee)' if row['trial'] == knee else ''}"
         table.add_row(
             str(row["trial"]),
-            "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}",
+            "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}{_margin(row['miou_margin_pct'])}",
             f"{row['latency_ms']:.2f}",
             f"{row['latency_low_ms']:.2f} to {row['latency_high_ms']:.2f}",
             row["anchor"] or "",
@@ -527,6 +529,11 @@ def _front_table(study: "Study", rows: list[dict[str, Any]], knee: int | None) -
             row["arch_key"],
         )
     return table
+
+
+def _margin(pct: float | None) -> str:
+    """Behind a number whose noise is known: half its 90 % interval."""
+    return "" if pct is None else f" +-{pct:.2f}"
 
 
 def _settled(trial: "Trial") -> str:

@@ -410,7 +410,8 @@ class Store:
 
     def finish_study(self, name: str) -> None:
         with self._session() as session:
-            _study_row(session, name).finished = _now()
+            row = _study_row(session, name)
+            row.finished = row.finished or _now()  # run again when it is done, it was done before
 
     @contextmanager
     def lease(self, name: str) -> Iterator[Lease]:
@@ -429,7 +430,8 @@ class Store:
     ) -> tuple[Trial, ...]:
         """Write a whole batch, or nothing; gives its trials, numbered on from the study's last."""
         with self._session() as session:
-            study_id = _study_row(session, name).id
+            study = _study_row(session, name)
+            study.finished, study_id = None, study.id
             last = session.scalar(select(func.max(ProposalRow.number)).where(ProposalRow.study_id == study_id))
             start = 0 if last is None else last + 1
             rows = []

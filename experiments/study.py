@@ -605,7 +605,7 @@ class _Run:
         done = evaluated(self.trials, fidelity=self.evaluator.fidelity)
         if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
             tau, error_pct = left_out_agreement(done, self.guide())
-            note += f" Left out, trials are predicted to {error_pct:.2f} % mIoU, tau {tau:.2f}."
+            note += f" Each trial is predicted from the others with an error of {error_pct:.2f} points, tau {tau:.2f}."
         self.report(Event(done=self.done, total=self.total, trial=None, note=note))
 
     def prune_weights(self) -> None:

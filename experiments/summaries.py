@@ -27,6 +27,9 @@ from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
 from topformer.errors import UserError, unknown_name
 
+_Z = 1.645
+"""Of a two-sided interval of 90 %."""
+
 
 def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -> tuple[Study, tuple[Trial, ...]]:
     """A study and its trials, as its own fidelity has them or as one of its confirmations does.
@@ -97,7 +100,8 @@ def front_rows(
 ) -> list[dict[str, Any]]:
     """A row for each shown trial: also whether it is on the front, and how likely.
 
-    `front_probability` is None where the noise between trainings is not known, and of failed trials.
+    `front_probability`, and `miou_margin_pct` (half the 90 % interval of a repeated training), are None where the noise
+    between trainings is not known, and of failed trials.
     """
     replicates = next((rung.replicates for rung in study.rungs if rung.label == study.fidelity), 1)
     table = study.table
@@ -112,6 +116,7 @@ def front_rows(
             "on_front": trial.number in members,
             "front_probability": likely.get(trial.number),
             "miou_noise_pct": noise_pct,
+            "miou_margin_pct": None if noise_pct is None or trial.miou_pct is None else _Z * noise_pct,
         }
         for trial in shown
     ]
@@ -131,8 +136,10 @@ def knee_of(study: Study, trials: Sequence[Trial]) -> Trial | None:
     return done[knee(points(done))] if done else None
 
 
-def against_anchor(trial: Trial, trials: Sequence[Trial], study: Study) -> dict[str, Any] | None:
-    """The trial minus the anchor nearest in latency."""
+def against_anchor(
+    trial: Trial, trials: Sequence[Trial], study: Study, *, margin_pct: float | None
+) -> dict[str, Any] | None:
+    """The trial minus the anchor nearest in latency; `margin_pct` is that of one mIoU, None where it is not known."""
     anchor = nearest_anchor(trial, trials, fidelity=study.fidelity)
     if anchor is None:
         return None
@@ -142,6 +149,7 @@ def against_anchor(trial: Trial, trials: Sequence[Trial], study: Study) -> dict[
     return {
         "anchor": anchor.anchor,
         "miou_difference_pct": trial.miou_pct - anchor.miou_pct,
+        "miou_difference_margin_pct": None if margin_pct is None else math.sqrt(2) * margin_pct,
         "latency_difference_ms": slower.delta_ms,
         "latency_difference_low_ms": slower.low_ms,
         "latency_difference_high_ms": slower.high_ms,

@@ -270,17 +270,25 @@ def test_after_each_batch_a_study_says_how_far_it_is(tmp_path: Path) -> None:
     done = [trial for trial in result.trials if trial.batch == 0]
     space = toy_config().search_space()
     tau, error_pct = left_out_agreement(done, Guide(space, CompiledTable(toy_table(), space), max_ms=None))
-    assert f"Left out, trials are predicted to {error_pct:.2f} % mIoU, tau {tau:.2f}." in told[0]
+    assert f"predicted from the others with an error of {error_pct:.2f} points, tau {tau:.2f}." in told[0]
     with pytest.raises(ValueError, match="3 trials are too few"):
         left_out_agreement(done[:3], Guide(space, CompiledTable(toy_table(), space), max_ms=None))
 
 
 def test_an_extended_study_remembers_it(tmp_path: Path) -> None:
     run_toy(tmp_path, toy_config(trials=8))
-    longer = run_toy(tmp_path, toy_config(trials=8).extended(13))
-    assert (longer.trained, len(longer.trials)) == (5, 13)
-    again = run_toy(tmp_path, toy_config(trials=8))
-    assert (again.trained, outline(again)) == (0, outline(longer))
+    finished = []
+    for config, trained in (
+        (toy_config(trials=8), 0),
+        (toy_config(trials=8).extended(13), 5),
+        (toy_config(trials=8), 0),
+    ):
+        result = run_toy(tmp_path, config)
+        assert result.trained == trained
+        with Store.open(toy_url(tmp_path), read_only=True) as store:
+            finished.append(store.study("toy").finished)
+    assert len(result.trials) == 13
+    assert finished[0] != finished[1] == finished[2] is not None
 
 
 def test_asynchronous_studies_have_no_screens() -> None:
