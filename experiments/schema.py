@@ -145,6 +145,11 @@ def foreign_tables(connection: Connection) -> list[str]:
     return sorted(set(inspect(connection).get_table_names()) - own)
 
 
+def holds_studies(connection: Connection) -> bool:
+    """Whether a table of that name has rows, ours or not."""
+    return inspect(connection).has_table("studies") and bool(connection.scalar(text("SELECT count(*) FROM studies")))
+
+
 def bring_up(engine: Engine, *, backup: Path | None) -> None:
     """All steps to the newest revision, or none of them; of two that start at once, one does it.
 

@@ -50,6 +50,7 @@ from experiments.schema import (
     TrustReportRow,
     bring_up,
     foreign_tables,
+    holds_studies,
     newest_copy,
     revision_of,
 )
@@ -251,11 +252,17 @@ class Store:
     def _require_schema(self, *, create: bool) -> None:
         with self.engine.connect() as connection:
             revision, others = revision_of(connection), foreign_tables(connection)
+            unmarked = revision is None and holds_studies(connection)
         if revision is None:  # new, or a first start that was broken off
             if others:
                 raise UserError(
                     f"{self.url} is a database of another program (tables {', '.join(others[:4])}); "
                     "name a new file with --storage."
+                )
+            if unmarked:
+                raise UserError(
+                    f"{self.url} has studies, but not the revision of its tables: it was edited, or is another "
+                    "program's; restore a backup, or name a new file with --storage."
                 )
             if not create:
                 raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")

@@ -14,6 +14,7 @@ from toys import outline, run_toy, toy_config, toy_url
 
 from experiments import schema
 from experiments.store import Store
+from experiments.study import Event
 from topformer.errors import UserError
 
 
@@ -37,7 +38,7 @@ def test_a_read_only_store_refuses_to_write(tmp_path: Path) -> None:
         Store.open(toy_url(tmp_path), read_only=True) as store,
         pytest.raises(UserError, match="attempt to write a readonly database"),
     ):
-        store.finish_study("toy")
+        store.add_trust_report("mine", "{}")
 
 
 def test_a_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
@@ -142,7 +143,9 @@ def test_an_unknown_study_lists_the_known_ones(tmp_path: Path) -> None:
 def test_a_dashboard_reads_while_a_study_writes(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def look(event: object) -> None:
+    def look(event: Event) -> None:
+        if event.trial is None:
+            return  # what is told after a batch
         with Store.open(toy_url(tmp_path), read_only=True) as store:
             seen.append(sum(trial.state == "complete" for trial in store.trials("toy")))
 
@@ -202,7 +205,7 @@ def test_an_old_store_is_read_and_left_as_it_is(version: int, tmp_path: Path) ->
         )
         assert store.trust_reports() == ()
         with pytest.raises(UserError, match="attempt to write a readonly database"):
-            store.finish_study("toy")
+            store.add_trust_report("mine", "{}")
     assert tables(path) == before
 
 
@@ -221,6 +224,15 @@ def test_an_old_store_is_brought_up_by_writing_to_it_and_kept(version: int, tmp_
     assert tables(backup) == before
     with Store.open(f"sqlite:///{backup}", read_only=True) as store:
         assert [trial.record for trial in store.trials("toy")] == [trial.record for trial in result.trials]
+
+
+def test_a_store_without_its_revision_is_not_called_empty(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=6))
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        connection.execute("DELETE FROM topformer_nas_revision")
+    for options in ({"read_only": True}, {"create": True}, {}):
+        with pytest.raises(UserError, match="has studies, but not the revision of its tables"):
+            Store.open(toy_url(tmp_path), **options)
 
 
 def test_a_step_that_fails_leaves_the_old_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
