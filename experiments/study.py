@@ -198,7 +198,7 @@ class StudyConfig(_Section):
 
     def build_evaluator(self) -> Evaluator:
         """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
-        dataset = self._dataset()
+        dataset = self.dataset()
         try:
             return evaluator_named(self.evaluator.recipe, dataset)
         except UserError as error:
@@ -213,7 +213,7 @@ class StudyConfig(_Section):
                 f"study {self.name!r}: [[screen]] scores batches before they are trials, so search.asynchronous cannot "
                 "be true with it; leave one of them out."
             )
-        dataset = self._dataset()
+        dataset = self.dataset()
         screens, confirmations, notices = [], [], []
         for number, section in enumerate(self.screen):
             with self._key(f"screen[{number}].recipe"):
@@ -244,7 +244,8 @@ class StudyConfig(_Section):
         except UserError as error:
             raise UserError(f"study {self.name!r}, {key}: {error}") from None
 
-    def _dataset(self) -> SegmentationDataset:
+    def dataset(self) -> SegmentationDataset:
+        """The images that candidates are trained on; refuses those of other classes than the task's."""
         try:
             dataset = dataset_named(self.evaluator.dataset)
             if isinstance(dataset, LabelledFiles):

@@ -1,0 +1,178 @@
+"""Is what a search finds better than T, S and B? `python experiments/benchmarks/found_front.py STUDY OUT.json OUT.png`
+
+Takes from a study's front, for each anchor, the architecture of highest mIoU that is no slower, and the fastest one of
+no less mIoU that is at least 15 % faster, both as the study's own fidelity has it; trains them and the anchors from
+scratch by the reference recipe, with five seeds each; and gives the paired differences with 90 % intervals. Trainings
+are kept in the study's store (or in that of --storage-out): stopped, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import matplotlib as mpl
+from rich.progress import track
+from scipy.stats import t as student
+
+from evaluators.base import Evaluator
+from evaluators.proxy import REFERENCE
+from experiments import DEFAULT_URL
+from experiments.benchmarks.surrogate import provenance
+from experiments.fidelities import evaluator_named
+from experiments.pareto import evaluated
+from experiments.store import Record, Store, Study, Trial
+from experiments.study import StudyConfig
+from experiments.workers import worker_pool
+from topformer.blocks import candidate_blocks
+from topformer.writing import write_whole
+
+FASTER = 0.85
+CONFIDENCE = 0.9
+
+
+def chosen(trials: Sequence[Trial], *, fidelity: str) -> dict[str, dict[str, Trial]]:
+    """By anchor: the anchor itself, the better one and the faster one, where the study has found such."""
+    done = evaluated(trials, fidelity=fidelity)
+    found: dict[str, dict[str, Trial]] = {}
+    for anchor in (trial for trial in done if trial.anchor):
+        others = [trial for trial in done if not trial.anchor]
+        at_most = [one for one in others if one.latency.total_ms <= anchor.latency.total_ms]
+        faster = [
+            one
+            for one in others
+            if one.latency.total_ms <= FASTER * anchor.latency.total_ms and _miou(one) >= _miou(anchor)
+        ]
+        entry = {"anchor": anchor}
+        if at_most:
+            entry["better"] = max(at_most, key=_miou)
+        if faster:
+            entry["faster"] = max(faster, key=_miou)
+        found[str(anchor.anchor)] = entry
+    return found
+
+
+def _miou(trial: Trial) -> float:
+    return trial.miou_pct or 0.0
+
+
+def trained(
+    trials: Mapping[str, Trial], evaluator: Evaluator, store: Store, *, seeds: int, workers: int
+) -> dict[str, list[float]]:
+    """mIoU in per cent of every seed, by candidate."""
+    wants = [(trial, seed) for seed in range(seeds) for trial in trials.values()]
+    known = {
+        (trial.candidate.key, seed): store.find_record(trial.candidate.key, evaluator.fingerprint, seed)
+        for trial, seed in wants
+    }
+    jobs = {
+        number: (evaluator, trial.candidate, seed, None)
+        for number, (trial, seed) in enumerate(wants)
+        if known[trial.candidate.key, seed] is None
+    }
+    with worker_pool(workers) as pool:
+        for number, outcome in track(pool.results(jobs, lambda: None), "training", total=len(jobs)):
+            trial, seed = wants[number]
+            outcome.require_no_fault(trial.candidate.arch.key)
+            new = Record.of(outcome, evaluator, trial.candidate, replicate=seed)
+            store.add_record(new, candidate=trial.candidate)
+            known[trial.candidate.key, seed] = new
+    return {
+        key: [float(one.value or 0.0) for seed in range(seeds) if (one := known[key, seed]) is not None]
+        for key in trials
+    }
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+    """Mean difference of the first from the second, seed by seed, and its interval by Student's t."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    half = (
+        float(student.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
+        * stdev(differences)
+        / math.sqrt(len(differences))
+    )
+    mean = fmean(differences)
+    return {"mean": round(mean, 3), "low": round(mean - half, 3), "high": round(mean + half, 3)}
+
+
+def judged(study: Study, groups: Mapping[str, Mapping[str, Trial]], mious: Mapping[str, list[float]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, group in groups.items():
+        anchor = group["anchor"]
+        found[name] = {}
+        for role, trial in group.items():
+            entry: dict[str, Any] = {
+                "trial": trial.number,
+                "architecture": trial.candidate.arch.as_dict(),
+                "latency_ms": trial.latency.total_ms,
+                "miou_pct_by_seed": [round(value, 3) for value in mious[trial.candidate.key]],
+                "study_miou_pct": trial.miou_pct,
+            }
+            if role != "anchor":
+                slower = study.table.difference(candidate_blocks(trial.candidate), candidate_blocks(anchor.candidate))
+                entry["latency_difference_ms"] = [slower.delta_ms, slower.low_ms, slower.high_ms]
+                entry["miou_difference_pct"] = paired(mious[trial.candidate.key], mious[anchor.candidate.key])
+            found[name][role] = entry
+    return found
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
+
+    chart, axes = pyplot.subplots(figsize=(8, 5))
+    marks = {"anchor": ("*", "tab:red"), "better": ("o", "tab:blue"), "faster": ("s", "tab:green")}
+    for name, group in found.items():
+        for role, entry in group.items():
+            mark, color = marks[role]
+            values = entry["miou_pct_by_seed"]
+            axes.plot([entry["latency_ms"]] * len(values), values, mark, color=color, alpha=0.3, markersize=5)
+            axes.plot(entry["latency_ms"], fmean(values), mark, color=color, markersize=12 if role == "anchor" else 9)
+            if role == "anchor":
+                axes.annotate(name, (entry["latency_ms"], fmean(values)), xytext=(6, -12), textcoords="offset points")
+    for role, label in (("anchor", "T, S, B"), ("better", "found: best no slower"), ("faster", "found: 15 % faster")):
+        axes.plot([], [], marks[role][0], color=marks[role][1], label=label)
+    axes.set(xlabel="latency, ms (Snapdragon 865, estimated)", ylabel="mIoU, % (reference recipe, from scratch)")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    chart.tight_layout()
+    chart.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("figure", type=Path)
+    parser.add_argument("--storage", default=DEFAULT_URL)
+    parser.add_argument("--storage-out")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    with Store.open(asked.storage, read_only=True) as store:
+        study = store.study(asked.study)
+        groups = chosen(store.trials(asked.study), fidelity=study.fidelity)
+    dataset = StudyConfig.model_validate(study.config).dataset()
+    evaluator = evaluator_named(REFERENCE.name, dataset)
+    trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
+    with Store.open(asked.storage_out or asked.storage, create=True) as store:
+        mious = trained(trials, evaluator, store, seeds=asked.seeds, workers=asked.workers)
+    found = judged(study, groups, mious)
+    content = provenance() | {
+        "study": study.name,
+        "evaluator": evaluator.fingerprint,
+        "seeds": asked.seeds,
+        "anchors": found,
+    }
+    print(json.dumps(content, indent=1))
+    write_whole(asked.out, (json.dumps(content, indent=1) + "\n").encode())
+    draw(found, asked.figure)
+
+
+if __name__ == "__main__":
+    main()
