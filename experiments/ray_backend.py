@@ -53,7 +53,6 @@ _DRIVER = {  # read by Ray and Tune from the environment of the driver
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _LOCAL = {
-    "RAY_AUTH_MODE": "token",  # other users of this machine reach the loopback, too
     "RAY_worker_niceness": "0",  # by default Ray's processes step back behind all others of the machine
     "RAY_enable_metrics_collection": "0",
 }
