@@ -28,7 +28,7 @@ LEAST_RANKED = 4
 """Architectures that a rank correlation is worth printing for."""
 NEARLY_EQUAL_PCT = 1.0
 """mIoU that batch size alone is worth in the paper: "nearly equal" means no more than that."""
-_Z = 1.645  # of a two-sided interval of 90 %
+Z_90 = 1.645  # of a two-sided interval of 90 %
 
 Relation = Literal["better", "not worse", "nearly equal"]
 Verdict = Literal["reproduced", "inverted", "undecided"]
@@ -123,7 +123,7 @@ class Decision:
 def decide(ordering: Ordering, first: Sequence[float], second: Sequence[float], *, noise_pct: float) -> Decision:
     """From the mIoU of replicates of both, and the noise of a single one."""
     difference = float(np.mean(first) - np.mean(second))
-    margin = _Z * noise_pct * math.sqrt(1 / len(first) + 1 / len(second))
+    margin = Z_90 * noise_pct * math.sqrt(1 / len(first) + 1 / len(second))
     return Decision(
         ordering=ordering,
         verdict=_verdict(ordering.relation, difference, margin),

@@ -78,9 +78,9 @@ def _trial(name: str, number: int, storage: str) -> Chosen:
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
         found = store.trials(name, numbers=[number])
-        known = () if found else store.outlines(name)
+        known = store.counts(name).trials
     if not found:
-        there = f"trials 0 to {known[-1].number}" if known else "no trials yet"
+        there = f"trials 0 to {known - 1}" if known else "no trials yet"
         raise UserError(f"study {name!r} has {there}, not {number}.")
     return _chosen(study, found[0])
 

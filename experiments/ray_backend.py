@@ -33,6 +33,7 @@ from ray.tune.search import Searcher
 
 from experiments.workers import BEAT_S, RETRIES, Job, Outcome, evaluate_job, killed
 from topformer.errors import UserError, first_line
+from topformer.writing import write_whole
 
 LOCAL = "local"
 _RUNNING = "auto"
@@ -99,8 +100,7 @@ class RayPool:
             taken += 1
             path = jobs[number][3]
             if weights is not None and path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(weights)
+                write_whole(path, weights)
             beat()
             yield number, outcome
 

@@ -424,6 +424,28 @@ def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = 
     return changed
 
 
+def recorded(
+    wants: Sequence[tuple[Scorer, Candidate, int]],
+    store: Store,
+    pool: Pool,
+    beat: Callable[[], None] = lambda: None,
+    tell: Callable[[int, int], None] = lambda *_: None,
+) -> list[Record]:
+    """Of every (scorer, candidate, replicate), from the store where it is known, evaluated and recorded otherwise."""
+    known = [store.find_record(one.key, scorer.fingerprint, number) for scorer, one, number in wants]
+    jobs = {index: (*want, None) for index, want in enumerate(wants) if known[index] is None}
+    done = len(wants) - len(jobs)
+    for index, outcome in pool.results(jobs, beat):
+        scorer, candidate, replicate = wants[index]
+        outcome.require_no_fault(f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}")
+        record = Record.of(outcome, scorer, candidate, replicate=replicate)
+        store.add_record(record, candidate=candidate)
+        known[index] = record
+        done += 1
+        tell(done, len(wants))
+    return [record for record in known if record is not None]
+
+
 class _Run:
     """One driver's view of a study while it runs."""
 
@@ -492,7 +514,7 @@ class _Run:
         others = [one for one in proposals if not one.anchor]
         for number, screen in enumerate(self.schedule.screens, start=1):
             wants = [(screen.scorer, one.candidate, 0) for one in others]
-            values = [record.value for record in self._records(wants, pool, beat)]
+            values = [record.value for record in recorded(wants, self.store, pool, beat)]
             known = [(one, value) for one, value in zip(others, values, strict=True) if value is not None]
             last = number == len(self.schedule.screens)
             room = max(size - len(anchors), 0) if last else math.ceil(len(others) * screen.share)
@@ -529,31 +551,10 @@ class _Run:
                 note = f"{label}: {done} of {total} trainings"
                 self.report(Event(done=self.done, total=self.total, trial=None, note=note))
 
-            self._records(wants, pool, beat, tell)
+            recorded(wants, self.store, pool, beat, tell)
             numbers = {trial.number for trial in members}
             found = self.store.confirmed(self.config.name, stored)
             ranked = tuple(trial for trial in found if trial.number in numbers)
-
-    def _records(
-        self,
-        wants: Sequence[tuple[Scorer, Candidate, int]],
-        pool: Pool,
-        beat: Callable[[], None],
-        tell: Callable[[int, int], None] = lambda *_: None,
-    ) -> list[Record]:
-        """Of every (scorer, candidate, replicate), from the store where it is known."""
-        known = [self.store.find_record(one.key, scorer.fingerprint, number) for scorer, one, number in wants]
-        jobs = {index: (*want, None) for index, want in enumerate(wants) if known[index] is None}
-        done = len(wants) - len(jobs)
-        for index, outcome in pool.results(jobs, beat):
-            scorer, candidate, replicate = wants[index]
-            outcome.require_no_fault(f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}")
-            record = Record.of(outcome, scorer, candidate, replicate=replicate)
-            self.store.add_record(record, candidate=candidate)
-            known[index] = record
-            done += 1
-            tell(done, len(wants))
-        return [record for record in known if record is not None]
 
     def evaluate(self, pool: Pool, beat: Callable[[], None]) -> None:
         """Settle every open trial: from the store where it is known, by training otherwise.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evaluators.trust import Z_90
 from experiments.confidence import MOST_COMPARED, front_probabilities
 from experiments.pareto import (
     evaluated,
@@ -26,9 +27,6 @@ from experiments.store import BatchStatistics, Outline, Store, Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
 from topformer.errors import UserError, unknown_name
-
-_Z = 1.645
-"""Of a two-sided interval of 90 %."""
 
 
 def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -> tuple[Study, tuple[Trial, ...]]:
@@ -116,7 +114,7 @@ def front_rows(
             "on_front": trial.number in members,
             "front_probability": likely.get(trial.number),
             "miou_noise_pct": noise_pct,
-            "miou_margin_pct": None if noise_pct is None or trial.miou_pct is None else _Z * noise_pct,
+            "miou_margin_pct": None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct,
         }
         for trial in shown
     ]

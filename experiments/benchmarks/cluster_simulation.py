@@ -16,12 +16,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import matplotlib as mpl
 
-from experiments.benchmarks.surrogate import provenance
-from topformer.writing import write_whole
+from experiments.benchmarks.evidence import keep
 
 RESULTS = Path(__file__).parents[1] / "results"
 WORKERS = tuple(2**power for power in range(3, 13))
@@ -108,14 +106,13 @@ def main() -> None:
                 for seed in range(asked.seeds)
             ]
             found[name][str(workers)] = {key: round(mean(run[key] for run in runs), 1) for key in runs[0]}
-    content: dict[str, Any] = provenance() | {
+    content = {
         "evaluation_seconds": {"count": len(seconds), "mean": round(mean(seconds), 1), "max": max(seconds)},
         "driver_ms_a_trial": 1000 * driver_s,
         "sampler_ms_a_trial": 1000 * sampler_s,
         "schedules": found,
     }
-    print(json.dumps(content, indent=1))
-    write_whole(asked.out, (json.dumps(content, indent=1) + "\n").encode())
+    keep(content, asked.out)
     draw(found, asked.figure)
 
 

@@ -9,7 +9,6 @@ are kept in the study's store (or in that of --storage-out): stopped, it goes on
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,20 +16,18 @@ from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib as mpl
-from rich.progress import track
 from scipy.stats import t as student
 
 from evaluators.base import Evaluator
 from evaluators.proxy import REFERENCE
 from experiments import DEFAULT_URL
-from experiments.benchmarks.surrogate import provenance
+from experiments.benchmarks.evidence import keep
+from experiments.benchmarks.surrogate import recorded_by
 from experiments.fidelities import evaluator_named
 from experiments.pareto import evaluated
-from experiments.store import Record, Store, Study, Trial
+from experiments.store import Store, Study, Trial
 from experiments.study import StudyConfig
-from experiments.workers import worker_pool
 from topformer.blocks import candidate_blocks
-from topformer.writing import write_whole
 
 FASTER = 0.85
 CONFIDENCE = 0.9
@@ -65,27 +62,10 @@ def trained(
     trials: Mapping[str, Trial], evaluator: Evaluator, store: Store, *, seeds: int, workers: int
 ) -> dict[str, list[float]]:
     """mIoU in per cent of every seed, by candidate."""
-    wants = [(trial, seed) for seed in range(seeds) for trial in trials.values()]
-    known = {
-        (trial.candidate.key, seed): store.find_record(trial.candidate.key, evaluator.fingerprint, seed)
-        for trial, seed in wants
-    }
-    jobs = {
-        number: (evaluator, trial.candidate, seed, None)
-        for number, (trial, seed) in enumerate(wants)
-        if known[trial.candidate.key, seed] is None
-    }
-    with worker_pool(workers) as pool:
-        for number, outcome in track(pool.results(jobs, lambda: None), "training", total=len(jobs)):
-            trial, seed = wants[number]
-            outcome.require_no_fault(trial.candidate.arch.key)
-            new = Record.of(outcome, evaluator, trial.candidate, replicate=seed)
-            store.add_record(new, candidate=trial.candidate)
-            known[trial.candidate.key, seed] = new
-    return {
-        key: [float(one.value or 0.0) for seed in range(seeds) if (one := known[key, seed]) is not None]
-        for key in trials
-    }
+    wants = [(evaluator, trial.candidate, seed) for trial in trials.values() for seed in range(seeds)]
+    records = recorded_by(wants, store, workers=workers, what="training")
+    mious = iter([float(record.value or 0.0) for record in records])
+    return {key: [next(mious) for _ in range(seeds)] for key in trials}
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
@@ -163,14 +143,13 @@ def main() -> None:
     with Store.open(asked.storage_out or asked.storage, create=True) as store:
         mious = trained(trials, evaluator, store, seeds=asked.seeds, workers=asked.workers)
     found = judged(study, groups, mious)
-    content = provenance() | {
+    content = {
         "study": study.name,
         "evaluator": evaluator.fingerprint,
         "seeds": asked.seeds,
         "anchors": found,
     }
-    print(json.dumps(content, indent=1))
-    write_whole(asked.out, (json.dumps(content, indent=1) + "\n").encode())
+    keep(content, asked.out)
     draw(found, asked.figure)
 
 

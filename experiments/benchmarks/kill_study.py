@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from evaluators.base import Metrics
+from experiments.benchmarks.evidence import keep
 from experiments.pareto import front
 from experiments.store import Store
 from experiments.study import StudyConfig, run_study
-from latency_lut.devices.host import cpu_model
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate
 
@@ -157,9 +154,6 @@ def main() -> None:
         with Store.open(f"sqlite:///{killed}/study.db", read_only=True) as store:
             trials = store.trials("killed")
     content = {
-        "command": shlex.join(("python", *sys.argv)),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
         "workers": WORKERS,
         "trials": len(trials),
         "kills": kills,
@@ -170,10 +164,7 @@ def main() -> None:
         "recorded_twice": len(trials) - len({trial.candidate.key for trial in trials}),
         "ended_more_than_once": len(ended) - len(set(ended)),
     }
-    print(json.dumps(content, indent=1))
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(content, indent=1) + "\n")
+    keep(content, asked.out)
 
 
 if __name__ == "__main__":

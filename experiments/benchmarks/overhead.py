@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,18 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.base import Metrics
+from experiments.benchmarks.evidence import keep
 from experiments.pareto import front
 from experiments.ray_backend import LOCAL, Resources, ray_pool
 from experiments.store import BatchStatistics, Proposal, Record, Store, Study
 from experiments.study import StudyConfig, run_study
 from experiments.summaries import at_rung
 from experiments.workers import Pool, worker_pool
-from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate
-from topformer.writing import write_whole
 
 STUDY = """
 name = "overhead"
@@ -172,16 +169,12 @@ def main() -> None:
     parser.add_argument("--stored", type=int, default=STORED)
     asked = parser.parse_args()
     content = {
-        "command": shlex.join(("python", *sys.argv)),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
         "processes": PROCESSES,
         "local": overhead("local", asked.trials),
         "ray": overhead("ray", asked.trials),
         "front_of_stored_trials": stored_front(asked.stored),
     }
-    print(json.dumps(content, indent=1))
-    write_whole(asked.out, (json.dumps(content, indent=1) + "\n").encode())
+    keep(content, asked.out)
 
 
 if __name__ == "__main__":

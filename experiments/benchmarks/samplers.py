@@ -34,17 +34,8 @@ import optuna
 import torch
 from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
-from evaluators.compiled import CompiledTable
-from experiments.benchmarks.surrogate import (
-    TABLE,
-    Floats,
-    Point,
-    Recorded,
-    Surrogate,
-    guide,
-    provenance,
-    space_searched,
-)
+from experiments.benchmarks.evidence import keep
+from experiments.benchmarks.surrogate import TABLE, Floats, Point, Recorded, Surrogate, compiled, space_searched
 from experiments.guided import Guide
 from experiments.pareto import hypervolume
 from experiments.samplers import Gate, next_batch
@@ -52,7 +43,6 @@ from experiments.store import Record, Trial
 from latency_lut.table import LatencyTable, find_table
 from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Candidate
-from topformer.writing import write_whole
 
 EVALUATIONS = 200
 RANDOM_EVALUATIONS = 1000
@@ -90,7 +80,7 @@ class Truth:
 
     @functools.cached_property
     def guide(self) -> Guide:
-        return Guide(self.space, CompiledTable(self.table, self.space), max_ms=self.max_ms)
+        return Guide(self.space, compiled(), max_ms=self.max_ms)
 
 
 def ours(truth: Truth, sampler: str, seed: int, evaluations: int, spent: list[float]) -> Iterator[tuple[Point, float]]:
@@ -209,7 +199,7 @@ def run(records: Path, out: Path, names: Sequence[str], seeds: int, workers: int
     there = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(line["sampler"], line["seed"]) for line in there}
     jobs = [(name, seed) for seed in range(seeds) for name in names if (name, seed) not in done]
-    guide()  # compiled before the processes are forked
+    compiled()  # before the processes are forked
     with multiprocessing.get_context("fork").Pool(workers, begin, (records,)) as pool:
         for line in pool.imap_unordered(one_run, jobs):
             with out.open("a") as file:
@@ -223,13 +213,12 @@ def report(runs: Path, out: Path, figure: Path) -> None:
     for line in lines:
         by_name.setdefault(line["sampler"], []).append(line)
     goal = median(line["hypervolume"][-1] for line in by_name["random"])
-    content: dict[str, Any] = provenance() | {
+    content = {
         "noise_pct": NOISE_PCT,
         "random_search_1000_hypervolume_median": goal,
         "samplers": {name: judged(found, goal) for name, found in sorted(by_name.items())},
     }
-    print(json.dumps(content, indent=1))
-    write_whole(out, (json.dumps(content, indent=1) + "\n").encode())
+    keep(content, out)
     draw(by_name, goal, figure)
 
 

@@ -18,31 +18,27 @@ import csv
 import functools
 import gzip
 import io
-import json
-import os
 import random
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
+from rich.progress import Progress
 from scipy.stats import kendalltau
 
 from evaluators.base import Evaluator
 from evaluators.compiled import CompiledTable
 from evaluators.datasets.scenes import Scenes
 from evaluators.supernet import SupernetEvaluator
+from experiments.benchmarks.evidence import keep
 from experiments.guided import Guide
 from experiments.schedule import promoted
 from experiments.store import Record, Store
+from experiments.study import recorded
 from experiments.workers import worker_pool
-from latency_lut.devices.host import cpu_model
 from latency_lut.table import find_table
 from search_space import SearchSpace, preset
 from topformer.config import ANCHORS, Candidate, Task
@@ -68,7 +64,12 @@ def space_searched() -> SearchSpace:
 def guide() -> Guide:
     """For its features and fast latencies only."""
     space = space_searched()
-    return Guide(space, CompiledTable(find_table(TABLE), space), max_ms=None)
+    return Guide(space, compiled(), max_ms=None)
+
+
+@functools.cache
+def compiled() -> CompiledTable:
+    return CompiledTable(find_table(TABLE), space_searched())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,8 @@ def record(file: Path, out: Path, *, storage: str, count: int, workers: int) -> 
     with Store.open(storage, create=True) as store:
         records: list[Record] = []
         while True:
-            records += evaluated(wanted[len(records) : count], evaluator, store, workers)
+            wants = [(evaluator, one, 0) for one in wanted[len(records) : count]]
+            records += recorded_by(wants, store, workers=workers, what="evaluating")
             if len(records) >= count:
                 break
             wanted += children(space, evaluator, wanted, records, seed=len(wanted))
@@ -226,16 +228,13 @@ def children(
     return made
 
 
-def evaluated(candidates: Sequence[Candidate], evaluator: Evaluator, store: Store, workers: int) -> list[Record]:
-    found = [store.find_record(one.key, evaluator.fingerprint, 0) for one in candidates]
-    jobs = {i: (evaluator, candidates[i], 0, None) for i, one in enumerate(found) if one is None}
-    with worker_pool(workers) as pool:
-        for i, outcome in track(pool.results(jobs, lambda: None), "evaluating", total=len(jobs)):
-            outcome.require_no_fault(candidates[i].arch.key)
-            new = Record.of(outcome, evaluator, candidates[i], replicate=0)
-            store.add_record(new, candidate=candidates[i])
-            found[i] = new
-    return [one for one in found if one is not None]
+def recorded_by(
+    wants: Sequence[tuple[Evaluator, Candidate, int]], store: Store, *, workers: int, what: str
+) -> list[Record]:
+    """Of every (evaluator, candidate, replicate), from the store where it is known; with a bar."""
+    with worker_pool(workers) as pool, Progress() as progress:
+        bar = progress.add_task(what, total=len(wants))
+        return recorded(wants, store, pool, tell=lambda done, _: progress.update(bar, completed=done))
 
 
 def judge(path: Path, *, seed: int = 0) -> dict[str, object]:
@@ -263,14 +262,6 @@ def judge(path: Path, *, seed: int = 0) -> dict[str, object]:
     }
 
 
-def provenance() -> dict[str, object]:
-    return {
-        "command": shlex.join(("python", *sys.argv)),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parts = parser.add_subparsers(dest="part", required=True)
@@ -287,9 +278,7 @@ def main() -> None:
     if asked.part == "record":
         record(asked.supernet, asked.out, storage=asked.storage, count=asked.count, workers=asked.workers)
         return
-    content = provenance() | judge(asked.records)
-    print(json.dumps(content, indent=1))
-    write_whole(asked.out, (json.dumps(content, indent=1) + "\n").encode())
+    keep(judge(asked.records), asked.out)
 
 
 if __name__ == "__main__":
