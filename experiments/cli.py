@@ -154,6 +154,7 @@ def search(
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -184,10 +185,12 @@ def search(
         for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
             console.print(sentence, highlight=False)
         with Progress(*columns, *left, console=console) as progress:
-            bar = progress.add_task("evaluating", total=config.search.trials)
+            bars: dict[str | None, TaskID] = {None: progress.add_task("evaluating", total=config.search.trials)}
 
             def report(event: Event) -> None:
-                progress.update(bar, completed=event.done, total=event.total)
+                if event.rung not in bars:
+                    bars[event.rung] = progress.add_task(str(event.rung), total=event.total)
+                progress.update(bars[event.rung], completed=event.done, total=event.total)
                 if event.trial is not None:
                     progress.console.print(_settled(event.trial), highlight=False)
                 if event.note:

@@ -29,9 +29,13 @@ class Confirmation:
     """Trains the best trials again."""
 
     evaluator: Evaluator
-    keep: int
-    """Members, besides the anchors."""
+    keep: int | None
+    """Members at most, besides the anchors."""
     replicates: int
+    front_probability: float | None = None
+    """Members are those at least so likely to be on the front, as far as the rung before can tell."""
+    noise_pct: float | None = None
+    """Standard deviation of the mIoUs of the rung before, in points; known where `front_probability` is given."""
 
     @property
     def label(self) -> str:

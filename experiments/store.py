@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast
 from urllib.parse import quote
 
 from sqlalchemy import (
@@ -70,6 +71,9 @@ BUSY_TIMEOUT_S = 30
 PATIENCE_S = 120.0
 """For a database server to come back."""
 RETRY_S = 0.5
+CHUNK = 500
+"""Rows asked for, or written, at once."""
+T = TypeVar("T")
 
 Origin = Literal["anchor", "sampler", "neighbour", "random"]
 State = Literal["proposed", "complete", "failed"]
@@ -338,36 +342,48 @@ class Store:
             session.flush()
             for number, statistics in enumerate(batches):
                 session.add(BatchRow(study_id=row.id, batch=number, **asdict(statistics)))
-            for number, batch, proposal, record, from_cache in trials:
-                _add_candidate(session, proposal.candidate)
-                found = None if record is None else self._same_or_new(session, record)
-                session.add(
-                    _proposal_row(
-                        row.id,
-                        number,
-                        batch,
-                        proposal,
-                        record_id=None if found is None else found.id,
-                        miou_pct=None if record is None else record.value,
-                        from_cache=from_cache,
-                    )
-                )
-            for record in confirmations:
-                self._same_or_new(session, record)
+            for chunk in _chunks(trials):
+                self._add_trials(session, row.id, chunk)
+            for records in _chunks(confirmations):
+                self._same_or_new(session, records)
 
-    def _same_or_new(self, session: Session, record: Record) -> RecordRow:
-        known = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
-        if known is not None:
-            if _record(known).value != record.value:
+    def _add_trials(
+        self, session: Session, study_id: int, trials: Sequence[tuple[int, int, Proposal, Record | None, bool]]
+    ) -> None:
+        _add_candidates(session, [proposal.candidate for _, _, proposal, _, _ in trials])
+        found = self._same_or_new(session, [record for _, _, _, record, _ in trials if record is not None])
+        session.add_all(
+            _proposal_row(
+                study_id,
+                number,
+                batch,
+                proposal,
+                record_id=None if record is None else found[_identity(record)].id,
+                miou_pct=None if record is None else record.value,
+                from_cache=from_cache,
+            )
+            for number, batch, proposal, record, from_cache in trials
+        )
+
+    def _same_or_new(self, session: Session, records: Sequence[Record]) -> dict[tuple[str, str, int], RecordRow]:
+        """Rows of the records, by identity; those that are not there are written."""
+        keys = {record.candidate_key for record in records}
+        found = {
+            (row.candidate_key, row.evaluator, row.replicate): row
+            for row in session.scalars(select(RecordRow).where(RecordRow.candidate_key.in_(keys)))
+        }
+        for record in records:
+            known = found.get(_identity(record))
+            if known is None:
+                found[_identity(record)] = row = _record_row_of(record)
+                session.add(row)
+            elif (value := _record(known).value) != record.value:
                 raise UserError(
                     f"{self.url} has another result of candidate {record.candidate_key} by {record.fidelity}: "
-                    f"{_record(known).value}, not {record.value}; import the study into a new --storage."
+                    f"{value}, not {record.value}; import the study into a new --storage."
                 )
-            return known
-        row = _record_row_of(record)
-        session.add(row)
         session.flush()
-        return row
+        return found
 
     def find_study(self, name: str) -> Study | None:
         with self._session() as session:
@@ -441,12 +457,9 @@ class Store:
             study.finished, study_id = None, study.id
             last = session.scalar(select(func.max(ProposalRow.number)).where(ProposalRow.study_id == study_id))
             start = 0 if last is None else last + 1
-            rows = []
-            for offset, proposal in enumerate(proposals):
-                _add_candidate(session, proposal.candidate)
-                row = _proposal_row(study_id, start + offset, batch, proposal)
-                session.add(row)
-                rows.append(row)
+            _add_candidates(session, [proposal.candidate for proposal in proposals])
+            rows = [_proposal_row(study_id, number, batch, one) for number, one in enumerate(proposals, start=start)]
+            session.add_all(rows)
             session.add(BatchRow(study_id=study_id, batch=batch, **asdict(statistics)))
             session.flush()
             return tuple(self._trial(row) for row in rows)
@@ -463,7 +476,7 @@ class Store:
         """
         with self._session() as session:
             if candidate is not None:
-                _add_candidate(session, candidate)
+                _add_candidates(session, [candidate])
             if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
                 return
             session.add(_record_row_of(record, weights=weights))
@@ -586,11 +599,10 @@ class Store:
         """Where an evaluation's weights belong."""
         return self.artefacts / f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
 
-    def keep_weights(self, kept: Iterable[tuple[str, str, int]], *, among: Iterable[tuple[str, str, int]]) -> None:
-        """Delete the weights of the records (candidate key, evaluator, replicate) in `among` that are not in `kept`."""
-        doomed = set(among) - set(kept)
+    def drop_weights(self, records: Iterable[tuple[str, str, int]]) -> None:
+        """Delete the weights of records, each given by candidate key, evaluator and replicate; the records stay."""
         with self._session() as session:
-            for key in doomed:
+            for key in records:
                 row = _record_row(session, *key)
                 if row is not None and row.weights_path is not None:
                     (self.artefacts / row.weights_path).unlink(missing_ok=True)
@@ -824,6 +836,16 @@ def _record_row(session: Session, candidate_key: str, evaluator: str, replicate:
     )
 
 
+def _identity(record: Record) -> tuple[str, str, int]:
+    return record.candidate_key, record.evaluator, record.replicate
+
+
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
+
+
 def _mean(records: Sequence[Record], label: str) -> Record:
     """Of replicates; every number of the metrics."""
 
@@ -884,17 +906,21 @@ def _proposal_row(
     )
 
 
-def _add_candidate(session: Session, candidate: Candidate) -> None:
-    if session.get(CandidateRow, candidate.key) is None:
-        session.add(
-            CandidateRow(
-                key=candidate.key,
-                arch_key=candidate.arch.key,
-                arch_json=candidate.arch.to_json(),
-                task_json=json.dumps(candidate.task.as_dict()),
-            )
+def _add_candidates(session: Session, candidates: Iterable[Candidate]) -> None:
+    """Write those that are not there."""
+    by_key = {candidate.key: candidate for candidate in candidates}
+    known = set(session.scalars(select(CandidateRow.key).where(CandidateRow.key.in_(by_key))))
+    session.add_all(
+        CandidateRow(
+            key=key,
+            arch_key=candidate.arch.key,
+            arch_json=candidate.arch.to_json(),
+            task_json=json.dumps(candidate.task.as_dict()),
         )
-        session.flush()
+        for key, candidate in by_key.items()
+        if key not in known
+    )
+    session.flush()
 
 
 def _estimate_json(estimate: LatencyEstimate) -> str:

@@ -23,6 +23,7 @@ from evaluators.compiled import CompiledTable
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import REFERENCE
+from experiments.confidence import front_probabilities
 from experiments.fidelities import evaluator_named, scorer_named
 from experiments.guided import Guide
 from experiments.pareto import evaluated, front, points
@@ -115,10 +116,14 @@ class ScreenSection(_Section):
 
 
 class ConfirmSection(_Section):
-    """What trains the best trials, and the anchors, again; the next one takes its best."""
+    """What trains the best trials, and the anchors, again; the next one takes its best.
+
+    The best are `keep` by fronts, or all that are on the front with at least this probability, or up to `keep` of them.
+    """
 
     recipe: str
-    keep: PositiveInt
+    keep: PositiveInt | None = None
+    front_probability: float | None = Field(default=None, gt=0, le=1)
     replicates: int = Field(default=1, ge=1, le=MOST_REPLICATES)
 
 
@@ -224,10 +229,31 @@ class StudyConfig(_Section):
                 screens.append(Screen(scorer=scorer, share=section.share))
             else:
                 notices.append(f"screen {scorer.fidelity} is not used: {standing.sentence}.")
+        before, repeated = evaluator, 1
         for number, rung in enumerate(self.confirm):
+            if rung.keep is rung.front_probability is None:
+                raise UserError(
+                    f"study {self.name!r}, confirm[{number}]: which trials? Set keep = 6, the best by fronts, or "
+                    "front_probability = 0.05, all that are that likely to be on the front."
+                )
             with self._key(f"confirm[{number}].recipe"):
                 found = evaluator_named(rung.recipe, dataset)
-            confirmations.append(Confirmation(evaluator=found, keep=rung.keep, replicates=rung.replicates))
+            noise_pct = None
+            if rung.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:
+                raise UserError(
+                    f"study {self.name!r}, confirm[{number}].front_probability: no trust report says how far trainings "
+                    f"by {before.fidelity} differ, so how likely trials are on the front is not known; set keep = 6."
+                )
+            confirmations.append(
+                Confirmation(
+                    evaluator=found,
+                    keep=rung.keep,
+                    replicates=rung.replicates,
+                    front_probability=rung.front_probability,
+                    noise_pct=None if noise_pct is None else noise_pct / math.sqrt(repeated),
+                )
+            )
+            before, repeated = found, rung.replicates
         labels = [rung.label for rung in confirmations]
         own = rung_label(evaluator.fidelity, 1)
         if twice := next((label for label in labels if labels.count(label) > 1 or label == own), None):
@@ -280,12 +306,14 @@ def _sentence(error: ValidationError, where: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """What a running study reports after each settled trial."""
+    """What a running study reports: after each settled trial, after a batch, and of its other rungs."""
 
     done: int
     total: int
-    trial: Trial | None
+    trial: Trial | None = None
     note: str = ""
+    rung: str | None = None
+    """The screen or confirmation whose evaluations are counted; None: trials are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -327,9 +355,10 @@ def run_study(
     _require_same_screens(config, store, schedule)
     run = _Run(config, store, space, table, evaluator, schedule, report)
     with store.lease(config.name) as lease, elsewhere or worker_pool(workers) as pool:
+        run.tell()
         while len(run.trials) < config.search.trials or run.open_trials():
             if not run.open_trials() and not run.propose(pool, lease.beat):
-                report(Event(done=run.done, total=run.total, trial=None, note="the space holds no further candidate"))
+                run.tell(note="the space holds no further candidate")
                 break
             run.evaluate(pool, lease.beat)
             run.prune_weights()
@@ -463,6 +492,7 @@ class _Run:
         self.schedule = schedule
         self.store = store
         self.space = space
+        self.table = table
         self.evaluator = evaluator
         self.report = report
         self.gate = Gate(
@@ -514,7 +544,10 @@ class _Run:
         others = [one for one in proposals if not one.anchor]
         for number, screen in enumerate(self.schedule.screens, start=1):
             wants = [(screen.scorer, one.candidate, 0) for one in others]
-            values = [record.value for record in recorded(wants, self.store, pool, beat)]
+            records = recorded(
+                wants, self.store, pool, beat, functools.partial(self._tell_rung, screen.scorer.fidelity)
+            )
+            values = [record.value for record in records]
             known = [(one, value) for one, value in zip(others, values, strict=True) if value is not None]
             last = number == len(self.schedule.screens)
             room = max(size - len(anchors), 0) if last else math.ceil(len(others) * screen.share)
@@ -536,25 +569,29 @@ class _Run:
         self.store.set_rungs(self.config.name, rungs)
         ranked = evaluated(self.trials, fidelity=self.evaluator.fidelity)
         for rung, stored in zip(self.schedule.confirmations, rungs, strict=True):
-            anchors = [trial for trial in ranked if trial.anchor]
-            others = [trial for trial in ranked if not trial.anchor]
-            best = promoted(points(others), rung.keep)
-            members = [*anchors, *(others[index] for index in best)]
+            members = self._worth_confirming(ranked, rung)
             wants = [
                 (rung.evaluator, trial.candidate, replicate)
                 for replicate in range(rung.replicates)
                 for trial in members
                 if rung.evaluator.why_not(trial.candidate) is None
             ]
-
-            def tell(done: int, total: int, label: str = rung.label) -> None:
-                note = f"{label}: {done} of {total} trainings"
-                self.report(Event(done=self.done, total=self.total, trial=None, note=note))
-
-            recorded(wants, self.store, pool, beat, tell)
+            recorded(wants, self.store, pool, beat, functools.partial(self._tell_rung, rung.label))
             numbers = {trial.number for trial in members}
             found = self.store.confirmed(self.config.name, stored)
             ranked = tuple(trial for trial in found if trial.number in numbers)
+
+    def _worth_confirming(self, ranked: Sequence[Trial], rung: Confirmation) -> list[Trial]:
+        """The anchors and the best of the others, all of one fidelity."""
+        others = [trial for trial in ranked if not trial.anchor]
+        if rung.front_probability is not None and ranked:
+            assert rung.noise_pct is not None
+            assert ranked[0].record is not None
+            fidelity = ranked[0].record.fidelity
+            likely = front_probabilities(ranked, self.table, fidelity=fidelity, noise_pct=rung.noise_pct)
+            others = [trial for trial in others if likely[trial.number] >= rung.front_probability]
+        best = promoted(points(others), len(others) if rung.keep is None else rung.keep)
+        return [*(trial for trial in ranked if trial.anchor), *(others[index] for index in best)]
 
     def evaluate(self, pool: Pool, beat: Callable[[], None]) -> None:
         """Settle every open trial: from the store where it is known, by training otherwise.
@@ -608,18 +645,22 @@ class _Run:
         if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
             tau, error_pct = left_out_agreement(done, self.guide())
             note += f" Each trial is predicted from the others with an error of {error_pct:.2f} points, tau {tau:.2f}."
-        self.report(Event(done=self.done, total=self.total, trial=None, note=note))
+        self.tell(note=note)
+
+    def tell(self, trial: Trial | None = None, *, note: str = "") -> None:
+        self.report(Event(done=self.done, total=self.total, trial=trial, note=note))
+
+    def _tell_rung(self, label: str, done: int, total: int) -> None:
+        self.report(Event(done=done, total=total, rung=label))
 
     def prune_weights(self) -> None:
         """Keep the weights of the front and of the anchors."""
-        done = [trial for trial in self.trials if trial.record is not None]
         members = {trial.number for trial in front(self.trials, fidelity=self.evaluator.fidelity)}
-
-        def keys(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
-            return [(trial.candidate.key, self.evaluator.fingerprint, 0) for trial in trials]
-
-        kept = [trial for trial in done if trial.number in members or trial.anchor]
-        self.store.keep_weights(keys(kept), among=keys([trial for trial in done if not trial.from_cache]))
+        own = [trial for trial in self.trials if trial.weights is not None and not trial.from_cache]
+        doomed = [trial for trial in own if trial.number not in members and not trial.anchor]
+        self.store.drop_weights((trial.candidate.key, self.evaluator.fingerprint, 0) for trial in doomed)
+        for trial in doomed:
+            self.trials[trial.number] = replace(trial, weights=None, weights_sha256=None)
 
     def _weights(self, trial: Trial) -> Path:
         return self.store.weights_path(trial.candidate.key, self.evaluator.fingerprint, 0)
@@ -627,7 +668,7 @@ class _Run:
     def _settle(self, trial: Trial, record: Record, *, from_cache: bool) -> None:
         settled = self.store.settle(self.config.name, trial.number, record, from_cache=from_cache)
         self.trials[trial.number] = settled
-        self.report(Event(done=self.done, total=self.total, trial=settled))
+        self.tell(settled)
 
     def _stop_on_failures(self) -> None:
         failed = [trial for trial in self.trials if trial.state == "failed"]

@@ -13,12 +13,13 @@ from toys import STUDY, TASK, ToyEvaluator, is_unlucky, outline, toy_config, toy
 
 from evaluators.base import Score
 from experiments.archive import export_study, import_study, read_archive
+from experiments.confidence import front_probabilities
 from experiments.pareto import front, non_dominated
 from experiments.samplers import Gate, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted
 from experiments.standing import Standing, standing
 from experiments.store import Store
-from experiments.study import StudyConfig, StudyResult, run_study
+from experiments.study import Event, StudyConfig, StudyResult, run_study
 from experiments.summaries import at_rung, front_rows, study_summary
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate
@@ -142,8 +143,8 @@ SCHEDULE = Schedule(
 
 
 def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
-    notes: list[str] = []
-    found = run(tmp_path, SCHEDULE, report=lambda event: notes.append(event.note))
+    events: list[Event] = []
+    found = run(tmp_path, SCHEDULE, report=events.append)
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         study, four = at_rung(store, "toy", "long")
         assert study.evaluator == "long-1"
@@ -177,17 +178,57 @@ def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
     assert {row["fidelity"] for row in rows} == {"long"}
     assert {row["miou_noise_pct"] for row in rows} == {0.6}
     assert {row["miou_noise_pct"] for row in averaged} == {0.6 / 3**0.5}
-    assert "long x3: 15 of 15 trainings" in notes  # five of them known from the rung before
+    confirming = [(event.done, event.total) for event in events if event.rung == "long x3"]
+    assert confirming == [(done, 15) for done in range(6, 16)]  # five are known from the rung before
+
+
+def test_more_seeds_for_whatever_may_be_on_the_front(tmp_path: Path) -> None:
+    """With much noise more may be on it than with little; what surely is not is not trained again."""
+    plain = run(tmp_path, Schedule())
+    members: list[set[int]] = []
+    for noise_pct in (0.01, 1.0):
+        rung = Confirmation(
+            evaluator=ToyEvaluator(), keep=None, replicates=3, front_probability=0.1, noise_pct=noise_pct
+        )
+        run(tmp_path, Schedule(confirmations=(rung,)))
+        with Store.open(toy_url(tmp_path), read_only=True) as store:
+            _, found = at_rung(store, "toy", "toy x3")
+        likely = front_probabilities(plain.trials, toy_table(), fidelity="toy", noise_pct=noise_pct)
+        expected = {t.number for t in plain.trials if t.anchor or likely[t.number] >= 0.1}
+        assert {trial.number for trial in found} >= expected
+        members.append(expected)
+    assert members[0] < members[1] < {trial.number for trial in plain.trials}
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        _, found = at_rung(store, "toy", "toy x3")
+    assert {trial.number for trial in found} == members[1]
+
+
+def test_up_to_so_many_of_those_that_may_be_on_the_front(tmp_path: Path) -> None:
+    rung = Confirmation(evaluator=ToyEvaluator(), keep=1, replicates=2, front_probability=0.01, noise_pct=3.0)
+    run(tmp_path, Schedule(confirmations=(rung,)))
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        _, found = at_rung(store, "toy", "toy x2")
+    assert sum(trial.anchor is None for trial in found) == 1
+
+
+def test_a_study_file_may_confirm_by_probability_where_noise_is_known() -> None:
+    text = RUNGS.replace("keep = 3", "front_probability = 0.1")
+    again = '[[confirm]]\nrecipe = "reference"\nfront_probability = 0.2\nreplicates = 4'
+    config = with_rungs(text + again)
+    known = Standing(report="mine", trust=toy_report(0.9).fidelities[0], noise_pct=0.6)
+    first, second = config.build_schedule(config.build_evaluator(), lambda _: known).confirmations
+    assert (first.keep, first.front_probability, first.noise_pct) == (None, 0.1, 0.6)
+    assert (second.front_probability, second.noise_pct) == (0.2, 0.6 / 2**0.5)  # ranks means of two trainings
 
 
 def test_confirming_again_trains_nothing_and_another_confirmation_only_what_is_new(tmp_path: Path) -> None:
     run(tmp_path, SCHEDULE)
-    notes: list[str] = []
-    again = run(tmp_path, SCHEDULE, report=lambda event: notes.append(event.note))
-    assert (again.trained, notes) == (0, [])
+    events: list[Event] = []
+    again = run(tmp_path, SCHEDULE, report=events.append)
+    assert (again.trained, events) == (0, [Event(done=14, total=14)])
     more = Schedule(confirmations=(Confirmation(evaluator=SCHEDULE.confirmations[0].evaluator, keep=5, replicates=1),))
-    run(tmp_path, more, report=lambda event: notes.append(event.note))
-    assert [note for note in notes if note] == ["long: 8 of 8 trainings"]
+    run(tmp_path, more, report=events.append)
+    assert events[1:] == [Event(done=14, total=14), Event(done=8, total=8, rung="long")]
 
 
 def test_a_study_with_rungs_is_the_same_after_interruptions_and_with_two_workers(tmp_path: Path) -> None:
@@ -285,6 +326,11 @@ def test_a_study_file_names_its_rungs_and_untested_screens_are_left_out_with_a_n
         (('"reference"', '"naswot"'), r"confirm\[0\]\.recipe: unknown proxy recipe 'naswot'"),
         (("replicates = 2", '[[confirm]]\nrecipe = "reference"\nkeep = 1'), "'reference' is there twice"),
         (('"reference"\nkeep = 3\nreplicates = 2', '"proxy-short"\nkeep = 3'), "is what trials are trained by"),
+        (("keep = 3\n", ""), r"confirm\[0\]: which trials\? Set keep = 6"),
+        (
+            ("keep = 3", "front_probability = 0.1"),
+            "front_probability: no trust report says how far",
+        ),
     ],
 )
 def test_rungs_that_make_no_sense_are_one_sentence(change: tuple[str, str], fragment: str) -> None:
@@ -303,7 +349,7 @@ def test_rungs_that_make_no_sense_are_one_sentence(change: tuple[str, str], frag
         (("share = 0.25", "share = 1.0"), r"screen\.0\.share = 1\.0 is not legal"),
         (("share = 0.25", "part = 0.25"), r"unknown key 'screen\.0\.part'; legal keys here: recipe, share"),
         (("keep = 3", "keep = 0"), r"confirm\.0\.keep = 0 is not legal"),
-        (("keep = 3\n", ""), r"missing key 'confirm\.0\.keep'"),
+        (("keep = 3", "front_probability = 0.0"), r"confirm\.0\.front_probability = 0\.0 is not legal"),
     ],
 )
 def test_a_wrong_rung_is_refused_with_its_key(change: tuple[str, str], fragment: str) -> None:
