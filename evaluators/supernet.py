@@ -338,6 +338,8 @@ def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | T
     kind, colon, file = text.partition(":")
     if not colon:
         return None
+    if kind in ("supernet", "tuned") and not file.strip():
+        raise UserError(f"{text!r} names no file; name the supernet's weights, like {kind}:last.safetensors.")
     match kind:
         case "supernet":
             return SupernetEvaluator(Path(file), dataset)

@@ -228,11 +228,11 @@ def search(
     if not result.trained and not result.cached:
         console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
     else:
-        console.print(f"{result.trained} trained, {result.cached} from the store, {summary['failed']} failed.")
+        console.print(f"{result.trained} evaluated, {result.cached} from the store, {summary['failed']} failed.")
         console.print(
-            f"Before training, of {summary['proposals_asked']} proposals {summary['over_budget_dropped']} were dropped "
-            f"as over the budget, {summary['invalid_dropped']} as beyond the proxy, {summary['duplicates_dropped']} as "
-            f"known, {summary['screened_out']} turned away by a screen."
+            f"Before evaluation, of {summary['proposals_asked']} proposals {summary['over_budget_dropped']} were "
+            f"dropped as over the budget, {summary['invalid_dropped']} as beyond the proxy, "
+            f"{summary['duplicates_dropped']} as known, {summary['screened_out']} turned away by a screen."
         )
         for rung in schedule.confirmations:
             console.print(f"confirmed: topformer-nas front {result.name} --fidelity '{rung.label}'", highlight=False)

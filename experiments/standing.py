@@ -190,7 +190,11 @@ def find_report(name: str | None, store: Store | None) -> TrustReport:
 def stored_reports(store: Store) -> tuple[TrustReport, ...]:
     """The newest first."""
     return tuple(
-        TrustReport.from_json(text, where=f"trust report {name!r} of {store.url}")
+        TrustReport.from_json(
+            text,
+            where=f"trust report {name!r} of {store.url}",
+            or_else=f", or drop this one with: topformer-nas trust delete {name} --storage {store.url}",
+        )
         for name, text in store.trust_reports()
     )
 
@@ -301,7 +305,7 @@ class TrustReport:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, *, where: str) -> TrustReport:
+    def from_json(cls, text: str, *, where: str, or_else: str = "") -> TrustReport:
         try:
             return _READER.validate_json(text)
         except ValidationError as error:
@@ -309,7 +313,7 @@ class TrustReport:
             place = ".".join(str(part) for part in first["loc"]) or "its content"
             raise UserError(
                 f"{where}: no trust report of this version ({place}: {first['msg']}); "
-                "write it again with: topformer-nas trust run"
+                f"write it again with: topformer-nas trust run{or_else}"
             ) from None
 
 

@@ -593,6 +593,13 @@ class Store:
             rows = session.scalars(select(TrustReportRow).order_by(TrustReportRow.id.desc()))
             return tuple((row.name, row.report_json) for row in rows)
 
+    def delete_trust_report(self, name: str) -> None:
+        with self._session() as session:
+            found = session.scalars(select(TrustReportRow.name)).all()
+            if name not in found:
+                raise unknown_name("trust report", name, found, advice=f"They are those of {self.url}.")
+            session.execute(delete(TrustReportRow).where(TrustReportRow.name == name))
+
     # ---- weights
 
     def weights_path(self, candidate_key: str, evaluator: str, replicate: int) -> Path:

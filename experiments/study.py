@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import math
+import random
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -47,6 +48,8 @@ MAX_FAILURES_PCT = 25
 MOST_TRIALS = 1_000_000
 MOST_BATCH = 10_000
 MOST_REPLICATES = 1000
+LOOKED_AT = 300
+"""Architectures drawn to say whether a budget can be kept at all."""
 NO_RUNGS = Schedule()
 
 
@@ -358,7 +361,7 @@ def run_study(
         run.tell()
         while len(run.trials) < config.search.trials or run.open_trials():
             if not run.open_trials() and not run.propose(pool, lease.beat):
-                run.tell(note="the space holds no further candidate")
+                run.tell(note=run.why_exhausted())
                 break
             run.evaluate(pool, lease.beat)
             run.prune_weights()
@@ -536,6 +539,18 @@ class _Run:
             self.trials += self.store.add_batch(self.config.name, batch=batch, proposals=kept, statistics=statistics)
         return bool(proposals)
 
+    def why_exhausted(self) -> str:
+        """Why nothing more can be proposed: a budget that nothing keeps, or a space that is used up."""
+        max_ms, rng = self.config.latency.max_ms, random.Random(0)
+        if max_ms is not None:
+            drawn = [self.gate.latency(self.space.sample(rng)).total_ms for _ in range(LOOKED_AT)]
+            if min(drawn) > max_ms:
+                return (
+                    f"nothing further is within latency.max_ms = {max_ms:g}: the fastest of {LOOKED_AT} architectures "
+                    f"drawn at random takes {min(drawn):.1f} ms"
+                )
+        return "the space holds no further candidate"
+
     def _screened(
         self, proposals: Sequence[Proposal], size: int, pool: Pool, beat: Callable[[], None]
     ) -> Sequence[Proposal]:
@@ -640,7 +655,7 @@ class _Run:
         }
         words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
         note = f"batch {len(gates) - 1} done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
-        note += f"; not trained: {words}." if words else "."
+        note += f"; not evaluated: {words}." if words else "."
         done = evaluated(self.trials, fidelity=self.evaluator.fidelity)
         if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
             tau, error_pct = left_out_agreement(done, self.guide())

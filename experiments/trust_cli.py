@@ -187,6 +187,16 @@ def trust_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     print_rows(rows, "trust reports")
 
 
+@trust.command("delete")
+def trust_delete(name: Annotated[str, typer.Argument(metavar="REPORT")], storage: Storage = DEFAULT_URL) -> None:
+    """Forget a report of the store; what it evaluated stays, so writing it again trains nothing."""
+    from experiments.store import Store
+
+    with Store.open(storage) as store:
+        store.delete_trust_report(name)
+    print(f"trust report {name} is deleted from {storage}.")
+
+
 def _study(text: str, size: str | None) -> "StudyConfig":
     from experiments.study import StudyConfig
     from search_space import PRESETS

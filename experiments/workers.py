@@ -103,14 +103,28 @@ class WorkerPool:
                 return future.result()
             except BrokenProcessPool:
                 self.stop()
+        if not self._starts():
+            return Outcome(fault="worker processes end as soon as they are started (out of memory, or a limit?).")
         return Outcome(reason=killed(RETRIES + 1))
 
+    def _starts(self) -> bool:
+        """Whether a process lives when it has nothing to evaluate."""
+        try:
+            self._processes().submit(os.getpid).result()
+        except BrokenProcessPool:
+            self.stop()
+            return False
+        return True
+
     def _submit(self, job: Job) -> Future[Outcome]:
+        return self._processes().submit(evaluate_job, *job)
+
+    def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["experiments.workers", "evaluators.proxy"])
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_driver)
-        return self._pool.submit(evaluate_job, *job)
+        return self._pool
 
     def stop(self) -> None:
         """End all processes at once; what they were evaluating is lost."""

@@ -153,7 +153,7 @@ def test_a_space_without_room_under_the_budget_ends_the_study(tmp_path: Path) ->
     notes: list[str] = []
     result = run_toy(tmp_path, toy_config(max_ms=0.001), report=lambda event: notes.append(event.note))
     assert [trial.anchor for trial in result.trials] == list(ANCHORS)
-    assert "the space holds no further candidate" in notes[-1]
+    assert "nothing further is within latency.max_ms = 0.001: the fastest of 300" in notes[-1]
 
 
 def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:

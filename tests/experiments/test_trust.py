@@ -518,7 +518,7 @@ def test_a_search_on_an_untested_proxy_says_so_also_in_a_database_that_is_empty_
     assert "unknown study 'fold'; available: folder" in folder.refusal("search", "fold", "--resume")
     more = str(len(before) + 1)
     code, _, err = folder("search", "folder", "--resume", "--extend", more, "--workers", "1")
-    assert (code, "1 trained, 0 from the store, 0 failed." in err) == (0, True)
+    assert (code, "1 evaluated, 0 from the store, 0 failed." in err) == (0, True)
     after: Any = folder.json("front", "folder", "--all")
     assert after[:-1] == before
 
@@ -558,7 +558,18 @@ def test_a_damaged_report_in_the_store_is_named(shell: Shell) -> None:
     with Store.open(toy_url(shell.folder), create=True) as store:
         store.add_trust_report("mine", "{")
     for words in (("trust", "show", "mine"), ("trust", "list")):
-        assert "trust report 'mine'" in shell.refusal(*words)
+        said = shell.refusal(*words)
+        assert "trust report 'mine'" in said
+        assert "topformer-nas trust delete mine --storage sqlite:///" in said
+    assert "unknown trust report 'yours'" in shell.refusal("trust", "delete", "yours")
+    assert shell("trust", "delete", "mine")[0] == 0
+    assert [row["from"] for row in shell.json("trust", "list")] == ["shipped"]  # type: ignore[union-attr]
+
+
+def test_an_inherited_fidelity_needs_a_file_name() -> None:
+    for text in ("supernet:", "tuned: "):
+        with pytest.raises(UserError, match="names no file; name the supernet's weights"):
+            scorers_named(text, MICRO, SCENES)
 
 
 def test_lists_are_empty_without_a_store(shell: Shell) -> None:
