@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.store import Trial
 from topformer.errors import UserError
 
+Points = Sequence[tuple[float, float]] | NDArray[np.float64]
+"""(latency, mIoU) of each; as an array (n, 2)."""
 
-def non_dominated(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+
+def non_dominated(points: Points) -> tuple[int, ...]:
     """Indices of the front among (latency, mIoU) points, by latency; of equal points the first stays."""
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
-    front = []
-    best = float("-inf")
-    for index in order:
-        if points[index][1] > best:
-            best = points[index][1]
-            front.append(index)
-    return tuple(front)
+    if not len(points):
+        return ()
+    ms, miou = np.array(points, dtype=np.float64).T
+    order = np.lexsort((-miou, ms))
+    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(miou[order])[:-1]])
+    return tuple(order[miou[order] > best_before].tolist())
 
 
-def nearest(points: Sequence[tuple[float, float]], count: int) -> tuple[int, ...]:
+def nearest(points: Points, count: int) -> tuple[int, ...]:
     """Indices, ascending, of the `count` (latency, mIoU) points least far below the front; its members are 0 below."""
-    if not points:
+    if not len(points):
         return ()
     ms, miou = np.array(points, dtype=np.float64).T
     order = np.lexsort((-miou, ms))

@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import (
     CursorResult,
     Engine,
@@ -67,6 +69,8 @@ ARTEFACTS = ".artefacts"
 ARTEFACTS_VARIABLE = "TOPFORMER_NAS_ARTEFACTS"
 """Names the folder of weights where the database is no file; it may be a mounted bucket."""
 LEASE = timedelta(seconds=60)
+RENEWAL_S = 5.0
+"""Sooner a lease is not prolonged again: trials may take less."""
 BUSY_TIMEOUT_S = 30
 PATIENCE_S = 120.0
 """For a database server to come back."""
@@ -163,15 +167,16 @@ class Trial:
         return None if self.record is None or self.record.metrics is None else float(self.record.metrics["miou_pct"])
 
 
-class Outline(NamedTuple):
-    """A trial in a few numbers."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlines:
+    """A study's trials in a few numbers of each, by number."""
 
-    number: int
-    batch: int
-    anchor: str | None
-    total_ms: float
-    miou_pct: float | None
-    """None for one that failed or is not evaluated yet."""
+    number: NDArray[np.int64]
+    batch: NDArray[np.int64]
+    is_anchor: NDArray[np.bool_]
+    total_ms: NDArray[np.float64]
+    miou_pct: NDArray[np.float64]
+    """Not a number for one that failed or is not evaluated yet."""
 
 
 class Counts(NamedTuple):
@@ -464,12 +469,25 @@ class Store:
             session.flush()
             return tuple(self._trial(row) for row in rows)
 
+    def known_records(self, candidate_keys: Collection[str], evaluator: str) -> dict[str, Record]:
+        """First replicates of an evaluator that are there, by candidate."""
+        known: dict[str, Record] = {}
+        with self._session() as session:
+            for keys in _chunks(candidate_keys):
+                rows = session.scalars(
+                    select(RecordRow).where(
+                        RecordRow.candidate_key.in_(keys), RecordRow.evaluator == evaluator, RecordRow.replicate == 0
+                    )
+                )
+                known |= {row.candidate_key: _record(row) for row in rows}
+        return known
+
     def find_record(self, candidate_key: str, evaluator: str, replicate: int) -> Record | None:
         with self._session() as session:
             row = _record_row(session, candidate_key, evaluator, replicate)
             return _record(row) if row else None
 
-    def add_record(self, record: Record, *, weights: Path | None = None, candidate: Candidate | None = None) -> None:
+    def add_record(self, record: Record, *, candidate: Candidate | None = None) -> None:
         """Write an evaluation; one that is already there stays (nothing is completed twice).
 
         `candidate` is written too where no proposal has brought it.
@@ -479,22 +497,38 @@ class Store:
                 _add_candidates(session, [candidate])
             if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
                 return
-            session.add(_record_row_of(record, weights=weights))
+            session.add(_record_row_of(record))
 
-    def settle(self, name: str, number: int, record: Record, *, from_cache: bool) -> Trial:
-        """Tie a trial to its record."""
+    def settle(
+        self, name: str, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None = None
+    ) -> Trial:
+        """Tie a trial to its record, and write this where it is not there yet (nothing is completed twice)."""
         with self._session() as session:
-            study_id = _study_row(session, name).id
-            row = session.scalars(
-                select(ProposalRow).where(ProposalRow.study_id == study_id, ProposalRow.number == number)
-            ).one()
-            found = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
-            assert found is not None, "a record is written before its trial is settled"
-            row.record = found
-            row.miou_pct = record.value
-            row.from_cache = from_cache
-            session.flush()
-            return self._trial(row)
+            row = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
+            if row is None:
+                row = _record_row_of(record, weights=weights)
+                session.add(row)
+                session.flush()
+            settled = replace(trial, from_cache=from_cache, **self._settled(row))
+            study_id = select(StudyRow.id).where(StudyRow.name == name).scalar_subquery()
+            session.execute(
+                update(ProposalRow)
+                .where(ProposalRow.study_id == study_id, ProposalRow.number == trial.number)
+                .values(record_id=row.id, miou_pct=settled.miou_pct, from_cache=from_cache)
+                .execution_options(synchronize_session=False)
+            )
+            return settled
+
+    def _settled(self, row: RecordRow | None) -> dict[str, Any]:
+        """What of a trial its record decides."""
+        if row is None:
+            return {"state": "proposed", "record": None, "weights": None, "weights_sha256": None}
+        return {
+            "state": row.status,
+            "record": _record(row),
+            "weights": self.artefacts / row.weights_path if row.weights_path else None,
+            "weights_sha256": row.weights_sha256,
+        }
 
     def confirmed(self, name: str, rung: Rung) -> tuple[Trial, ...]:
         """The trials that a rung has trained as often as it wants: their records with the means of its replicates."""
@@ -532,9 +566,9 @@ class Store:
                 chosen = chosen.where(ProposalRow.number.in_(list(numbers)))
             return tuple(self._trial(row) for row in session.scalars(chosen).unique())
 
-    def outlines(self, name: str) -> tuple[Outline, ...]:
-        """What a front needs to know of every trial, by number; read from an index, without the trials."""
-        with self._session() as session:
+    def outlines(self, name: str) -> Outlines:
+        """What a front needs to know of every trial; read from an index, without the trials."""
+        with self._session() as session, _undamaged(f"a trial of study {name!r}"):
             rows = session.execute(
                 select(
                     ProposalRow.number,
@@ -545,12 +579,15 @@ class Store:
                 )
                 .where(ProposalRow.study_id == _study_row(session, name).id)
                 .order_by(ProposalRow.number)
+            ).all()
+            number, batch, anchor, total_ms, miou_pct = zip(*rows, strict=True) if rows else ((),) * 5
+            return Outlines(
+                number=np.array(number, dtype=np.int64),
+                batch=np.array(batch, dtype=np.int64),
+                is_anchor=np.array([one is not None for one in anchor], dtype=np.bool_),
+                total_ms=np.array(total_ms, dtype=np.float64),
+                miou_pct=np.array(miou_pct, dtype=np.float64),
             )
-            with _undamaged(f"a trial of study {name!r}"):
-                return tuple(
-                    Outline(number, batch, anchor, float(ms), None if miou is None else float(miou))
-                    for number, batch, anchor, ms, miou in rows
-                )
 
     def counts(self, name: str) -> Counts:
         """How many trials a study has, without reading them."""
@@ -627,7 +664,6 @@ class Store:
             return self._built_trial(row)
 
     def _built_trial(self, row: ProposalRow) -> Trial:
-        record = row.record
         candidate = row.candidate
         return Trial(
             number=row.number,
@@ -640,11 +676,8 @@ class Store:
             origin=row.origin,  # type: ignore[arg-type]
             anchor=row.anchor,
             latency=_estimate(row.latency_json),
-            state="proposed" if record is None else record.status,  # type: ignore[arg-type]
-            record=None if record is None else _record(record),
             from_cache=row.from_cache,
-            weights=self.artefacts / record.weights_path if record and record.weights_path else None,
-            weights_sha256=record.weights_sha256 if record else None,
+            **self._settled(row.record),
         )
 
 
@@ -671,6 +704,7 @@ class Lease:
         self._store = store
         self._name = name
         self._owner = owner
+        self._renewed = 0.0
 
     def take(self) -> None:
         with self._store._session() as session:
@@ -689,22 +723,21 @@ class Lease:
                 raise UserError(f"study {self._name!r} has just been taken by another driver; wait for it, or stop it.")
 
     def beat(self) -> None:
-        """Prolong; raises `UserError` if another driver took over meanwhile."""
+        """Prolong, a few seconds after the last time; raises `UserError` if another driver took over meanwhile."""
+        if time.monotonic() - self._renewed < RENEWAL_S:
+            return
         with self._store._session() as session:
             row = _study_row(session, self._name, lock=True)
             if row.lease_owner != self._owner:
                 raise UserError(f"study {self._name!r} was taken over by {row.lease_owner}; this driver stops.")
-            self._write(row)
+            row.lease_until = _lease_end()
+        self._renewed = time.monotonic()
 
     def give_back(self) -> None:
         with self._store._session() as session:
             row = _study_row(session, self._name)
             if row.lease_owner == self._owner:
                 row.lease_owner = row.lease_until = None
-
-    def _write(self, row: StudyRow) -> None:
-        row.lease_owner = self._owner
-        row.lease_until = _lease_end()
 
 
 def file_sha256(path: Path) -> str:

@@ -620,9 +620,8 @@ class _Run:
             outcome.require_no_fault(f"trial {number} could not be evaluated")
             record = Record.of(outcome, self.evaluator, trial.candidate, replicate=0)
             weights = self._weights(trial)
-            self.store.add_record(record, weights=weights if weights.is_file() else None)
             self.trained += 1
-            self._settle(trial, record, from_cache=False)
+            self._settle(trial, record, from_cache=False, weights=weights if weights.is_file() else None)
             self._stop_on_failures()
             while self._has_idle(pool, len(jobs) - taken) and self.propose(pool, beat):
                 self._begin(jobs)
@@ -633,10 +632,10 @@ class _Run:
 
     def _begin(self, jobs: dict[int, Job]) -> None:
         """Settle what the store knows; add the other open trials to the jobs."""
-        for trial in self.open_trials():
-            if trial.number in jobs:
-                continue
-            known = self.store.find_record(trial.candidate.key, self.evaluator.fingerprint, 0)
+        fresh = [trial for trial in self.open_trials() if trial.number not in jobs]
+        records = self.store.known_records([trial.candidate.key for trial in fresh], self.evaluator.fingerprint)
+        for trial in fresh:
+            known = records.get(trial.candidate.key)
             if known is None:
                 jobs[trial.number] = (self.evaluator, trial.candidate, 0, self._weights(trial))
             else:
@@ -680,8 +679,8 @@ class _Run:
     def _weights(self, trial: Trial) -> Path:
         return self.store.weights_path(trial.candidate.key, self.evaluator.fingerprint, 0)
 
-    def _settle(self, trial: Trial, record: Record, *, from_cache: bool) -> None:
-        settled = self.store.settle(self.config.name, trial.number, record, from_cache=from_cache)
+    def _settle(self, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None = None) -> None:
+        settled = self.store.settle(self.config.name, trial, record, from_cache=from_cache, weights=weights)
         self.trials[trial.number] = settled
         self.tell(settled)
 

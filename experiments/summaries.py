@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from evaluators.trust import Z_90
 from experiments.confidence import MOST_COMPARED, front_probabilities
 from experiments.pareto import (
@@ -23,7 +25,7 @@ from experiments.pareto import (
     shortlist,
 )
 from experiments.standing import Standing
-from experiments.store import BatchStatistics, Outline, Store, Study, Trial
+from experiments.store import BatchStatistics, Outlines, Store, Study, Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
 from topformer.errors import UserError, unknown_name
@@ -44,14 +46,15 @@ def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -
     return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
 
 
-def leading(outlines: Sequence[Outline]) -> list[int]:
+def leading(outlines: Outlines) -> list[int]:
     """Numbers of the front, of as many near it as are compared, of the anchors and the slowest of the first batch."""
-    done = [one for one in outlines if one.miou_pct is not None]
-    known = [(one.total_ms, one.miou_pct or 0.0) for one in done]
-    near = {*nearest(known, MOST_COMPARED), *non_dominated(known)}
-    slowest = max((one for one in outlines if one.batch == 0), key=lambda one: one.total_ms, default=None)
-    chosen = {one.number for one in outlines if one.anchor} | {done[index].number for index in near}
-    return sorted(chosen if slowest is None else chosen | {slowest.number})
+    done = np.flatnonzero(~np.isnan(outlines.miou_pct))
+    known = np.stack([outlines.total_ms[done], outlines.miou_pct[done]], axis=1)
+    near = done[list(nearest(known, MOST_COMPARED))], done[list(non_dominated(known))]
+    chosen = [*near, np.flatnonzero(outlines.is_anchor)]
+    if len(first := np.flatnonzero(outlines.batch == 0)):
+        chosen.append(first[[np.argmax(outlines.total_ms[first])]])
+    return [int(number) for number in outlines.number[np.unique(np.concatenate(chosen))]]
 
 
 def hypervolume_reference(study: Study, trials: Sequence[Trial]) -> tuple[float, float]:

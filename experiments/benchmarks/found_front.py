@@ -1,9 +1,9 @@
 """Is what a search finds better than T, S and B? `python experiments/benchmarks/found_front.py STUDY OUT.json OUT.png`
 
-Takes from a study's front, for each anchor, the architecture of highest mIoU that is no slower, and the fastest one of
-no less mIoU that is at least 15 % faster, both as the study's own fidelity has it; trains them and the anchors from
-scratch by the reference recipe, with five seeds each; and gives the paired differences with 90 % intervals. Trainings
-are kept in the study's store (or in that of --storage-out): stopped, it goes on.
+Takes from a study, for each anchor, the architecture of highest mIoU that is no slower, and that of highest mIoU among
+those at least 15 % faster, both as the study's own fidelity or that of a confirmation (--fidelity) has it; trains them
+and the anchors from scratch by the reference recipe, with five seeds each; and gives the paired differences with 90 %
+intervals. Trainings are kept in the study's store (or in that of --storage-out): stopped, it goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from experiments.fidelities import evaluator_named
 from experiments.pareto import evaluated
 from experiments.store import Store, Study, Trial
 from experiments.study import StudyConfig
+from experiments.summaries import at_rung
 from topformer.blocks import candidate_blocks
 
 FASTER = 0.85
@@ -131,12 +132,13 @@ def main() -> None:
     parser.add_argument("figure", type=Path)
     parser.add_argument("--storage", default=DEFAULT_URL)
     parser.add_argument("--storage-out")
+    parser.add_argument("--fidelity")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     with Store.open(asked.storage, read_only=True) as store:
-        study = store.study(asked.study)
-        groups = chosen(store.trials(asked.study), fidelity=study.fidelity)
+        study, members = at_rung(store, asked.study, asked.fidelity)
+        groups = chosen(members, fidelity=study.fidelity)
     dataset = StudyConfig.model_validate(study.config).dataset()
     evaluator = evaluator_named(REFERENCE.name, dataset)
     trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
@@ -145,6 +147,7 @@ def main() -> None:
     found = judged(study, groups, mious)
     content = {
         "study": study.name,
+        "chosen_by": study.fidelity,
         "evaluator": evaluator.fingerprint,
         "seeds": asked.seeds,
         "anchors": found,

@@ -200,9 +200,12 @@ def test_an_old_store_is_read_and_left_as_it_is(version: int, tmp_path: Path) ->
     before = tables(path)
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         assert store.trials("toy") == result.trials
-        assert store.outlines("toy") == tuple(
-            (trial.number, trial.batch, trial.anchor, trial.latency.total_ms, trial.miou_pct) for trial in result.trials
-        )
+        outlines = store.outlines("toy")
+        assert list(outlines.number) == [trial.number for trial in result.trials]
+        assert list(outlines.batch) == [trial.batch for trial in result.trials]
+        assert list(outlines.is_anchor) == [trial.anchor is not None for trial in result.trials]
+        assert list(outlines.total_ms) == [trial.latency.total_ms for trial in result.trials]
+        assert list(outlines.miou_pct) == [trial.miou_pct for trial in result.trials]
         assert store.trust_reports() == ()
         with pytest.raises(UserError, match="attempt to write a readonly database"):
             store.add_trust_report("mine", "{}")
