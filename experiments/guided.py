@@ -37,6 +37,8 @@ SHORTLIST = 300
 """Candidates among which a batch is chosen together."""
 MOST_NEAR = 200
 """Evaluated candidates that are drawn anew with the shortlist: their values are known up to the noise."""
+NEAR = 100
+"""Candidates of about a latency, among which a first batch chooses what has not been tried."""
 DRAWS = 64
 LATENCIES = 200
 """Places at which a front's height is known."""
@@ -62,6 +64,7 @@ class Guide:
         self._choices = [len(knob.choices) for knob in space.knobs]
         self._depth_of_row = _depth_of_row(space)
         self._lifted = [_lifted(knob) for knob in space.knobs]
+        self._is_word = np.array([not _is_numeric(knob) for knob in space.knobs])
         rng = np.random.default_rng(0)
         sample = self.latency_ms(self._random(POOL, rng))
         self.reference_ms = float(max_ms or sample.max())
@@ -93,22 +96,53 @@ class Guide:
         pool, ms = self._pool(predictor, evaluated, front, known, rng)
         if not len(pool):
             return []
-        chosen = self._together(predictor, evaluated, pool, ms, size, rng)
-        return [self._point(pool[i]) for i in chosen]
+        chosen = [self._point(pool[i]) for i in self._together(predictor, evaluated, pool, ms, size, rng)]
+        untried = self._with_untried_words(known, rng)
+        return [*untried, *(point for point in chosen if point not in untried)][:size]
 
-    def spread(self, *, size: int, seed: int) -> list[dict[str, int | str]]:
-        """Random points within the budget, of evenly spread latencies: a first batch."""
+    def _with_untried_words(self, known: Indices, rng: np.random.Generator) -> list[dict[str, int | str]]:
+        """Random points that together have every word which no known candidate has, as far as the budget allows.
+
+        No predictor can guess what a word is worth from others; a knob that has never varied seems worth nothing.
+        """
+        tried = self._tried(known)
+        drawn, _ = self._random_within(POOL, rng)
+        found = []
+        while len(drawn):
+            fresh = (~tried[np.arange(len(self._choices)), drawn] & self._is_word).sum(1)
+            best = int(np.argmax(fresh))
+            if not fresh[best]:
+                break
+            found.append(self._point(drawn[best]))
+            tried |= self._tried(drawn[[best]])
+        return found
+
+    def spread(
+        self, known: Sequence[Mapping[str, int | str]] = (), *, size: int, seed: int
+    ) -> list[dict[str, int | str]]:
+        """Points within the budget for a first batch: of evenly spread latencies, and together with the known ones of
+        as many choices of every knob as can be, words first: between numbers a predictor can guess."""
         rng = np.random.default_rng(seed)
         drawn, ms = self._random_within(POOL, rng)
         if not len(drawn):
             return []
+        tried = self._tried(self._indices(known)) if known else self._tried(drawn[:0])
         found: list[int] = []
         for wanted in rng.permutation(np.geomspace(ms.min(), ms.max(), size)):
             free = np.setdiff1d(np.arange(len(ms)), found)
             if not len(free):
                 break
-            found.append(int(free[np.argmin(abs(np.log(ms[free] / wanted)))]))
+            near = free[np.argsort(abs(np.log(ms[free] / wanted)), kind="stable")[:NEAR]]
+            fresh = ~tried[np.arange(len(self._choices)), drawn[near]]
+            found.append(int(near[np.lexsort((-fresh.sum(1), -(fresh & self._is_word).sum(1)))[0]]))
+            tried |= self._tried(drawn[found[-1:]])
         return [self._point(drawn[i]) for i in found]
+
+    def _tried(self, indices: Indices) -> NDArray[np.bool_]:
+        """(knobs, most choices) whether any of the candidates has it."""
+        tried = np.zeros((len(self._choices), max(self._choices)), dtype=np.bool_)
+        tried[np.arange(len(self._choices)), indices] = True
+        return tried
 
     def _pool(
         self, predictor: Predictor, evaluated: Evaluated, front: Indices, known: Indices, rng: np.random.Generator
@@ -288,12 +322,19 @@ def _depth_of_row(space: SearchSpace) -> dict[int, tuple[int, NDArray[np.int32],
     return found
 
 
+def _is_numeric(knob: Knob) -> bool:
+    return all(isinstance(value, int) for value in _values(knob))
+
+
+def _values(knob: Knob) -> list[object]:
+    return [prod(value) if knob.name == "image_size" else value for value in knob.values.values()]
+
+
 def _lifted(knob: Knob) -> Floats:
     """(choices, features) of a knob: numbers by their rank from 0 to 1, words by one place each."""
-    values = [prod(value) if knob.name == "image_size" else value for value in knob.values.values()]
-    if all(isinstance(value, int) for value in values):
-        ranks = np.argsort(np.argsort(values)).astype(float)
-        scaled: Floats = (ranks / max(len(values) - 1, 1))[:, None]
+    if _is_numeric(knob):
+        ranks = np.argsort(np.argsort(np.array(_values(knob)))).astype(float)
+        scaled: Floats = (ranks / max(len(ranks) - 1, 1))[:, None]
         return scaled
-    places: Floats = np.eye(len(values)) / np.sqrt(2)
+    places: Floats = np.eye(len(knob.values)) / np.sqrt(2)
     return places

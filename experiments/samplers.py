@@ -63,7 +63,7 @@ def guided(request: Request) -> Iterator[Candidate]:
     """Our own: see `experiments.guided`."""
     guide = request.guide()
     if len(request.done) < LEAST_POINTS:
-        points = guide.spread(size=request.size, seed=request.seed)
+        points = guide.spread([trial.point for trial in request.done], size=request.size, seed=request.seed)
     else:
         known = known_to_guide(request.done)
         others = [trial.point for trial in request.others]

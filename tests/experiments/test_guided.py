@@ -17,9 +17,10 @@ from evaluators.compiled import CompiledTable
 from experiments.guided import Evaluated, Guide, _Staircase
 from experiments.pareto import hypervolume, non_dominated
 from experiments.predictor import Predictor
+from latency_lut.table import find_table
 from search_space import SearchSpace, preset
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate
+from topformer.config import Candidate, Task
 
 SPACE = preset("quickstart", task=TASK)
 
@@ -130,6 +131,38 @@ def test_a_batch_is_canonical_new_and_within_the_budget(seed: int, count: int, s
     assert len({one.key for one in (*candidates, *known, *pending)}) == size + len({o.key for o in (*known, *pending)})
     assert all(table.estimate(candidate_blocks(one)).total_ms <= budget for one in candidates)
     assert points == guide(budget).batch(evaluated(known), [SPACE.encode(one) for one in pending], size=size, seed=seed)
+
+
+WORDS = preset("pyramid", task=Task(num_classes=59))
+
+
+@cache
+def word_guide() -> Guide:
+    return Guide(WORDS, CompiledTable(find_table("snapdragon865-a77-1core-fp32"), WORDS), max_ms=110.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_first_batch_tries_every_word(seed: int) -> None:
+    """Two of three first batches had no four-scale injection, and what was never tried was never proposed either."""
+    words = [(knob.name, choice) for knob in WORDS.knobs if isinstance(knob.choices[0], str) for choice in knob.choices]
+    assert len(words) >= 5
+    points = word_guide().spread(size=8, seed=seed)
+    assert {(name, point[name]) for point in points for name, _ in words} == set(words)
+    tried = {(name, value) for point in points for name, value in point.items()}
+    plain = [WORDS.encode(WORDS.sample(random.Random(100 * seed + i))) for i in range(8)]
+    assert len(tried) > len({(name, value) for point in plain for name, value in point.items()})
+
+
+def test_a_word_that_was_never_tried_comes_first() -> None:
+    points = [point for point in word_guide().spread(size=60, seed=0) if point["injected_strides"] != "4-8-16-32"]
+    ms = word_guide().latency_ms(word_guide()._indices(points))
+    known = Evaluated(points=points, latency_ms=ms, miou_pct=20 + 5 * np.log(ms))
+    batch = word_guide().batch(known, [], size=4, seed=0)
+    assert batch[0]["injected_strides"] == "4-8-16-32"
+    assert len(batch) == 4
+    pending = word_guide().batch(known, batch[:1], size=4, seed=0)
+    assert pending[0]["injected_strides"] != "4-8-16-32"  # it is on its way
+    assert batch[1:] == word_guide().batch(known, [], size=5, seed=0)[1:4]
 
 
 def test_the_first_batch_spreads_over_the_latencies_within_the_budget() -> None:
