@@ -201,7 +201,8 @@ def next_batch(
         selection.consider(candidate, "sampler")
     sampler_seconds = time.perf_counter() - started
     fill = random.Random(_derived_seed(seed, batch, "fill"))
-    for candidate, origin in _fallback(space, front(trials, fidelity=fidelity), fill):
+    lacks = len(selection.proposals) < size
+    for candidate, origin in _fallback(space, front(trials, fidelity=fidelity), fill) if lacks else ():
         if len(selection.proposals) >= size:
             break
         selection.consider(candidate, origin)

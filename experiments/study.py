@@ -89,7 +89,7 @@ class SearchSection(_Section):
 
     trials: int = Field(ge=1, le=MOST_TRIALS)
     batch_size: int = Field(ge=1, le=MOST_BATCH)
-    sampler: str = "nsga2"
+    sampler: str = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     anchors: list[str] = list(ANCHORS)
     asynchronous: bool = False

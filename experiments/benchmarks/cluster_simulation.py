@@ -36,7 +36,7 @@ LEASE_S = 5.0
 def measured_seconds() -> list[float]:
     lines = (RESULTS / "trust" / "records.jsonl").read_text().splitlines()
     records = (json.loads(line) for line in lines)
-    return [one["cpu_seconds"] for one in records if one["fidelity"] == FIDELITY]
+    return [one["metrics"]["cpu_seconds"] for one in records if one["fidelity"] == FIDELITY]
 
 
 def simulated(
