@@ -37,7 +37,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -832,7 +839,14 @@ def _one_sentence(url: str) -> Iterator[None]:
     """Turn what a person can mend about a database into one sentence."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:
+        if _misses_a_table(error):
+            raise UserError(
+                f"{url} lacks a table or column of this tool ({_cause(error)}): it was edited, or is damaged; restore "
+                "a backup."
+            ) from error
+        if isinstance(error, ProgrammingError):
+            raise
         raise UserError(
             f"database {url} cannot be used: {_cause(error)}. "
             "Check that it exists, is not read-only, locked or full, and try again; nothing written so far is lost."
@@ -846,6 +860,11 @@ def _one_sentence(url: str) -> Iterator[None]:
         if "not a database" in str(error) or "malformed" in str(error):
             raise UserError(f"{url} is not a database of this tool, or is damaged: {_cause(error)}.") from error
         raise
+
+
+def _misses_a_table(error: DatabaseError) -> bool:
+    """By SQLite's words, or PostgreSQL's codes of undefined tables and columns."""
+    return "no such" in str(error.orig) or getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
 
 
 def _cause(error: DatabaseError) -> str:

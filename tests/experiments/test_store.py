@@ -260,3 +260,15 @@ def test_the_newest_trust_report_is_first_even_where_it_replaces_one(tmp_path: P
         for name in ("a", "b", "a"):
             store.add_trust_report(name, "")
         assert [name for name, _ in store.trust_reports()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["DROP TABLE batches", "ALTER TABLE records DROP COLUMN seconds"])
+def test_a_store_that_lacks_a_table_or_column_is_told_to_be_restored(damage: str, tmp_path: Path) -> None:
+    """It was told to be read-only, locked or full."""
+    run_toy(tmp_path, toy_config(trials=6))
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        connection.execute(damage)
+    with Store.open(toy_url(tmp_path), read_only=True) as store, pytest.raises(UserError) as error:
+        _ = store.batches("toy"), store.trials("toy")
+    assert "lacks a table or column of this tool (no such" in str(error.value)
+    assert str(error.value).endswith("restore a backup.")
