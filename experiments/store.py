@@ -479,7 +479,7 @@ class Store:
     def known_records(self, candidate_keys: Collection[str], evaluator: str) -> dict[str, Record]:
         """First replicates of an evaluator that are there, by candidate."""
         known: dict[str, Record] = {}
-        with self._session() as session:
+        with self._session() as session, _undamaged(f"a record by {evaluator}"):
             for keys in _chunks(candidate_keys):
                 rows = session.scalars(
                     select(RecordRow).where(
@@ -490,7 +490,7 @@ class Store:
         return known
 
     def find_record(self, candidate_key: str, evaluator: str, replicate: int) -> Record | None:
-        with self._session() as session:
+        with self._session() as session, _undamaged(f"the record of candidate {candidate_key}"):
             row = _record_row(session, candidate_key, evaluator, replicate)
             return _record(row) if row else None
 
