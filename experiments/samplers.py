@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from scipy.stats import kendalltau
 
 from experiments.guided import Evaluated, Guide
-from experiments.pareto import evaluated, front
+from experiments.pareto import evaluated, front, nearest, points
 from experiments.predictor import LEAST_POINTS
 from experiments.store import BatchStatistics, Origin, Proposal, Trial
 from latency_lut.table import LatencyEstimate
@@ -35,6 +35,8 @@ ASKS_PER_TRIAL = 100
 SLOW_ASKS_PER_TRIAL = 3
 """Of one that takes seconds for each."""
 
+MOST_LEARNT = 4000
+"""Trials that `auto` learns from: choosing a batch then takes ten seconds, and grows with their third power."""
 LEAST_PARENTS = 2
 _GENERATIONS = ("NSGAIISampler:generation", "NSGAIIISampler:generation")
 """Optuna's own marks: NSGA ignores an added trial that lacks them (optuna#3388); other samplers ignore the marks."""
@@ -63,13 +65,24 @@ def guided(request: Request) -> Iterator[Candidate]:
     """Our own: see `experiments.guided`."""
     guide = request.guide()
     if len(request.done) < LEAST_POINTS:
-        points = guide.spread([trial.point for trial in request.done], size=request.size, seed=request.seed)
+        proposed = guide.spread([trial.point for trial in request.done], size=request.size, seed=request.seed)
     else:
-        known = known_to_guide(request.done)
-        others = [trial.point for trial in request.others]
-        points = guide.batch(known, others, size=2 * request.size, seed=request.seed)
-    for point in points:
+        learnt = learnt_from(request.done)
+        known, numbers = known_to_guide(learnt), {trial.number for trial in learnt}
+        others = [trial.point for trial in (*request.others, *request.done) if trial.number not in numbers]
+        proposed = guide.batch(known, others, size=2 * request.size, seed=request.seed)
+    for point in proposed:
         yield request.space.decode(point)
+
+
+def learnt_from(done: Sequence[Trial]) -> Sequence[Trial]:
+    """All completed trials, or `MOST_LEARNT` of them: half nearest to the front, half evenly of the others."""
+    if len(done) <= MOST_LEARNT:
+        return done
+    near = set(nearest(points(done), MOST_LEARNT // 2))
+    rest = [index for index in range(len(done)) if index not in near]
+    places = np.linspace(0, len(rest) - 1, MOST_LEARNT - len(near)).astype(int)
+    return [done[index] for index in sorted({*near, *(rest[place] for place in places)})]
 
 
 def known_to_guide(done: Sequence[Trial]) -> Evaluated:
@@ -83,10 +96,10 @@ def known_to_guide(done: Sequence[Trial]) -> Evaluated:
 
 def left_out_agreement(done: Sequence[Trial], guide: Guide) -> tuple[float, float]:
     """How well `auto` predicts each completed trial from the others: Kendall's tau, and the root mean squared error in
-    per cent of mIoU. Raises `ValueError` for fewer than it predicts from."""
+    per cent of mIoU, over those it learns from. Raises `ValueError` for fewer than it predicts from."""
     if len(done) < LEAST_POINTS + 1:
         raise ValueError(f"{len(done)} trials are too few to leave one out.")
-    known = known_to_guide(done)
+    known = known_to_guide(learnt_from(done))
     predicted = guide.fit(known).left_out
     tau = float(kendalltau(predicted, known.miou_pct).statistic)
     return tau, float(np.sqrt(np.mean((predicted - known.miou_pct) ** 2)))

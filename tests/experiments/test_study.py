@@ -24,8 +24,9 @@ from trees import folder_tree, imagenet_tree
 
 from evaluators.compiled import CompiledTable
 from evaluators.proxy import ProxyEvaluator
+from experiments import samplers
 from experiments.guided import Guide
-from experiments.pareto import hypervolume
+from experiments.pareto import hypervolume, nearest, points
 from experiments.samplers import SAMPLERS, Gate, OptunaSampler, Request, left_out_agreement, next_batch
 from experiments.store import Lease, Store
 from experiments.study import Event, StudyConfig, require_rows, run_study
@@ -273,6 +274,20 @@ def test_after_each_batch_a_study_says_how_far_it_is(tmp_path: Path) -> None:
     assert f"predicted from the others with an error of {error_pct:.2f} points, tau {tau:.2f}." in told[0]
     with pytest.raises(ValueError, match="3 trials are too few"):
         left_out_agreement(done[:3], Guide(space, CompiledTable(toy_table(), space), max_ms=None))
+
+
+def test_of_many_trials_auto_learns_from_those_near_the_front_and_some_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choosing a batch from ten thousand took minutes."""
+    monkeypatch.setattr(samplers, "MOST_LEARNT", 8)
+    result = run_toy(tmp_path, toy_config(trials=24, sampler="auto"))
+    assert len({trial.candidate.key for trial in result.trials}) == 24  # what it does not learn from is still known
+    learnt = samplers.learnt_from(result.trials)
+    assert len(learnt) == 8
+    nearest_four = {result.trials[i].number for i in nearest(points(result.trials), 4)}
+    assert nearest_four < {trial.number for trial in learnt}
+    assert samplers.learnt_from(result.trials[:8]) == result.trials[:8]
 
 
 def test_an_extended_study_remembers_it(tmp_path: Path) -> None:
