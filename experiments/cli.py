@@ -345,7 +345,7 @@ def front(
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
         console.print(
             f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f}"
-            f"{_margin(anchor['miou_difference_margin_pct'])} % mIoU, "
+            f"{_margin(anchor['miou_difference_margin_pct'])} points of mIoU, "
             f"{anchor['latency_difference_ms']:+.2f} ms ({anchor['latency_difference_low_ms']:+.2f} to "
             f"{anchor['latency_difference_high_ms']:+.2f}) for the chosen architecture."
         )

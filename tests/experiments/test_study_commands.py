@@ -235,4 +235,4 @@ def test_a_front_says_how_likely_where_the_noise_is_known(studied: Shell) -> Non
     (best,) = studied.json("front", "one", "--latency-max", "base")  # type: ignore[misc]
     assert best["miou_margin_pct"] == pytest.approx(1.645 * noise)
     assert best["nearest_anchor"]["miou_difference_margin_pct"] == pytest.approx(2**0.5 * 1.645 * noise)
-    assert f" +-{2**0.5 * 1.645 * noise:.2f} % mIoU" in studied("front", "one", "--latency-max", "base")[1]
+    assert f" +-{2**0.5 * 1.645 * noise:.2f} points of mIoU" in studied("front", "one", "--latency-max", "base")[1]
