@@ -235,7 +235,8 @@ def search(
             f"{summary['duplicates_dropped']} as known, {summary['screened_out']} turned away by a screen."
         )
         for rung in schedule.confirmations:
-            console.print(f"confirmed: topformer-nas front {result.name} --fidelity '{rung.label}'", highlight=False)
+            command = f"topformer-nas front {result.name} --fidelity '{rung.label}'{storage_flag(storage)}"
+            console.print(f"confirmed: {command}", highlight=False)
     print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
 
 
