@@ -65,6 +65,7 @@ class Guide:
         self._depth_of_row = _depth_of_row(space)
         self._lifted = [_lifted(knob) for knob in space.knobs]
         self._is_word = np.array([not _is_numeric(knob) for knob in space.knobs])
+        self._words = self._is_word[:, None] & (np.arange(max(self._choices)) < np.array(self._choices)[:, None])
         rng = np.random.default_rng(0)
         sample = self.latency_ms(self._random(POOL, rng))
         self.reference_ms = float(max_ms or sample.max())
@@ -106,8 +107,10 @@ class Guide:
         No predictor can guess what a word is worth from others; a knob that has never varied seems worth nothing.
         """
         tried = self._tried(known)
+        if not (self._words & ~tried).any():
+            return []
         drawn, _ = self._random_within(POOL, rng)
-        found = []
+        found: list[dict[str, int | str]] = []
         while len(drawn):
             fresh = (~tried[np.arange(len(self._choices)), drawn] & self._is_word).sum(1)
             best = int(np.argmax(fresh))
@@ -126,7 +129,7 @@ class Guide:
         drawn, ms = self._random_within(POOL, rng)
         if not len(drawn):
             return []
-        tried = self._tried(self._indices(known)) if known else self._tried(drawn[:0])
+        tried = self._tried(self._indices(known))
         found: list[int] = []
         for wanted in rng.permutation(np.geomspace(ms.min(), ms.max(), size)):
             free = np.setdiff1d(np.arange(len(ms)), found)

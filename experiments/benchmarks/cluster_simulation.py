@@ -20,6 +20,7 @@ from statistics import mean
 import matplotlib as mpl
 
 from experiments.benchmarks.evidence import keep
+from experiments.store import RENEWAL_S
 
 RESULTS = Path(__file__).parents[1] / "results"
 WORKERS = tuple(2**power for power in range(3, 13))
@@ -29,8 +30,6 @@ COLUMNS = {"batches of 1 a worker": 1, "batches of 2 a worker": 2, "batches of 4
 ASYNCHRONOUS_BATCH = 8
 TRANSACTIONS_A_BATCH = 7
 """What is known of it, its proposals, weights that go, and four readings for what is told; a trial takes one."""
-LEASE_S = 5.0
-"""The driver prolongs its lease so often."""
 
 
 def measured_seconds() -> list[float]:
@@ -72,7 +71,7 @@ def simulated(
     return {
         "utilisation_pct": round(100 * busy / (workers * clock), 1),
         "driver_busy_pct": round(100 * driver / clock, 1),
-        "transactions_a_second": round((trials + TRANSACTIONS_A_BATCH * batches) / clock + 1 / LEASE_S, 1),
+        "transactions_a_second": round((trials + TRANSACTIONS_A_BATCH * batches) / clock + 1 / RENEWAL_S, 1),
     }
 
 
