@@ -2,12 +2,11 @@
 
 A SQLite file by default (write-ahead log, so that the dashboard reads while a study writes), any SQLAlchemy URL
 otherwise. Weights lie beside the file, in `<database>.artefacts/`; those of a server's database where
-`TOPFORMER_NAS_ARTEFACTS` says.
+`TOPFORMER_NAS_ARTEFACTS` says, a folder or object storage.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -49,6 +48,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from experiments import DEFAULT_URL
+from experiments.artefacts import Artefacts, file_sha256
 from experiments.schema import (
     HEAD,
     REVISIONS,
@@ -228,7 +228,7 @@ class Study:
 class Store:
     """Open with `Store.open`; usable as a context manager."""
 
-    def __init__(self, engine: Engine, url: str, artefacts: Path, *, read_only: bool) -> None:
+    def __init__(self, engine: Engine, url: str, artefacts: Artefacts, *, read_only: bool) -> None:
         self.engine = engine
         self.url = url
         self.artefacts = artefacts
@@ -295,8 +295,7 @@ class Store:
                 )
             self.engine = newest_copy(self.engine)
         if not self.read_only:
-            file = self.artefacts.with_name(self.artefacts.name.removesuffix(ARTEFACTS))
-            bring_up(self.engine, backup=file.with_name(f"{file.name}.{revision}-backup"))
+            bring_up(self.engine, backup=_sqlite_file(self.url, suffix=f".{revision}-backup"))
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -509,7 +508,22 @@ class Store:
     def settle(
         self, name: str, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None = None
     ) -> Trial:
-        """Tie a trial to its record, and write this where it is not there yet (nothing is completed twice)."""
+        """Tie a trial to its record, and write this where it is not there yet (nothing is completed twice).
+
+        Raises `UserError` where the weights cannot be kept, with the record written.
+        """
+        trouble = None
+        if weights is not None:
+            try:
+                self.artefacts.keep(weights.name)
+            except UserError as error:
+                trouble, weights = error, None
+        settled = self._tied(name, trial, record, from_cache=from_cache, weights=weights)
+        if trouble is not None:
+            raise trouble
+        return settled
+
+    def _tied(self, name: str, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None) -> Trial:
         with self._session() as session:
             row = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
             if row is None:
@@ -533,7 +547,7 @@ class Store:
         return {
             "state": row.status,
             "record": _record(row),
-            "weights": self.artefacts / row.weights_path if row.weights_path else None,
+            "weights": self.artefacts.path(row.weights_path) if row.weights_path else None,
             "weights_sha256": row.weights_sha256,
         }
 
@@ -647,8 +661,12 @@ class Store:
     # ---- weights
 
     def weights_path(self, candidate_key: str, evaluator: str, replicate: int) -> Path:
-        """Where an evaluation's weights belong."""
-        return self.artefacts / f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
+        """Where an evaluation's weights are written."""
+        return self.artefacts.path(f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors")
+
+    def fetched_weights(self, trial: Trial) -> Path | None:
+        """The kept weights of a trial, as a local file; None where they are not kept or gone."""
+        return trial.weights and self.artefacts.fetched(trial.weights.name, sha256=trial.weights_sha256)
 
     def drop_weights(self, records: Iterable[tuple[str, str, int]]) -> None:
         """Delete the weights of records, each given by candidate key, evaluator and replicate; the records stay."""
@@ -656,11 +674,12 @@ class Store:
             for key in records:
                 row = _record_row(session, *key)
                 if row is not None and row.weights_path is not None:
-                    (self.artefacts / row.weights_path).unlink(missing_ok=True)
+                    self.artefacts.delete(row.weights_path)
                     row.weights_path = row.weights_sha256 = None
 
     def restore_weights(self, candidate_key: str, evaluator: str, replicate: int, weights: Path) -> None:
         """Note weights that were trained again for a record."""
+        self.artefacts.keep(weights.name)
         with self._session() as session:
             row = _record_row(session, candidate_key, evaluator, replicate)
             assert row is not None, "weights belong to a record"
@@ -747,11 +766,6 @@ class Lease:
                 row.lease_owner = row.lease_until = None
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _driver(row: StudyRow) -> str | None:
     """Who holds the study's lease; None where nobody does, or it ran out, or its process is gone."""
     held = row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner)
@@ -768,7 +782,14 @@ def _is_dead(owner: str) -> bool:
     )
 
 
-def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
+def _sqlite_file(url: str, *, suffix: str) -> Path | None:
+    """A file beside that of a SQLite store; None for a server's database."""
+    parsed = make_url(url)
+    file = Path(str(parsed.database))
+    return file.with_name(file.name + suffix) if parsed.get_backend_name() == "sqlite" else None
+
+
+def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Artefacts]:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -778,7 +799,7 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
     if parsed.get_backend_name() != "sqlite":
         try:
             engine = create_engine(parsed, pool_pre_ping=True)
-            return engine, Path(os.environ.get(ARTEFACTS_VARIABLE) or f"topformer-nas{ARTEFACTS}")
+            return engine, Artefacts(os.environ.get(ARTEFACTS_VARIABLE) or f"topformer-nas{ARTEFACTS}")
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise UserError(f"storage {url!r} needs a database driver that is not installed ({error}).") from None
     if "?" in url:
@@ -809,7 +830,7 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Path]:
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     if not read_only:
         event.listen(engine, "connect", _tune_sqlite)
-    return engine, path.with_name(path.name + ARTEFACTS)
+    return engine, Artefacts(f"{path}{ARTEFACTS}")
 
 
 def _await_server(engine: Engine) -> None:

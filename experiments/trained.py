@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from experiments.artefacts import file_sha256
 from experiments.export import Provenance, settle_random_weights
 from experiments.lookup import Chosen
 from experiments.standing import space_of, standing_in
-from experiments.store import Store, file_sha256
+from experiments.store import Store
 from experiments.study import StudyConfig
 from latency_lut.table import LatencyTable
 from topformer.blocks import decompose
@@ -84,15 +85,17 @@ def _trial_weights(found: Chosen, *, retrain: bool, storage: str) -> tuple[Path,
         raise UserError(f"trial {trial.number} of study {study.name!r} is {trial.state}, so it has no weights.")
     if retrain:
         return _trained_again(found, storage)
-    if trial.weights is None or not trial.weights.is_file():
+    with Store.open(storage, read_only=True) as store:
+        path = store.fetched_weights(trial)
+    if path is None:
         raise UserError(
             f"the weights of trial {trial.number} were not kept (only those of the front and the anchors are); "
             "train it again with --retrain."
         )
-    if file_sha256(trial.weights) != trial.weights_sha256:
-        raise UserError(f"{trial.weights} has changed since it was trained; train it again with --retrain.")
     assert trial.weights_sha256 is not None
-    return trial.weights, trial.weights_sha256
+    if file_sha256(path) != trial.weights_sha256:
+        raise UserError(f"{path} has changed since it was trained; train it again with --retrain.")
+    return path, trial.weights_sha256
 
 
 def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:

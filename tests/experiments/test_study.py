@@ -318,7 +318,7 @@ def test_weights_are_kept_for_the_front_and_the_anchors_only(tmp_path: Path) -> 
     result = run_toy(tmp_path, toy_config(trials=12), ToyEvaluator(keeps_weights=True))
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         kept = {trial.number for trial in store.trials("toy") if trial.weights and trial.weights.is_file()}
-        files = len(list(store.artefacts.iterdir()))
+        files = len(list(store.artefacts.folder.iterdir()))
     assert kept == {t.number for t in result.front} | {t.number for t in result.trials if t.anchor}
     assert files == len(kept) < 12
 
