@@ -823,6 +823,8 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Artefac
                 f"cannot make the folder {str(path.parent)!r} for the database ({error.strerror})."
             ) from None
     opened = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc' if create else 'rw'}"
+    if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+        opened += "&immutable=1"  # nothing can change, and the index of a write-ahead log could not be made there
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(opened, uri=True, timeout=BUSY_TIMEOUT_S)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -272,3 +274,23 @@ def test_a_store_that_lacks_a_table_or_column_is_told_to_be_restored(damage: str
         _ = store.batches("toy"), store.trials("toy")
     assert "lacks a table or column of this tool (no such" in str(error.value)
     assert str(error.value).endswith("restore a backup.")
+
+
+def test_a_store_on_a_read_only_file_system_is_read(tmp_path: Path) -> None:
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    run_toy(source, toy_config(trials=6))
+    disk.mkdir()
+    mount = ["mount", "--bind", str(source), str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(disk)], check=True)
+        with Store.open(toy_url(disk), read_only=True) as store:
+            assert store.counts("toy").trials == 6
+        with pytest.raises(UserError, match=r"readonly|read-only|unable to open"):
+            run_toy(disk, toy_config(trials=8))
+        (source / "toy.db-wal").write_bytes(b"")  # a crash left a log that could not be brought in there
+        with pytest.raises(UserError, match="toy"), Store.open(toy_url(disk), read_only=True) as store:
+            store.counts("toy")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
