@@ -3,7 +3,8 @@
 Takes from a study, for each anchor, the architecture of highest mIoU that is no slower, and that of highest mIoU among
 those at least 15 % faster, both as the study's own fidelity or that of a confirmation (--fidelity) has it; trains them
 and the anchors from scratch by the reference recipe, with five seeds each; and gives the paired differences with 90 %
-intervals. Trainings are kept in the study's store (or in that of --storage-out): stopped, it goes on.
+intervals. Trainings are kept in the study's store (or in that of --storage-out): stopped, it goes on. With --known-only
+it trains nothing, and names what it leaves out.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def trained(
     records = recorded_by(wants, store, workers=workers, what="training")
     mious = iter([float(record.value or 0.0) for record in records])
     return {key: [next(mious) for _ in range(seeds)] for key in trials}
+
+
+def is_trained(trial: Trial, evaluator: Evaluator, store: Store, *, seeds: int) -> bool:
+    return all(store.find_record(trial.candidate.key, evaluator.fingerprint, seed) for seed in range(seeds))
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
@@ -135,14 +140,21 @@ def main() -> None:
     parser.add_argument("--fidelity")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--known-only", action="store_true")
     asked = parser.parse_args()
     with Store.open(asked.storage, read_only=True) as store:
         study, members = at_rung(store, asked.study, asked.fidelity)
         groups = chosen(members, fidelity=study.fidelity)
     dataset = StudyConfig.model_validate(study.config).dataset()
     evaluator = evaluator_named(REFERENCE.name, dataset)
-    trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
+    left_out = []
     with Store.open(asked.storage_out or asked.storage, create=True) as store:
+        for name, role in (
+            [(name, role) for name, group in groups.items() for role in group] if asked.known_only else ()
+        ):
+            if not is_trained(groups[name][role], evaluator, store, seeds=asked.seeds):
+                left_out.append(f"{name}, {role}: trial {groups[name].pop(role).number}")
+        trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
         mious = trained(trials, evaluator, store, seeds=asked.seeds, workers=asked.workers)
     found = judged(study, groups, mious)
     content = {
@@ -150,6 +162,7 @@ def main() -> None:
         "chosen_by": study.fidelity,
         "evaluator": evaluator.fingerprint,
         "seeds": asked.seeds,
+        "not_trained": left_out,
         "anchors": found,
     }
     keep(content, asked.out)

@@ -18,6 +18,7 @@ import argparse
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -227,12 +228,12 @@ def judged(lines: Sequence[Mapping[str, Any]], goal: float) -> dict[str, Any]:
         next((n for n, hv in zip(x["evaluations"], x["hypervolume"], strict=True) if hv >= goal), None) for x in lines
     ]
     at = {n: sorted(line["hypervolume"][n - 1] for line in lines) for n in PLACES}
-    late = [n if n is not None else 10**6 for n in reached]
+    middle = median([n if n is not None else math.inf for n in reached])
     return {
         "seeds": len(lines),
         "hypervolume_median": {n: median(values) for n, values in at.items()},
         "hypervolume_range": {n: [values[0], values[-1]] for n, values in at.items()},
-        "evaluations_to_reach_random_search_1000_median": median(late) if median(late) < 10**6 else None,
+        "evaluations_to_reach_random_search_1000_median": middle if math.isfinite(middle) else None,
         "seeds_that_reached_it": sum(n is not None for n in reached),
         "repeated": sum(line["repeated"] for line in lines),
         "over_budget": sum(line["over_budget"] for line in lines),
