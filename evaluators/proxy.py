@@ -150,7 +150,7 @@ def for_dataset(recipe: ProxyRecipe, dataset: SegmentationDataset) -> ProxyRecip
 def named_recipe(name: str) -> ProxyRecipe:
     """The recipe of that name."""
     if name not in RECIPES:
-        raise unknown_name("proxy recipe", name, RECIPES)
+        raise unknown_name("proxy recipe", name, RECIPES, advice="Inherited weights are supernet:FILE or tuned:FILE.")
     return RECIPES[name]
 
 

@@ -2,3 +2,10 @@
 
 DEFAULT_URL = "sqlite:///topformer-nas.db"
 """Where studies are kept unless another database is named."""
+
+
+def without_password(url: str) -> str:
+    """The URL of a database as it may be shown."""
+    import re  # noqa: PLC0415 - as above
+
+    return re.sub(r"(?<=://)([^:/@]*):[^/@]*@", r"\1:***@", url)

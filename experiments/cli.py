@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -273,6 +273,8 @@ def _introduction(
         ranking.notice,
     ]
     said += [f"warning: {notice}" for notice in schedule.notices]
+    if (there := config.search_space().size) < config.search.trials:
+        said.append(f"note: the space holds {there} candidates; the study ends before {config.search.trials} trials.")
     size = config.search.batch_size
     if at_once > size and not config.search.asynchronous:
         said.append(
@@ -306,7 +308,7 @@ def front(
     from experiments import pareto
     from experiments.standing import study_standing
     from experiments.store import Store
-    from experiments.summaries import against_anchor, as_csv, at_rung, front_rows, knee_of, shortlisted
+    from experiments.summaries import against_anchor, as_csv, at_rung, front_rows, shortlisted
     from topformer.writing import write_whole
 
     if sum((every, latency_max is not None, shortlist is not None)) > 1:
@@ -339,8 +341,7 @@ def front(
         print_json(rows)
         return
     console = console_of()
-    best = knee_of(found, trials)
-    console.print(_front_table(found, rows, None if best is None else best.number))
+    console.print(_front_table(found, rows))
     console.print(f"mIoU by {found.fidelity}. Latency {table.kind}; {table.interval_note}.")
     console.print(ranking.notice, highlight=False)
     if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
@@ -356,9 +357,23 @@ def front(
             "of many had luck, too. on front: probability, with that noise and what the latencies do not share of "
             "their errors; * is on the front as measured, (knee) its knee."
         )
+    elif rows:
+        console.print("no +-: no trust report has repeated trainings by this evaluator.")
+    asked = "" if latency_max is None else f" --latency-max {latency_max}"
+    _tell_of_confirmations(found, "front", study, asked, storage)
     for made in (plot, csv):
         if made is not None:
             console.print(f"written: {made}")
+
+
+def _tell_of_confirmations(study: "Study", command: str, what: str, options: str, storage: str) -> None:
+    """Where another fidelity, better than the one shown, has ranked some of a study's trials."""
+    for rung in study.further[-1:]:
+        console_of(stderr=True).print(
+            f"note: by {study.fidelity}; {rung.label} has ranked the best again, maybe otherwise: topformer-nas "
+            f"{command} {what}{options} --fidelity '{rung.label}'{storage_flag(storage)}",
+            highlight=False,
+        )
 
 
 @app.command()
@@ -442,6 +457,10 @@ def export(
     classes: Classes = None,
     output: Annotated[str, typer.Option(help="What the graph returns: logits, resized or labels.")] = "logits",
     table: Annotated[str | None, typer.Option(help="Latency table for the card. [default: the study's]")] = None,
+    fidelity: Annotated[
+        str | None,
+        typer.Option(help="For STUDY#TRIAL and STUDY@50ms: of a [[confirm]] of the study. [default: its own]"),
+    ] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -452,7 +471,7 @@ def export(
     from latency_lut.table import find_table
     from topformer.weights import class_count
 
-    found = chosen(arch, storage=storage)
+    found = chosen(arch, storage=storage, fidelity=fidelity)
     if classes is None and weights is not None and not (random_weights or retrain):
         classes = class_count(weights)
     task = task_of(found, size, classes, output=output)
@@ -474,6 +493,8 @@ def export(
     print(f"{result.onnx_path}: opset {result.opset}, onnxruntime equals torch within {result.max_abs_error:.2g}")
     latency = "no latency (name a table with --table)" if provenance.latency is None else "latency"
     print(f"{result.card_path}: architecture, weights ({provenance.weights}), {latency} and checksums")
+    if found.study is not None:
+        _tell_of_confirmations(found.study, "export", arch, f" --out {out}", storage)
 
 
 @app.command()
@@ -514,15 +535,16 @@ def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
             print(f"  {name:22s} {value}")
 
 
-def _front_table(study: "Study", rows: list[dict[str, Any]], knee: int | None) -> "Table":
+def _front_table(study: "Study", rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
     table = Table(title=f"study {study.name}")
-    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "architecture"):
-        table.add_column(column, justify="right" if column in ("trial", "mIoU %", "latency ms") else "left")
+    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "image", "architecture"):
+        justify: Literal["left", "right"] = "right" if column in ("trial", "mIoU %", "latency ms") else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         likely = "" if row["front_probability"] is None else f"{row['front_probability']:.2f} "
-        marks = f"{'*' if row['on_front'] else ''}{' (knee)' if row['trial'] == knee else ''}"
+        marks = f"{'*' if row['on_front'] else ''}{' (knee)' if row['knee'] else ''}"
         table.add_row(
             str(row["trial"]),
             "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}{_margin(row['miou_margin_pct'])}",
@@ -530,6 +552,7 @@ def _front_table(study: "Study", rows: list[dict[str, Any]], knee: int | None) -
             f"{row['latency_low_ms']:.2f} to {row['latency_high_ms']:.2f}",
             row["anchor"] or "",
             f"{likely}{marks}",
+            row["image_size"],
             row["arch_key"],
         )
     return table

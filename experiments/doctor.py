@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from experiments import without_password
 from experiments.store import Store
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import available_tables, find_table
@@ -71,6 +72,10 @@ def _store(storage: str) -> dict[str, Any]:
     try:
         with Store.open(storage, read_only=True) as store:
             studies = store.studies()
-            return {"url": storage, "state": "readable", "studies": ", ".join(s.name for s in studies) or "none"}
+            return {
+                "url": without_password(storage),
+                "state": "readable",
+                "studies": ", ".join(s.name for s in studies) or "none",
+            }
     except UserError as error:
-        return {"url": storage, "state": str(error)}
+        return {"url": without_password(storage), "state": str(error)}

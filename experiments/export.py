@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
+from evaluators.trust import Z_90
 from experiments.standing import Standing
 from experiments.store import Study, Trial
 from latency_lut.runtimes.onnxruntime import exportable
@@ -71,6 +72,14 @@ class Provenance:
     trial: Trial | None = None
     ranking: Standing | None = None
     """Of the evaluator that the mIoU is by."""
+
+    @property
+    def miou_margin_pct(self) -> float | None:
+        """Half the 90 % interval of a repeated training; None where no trust report has repeated any."""
+        if self.study is None or self.ranking is None:
+            return None
+        noise_pct = self.ranking.noise_of(self.study.replicates)
+        return None if noise_pct is None else Z_90 * noise_pct
 
 
 def export(model: TopFormer, task: Task, out: Path, *, name: str, provenance: Provenance) -> Export:
@@ -218,6 +227,7 @@ def _card(
         "study": None if provenance.study is None else provenance.study.name,
         "trial": None if trial is None else trial.number,
         "miou_pct": None if trial is None else trial.miou_pct,
+        "miou_margin_pct": provenance.miou_margin_pct,
         "fidelity": None if trial is None or trial.record is None else trial.record.fidelity,
         "evaluator": None if trial is None or trial.record is None else trial.record.evaluator,
         "ranking_trust": None if provenance.ranking is None else provenance.ranking.as_dict(),

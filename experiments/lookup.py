@@ -31,12 +31,17 @@ class Chosen:
         return anchor_name(self.arch) or f"arch-{self.arch.key}"
 
 
-def chosen(text: str, *, storage: str) -> Chosen:
-    """Raises `UserError` saying what is legal."""
+def chosen(text: str, *, storage: str, fidelity: str | None = None) -> Chosen:
+    """A trial is as the study's own fidelity has it, or as a confirmation does.
+
+    Raises `UserError` saying what is legal.
+    """
     if match := re.fullmatch(r"(?P<study>.+)#(?P<number>\d{1,9})", text):
-        return _trial(match["study"], int(match["number"]), storage)
+        return _trial(match["study"], int(match["number"]), storage, fidelity)
     if match := re.fullmatch(r"(?P<study>.+)@(?P<budget>[^@]+)", text):
-        return _under_budget(match["study"], match["budget"], storage)
+        return _under_budget(match["study"], match["budget"], storage, fidelity)
+    if fidelity is not None:
+        raise UserError(f"--fidelity is of a study's trials; {text!r} is none: give STUDY#TRIAL or STUDY@50ms.")
     path = Path(text)
     if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
         return Chosen(arch=_named(text))
@@ -72,20 +77,28 @@ def _from_file(path: Path) -> Chosen:
         raise UserError(f"{path}: not a text file.") from None
 
 
-def _trial(name: str, number: int, storage: str) -> Chosen:
+def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen:
     from experiments.store import Store  # an anchor or a file needs no database
+    from experiments.summaries import at_rung
 
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
         found = store.trials(name, numbers=[number])
         known = store.counts(name).trials
+        if found and fidelity not in (None, study.fidelity):
+            study, confirmed = at_rung(store, name, fidelity)
+            if not (found := tuple(trial for trial in confirmed if trial.number == number)):
+                numbers = ", ".join(str(trial.number) for trial in confirmed) or "none"
+                raise UserError(
+                    f"trial {number} of study {name!r} was not confirmed by {fidelity}; those are {numbers}."
+                )
     if not found:
         there = f"trials 0 to {known - 1}" if known else "no trials yet"
         raise UserError(f"study {name!r} has {there}, not {number}.")
     return _chosen(study, found[0])
 
 
-def _under_budget(name: str, budget: str, storage: str) -> Chosen:
+def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) -> Chosen:
     if name in ANCHORS:
         raise UserError(
             f"{name}@{budget}: {name} is an anchor, not a study; its image size is said with --size {budget}."
@@ -95,7 +108,7 @@ def _under_budget(name: str, budget: str, storage: str) -> Chosen:
     from experiments.summaries import at_rung
 
     with Store.open(storage, read_only=True) as store:
-        study, trials = at_rung(store, name, None, every=False)
+        study, trials = at_rung(store, name, fidelity, every=False)
     latency_max_ms = budget_ms(budget, trials, fidelity=study.fidelity)
     return _chosen(study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -172,7 +172,7 @@ def ray_pool(address: str, workers: int, resources: Resources) -> Iterator[RayPo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's own, of its own settings
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         raise UserError(
             f"no Ray cluster can be joined at {address!r} ({first_line(error)}); is it of this Ray, {ray.__version__}, "
             "and its token here, too?"

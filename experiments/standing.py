@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -45,6 +46,10 @@ class Standing:
     """Architectures that the report ranks."""
     alike: int = 0
     """Those of them that count here: all, or the ones that are like what a space holds."""
+
+    def noise_of(self, replicates: int) -> float | None:
+        """Likewise of means of so many trainings."""
+        return None if self.noise_pct is None else self.noise_pct / math.sqrt(replicates)
 
     @property
     def trusted(self) -> bool:

@@ -47,7 +47,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from experiments import DEFAULT_URL
+from experiments import DEFAULT_URL, without_password
 from experiments.artefacts import Artefacts, file_sha256
 from experiments.schema import (
     HEAD,
@@ -224,13 +224,24 @@ class Study:
         """The latency table as it was when the study began."""
         return _snapshot(self.table_text, self.name)
 
+    @property
+    def replicates(self) -> int:
+        """Trainings of which an mIoU by `fidelity` is the mean."""
+        return next((rung.replicates for rung in self.rungs if rung.label == self.fidelity), 1)
+
+    @property
+    def further(self) -> tuple[Rung, ...]:
+        """Confirmations of what `fidelity` ranks."""
+        labels = [rung.label for rung in self.rungs]
+        return self.rungs[labels.index(self.fidelity) + 1 if self.fidelity in labels else 0 :]
+
 
 class Store:
     """Open with `Store.open`; usable as a context manager."""
 
     def __init__(self, engine: Engine, url: str, artefacts: Artefacts, *, read_only: bool) -> None:
         self.engine = engine
-        self.url = url
+        self.url = without_password(url)
         self.artefacts = artefacts
         self.read_only = read_only
 
@@ -243,7 +254,7 @@ class Store:
         engine, artefacts = _engine(url, create=create, read_only=read_only)
         store = cls(engine, url, artefacts, read_only=read_only)
         try:
-            with _one_sentence(url):
+            with _one_sentence(store.url):
                 store._require_schema(create=create)
         except BaseException:
             engine.dispose()
@@ -493,17 +504,31 @@ class Store:
             row = _record_row(session, candidate_key, evaluator, replicate)
             return _record(row) if row else None
 
-    def add_record(self, record: Record, *, candidate: Candidate | None = None) -> None:
+    def add_record(self, record: Record, *, candidate: Candidate | None = None, weights: Path | None = None) -> None:
         """Write an evaluation; one that is already there stays (nothing is completed twice).
 
-        `candidate` is written too where no proposal has brought it.
+        `candidate` is written too where no proposal has brought it. Raises `UserError` where the weights cannot be
+        kept, with the record written.
         """
-        with self._session() as session:
+        with self._kept(weights) as kept, self._session() as session:
             if candidate is not None:
                 _add_candidates(session, [candidate])
             if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
                 return
-            session.add(_record_row_of(record))
+            session.add(_record_row_of(record, weights=kept))
+
+    @contextmanager
+    def _kept(self, weights: Path | None) -> Iterator[Path | None]:
+        """The weights, brought where they belong; what goes wrong there is told after the record is written."""
+        trouble = None
+        if weights is not None:
+            try:
+                self.artefacts.keep(weights.name)
+            except UserError as error:
+                trouble, weights = error, None
+        yield weights
+        if trouble is not None:
+            raise trouble
 
     def settle(
         self, name: str, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None = None
@@ -512,22 +537,10 @@ class Store:
 
         Raises `UserError` where the weights cannot be kept, with the record written.
         """
-        trouble = None
-        if weights is not None:
-            try:
-                self.artefacts.keep(weights.name)
-            except UserError as error:
-                trouble, weights = error, None
-        settled = self._tied(name, trial, record, from_cache=from_cache, weights=weights)
-        if trouble is not None:
-            raise trouble
-        return settled
-
-    def _tied(self, name: str, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None) -> Trial:
-        with self._session() as session:
+        with self._kept(weights) as kept, self._session() as session:
             row = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
             if row is None:
-                row = _record_row_of(record, weights=weights)
+                row = _record_row_of(record, weights=kept)
                 session.add(row)
                 session.flush()
             settled = replace(trial, from_cache=from_cache, **self._settled(row))
@@ -552,19 +565,25 @@ class Store:
         }
 
     def confirmed(self, name: str, rung: Rung) -> tuple[Trial, ...]:
-        """The trials that a rung has trained as often as it wants: their records with the means of its replicates."""
-        found: dict[str, list[Record]] = {}
-        for record in self.confirmations(name, rung):
-            if record.status == "complete":
-                found.setdefault(record.candidate_key, []).append(record)
-        return tuple(
-            replace(trial, state="complete", record=_mean(found[trial.candidate.key], rung.label))
-            for trial in self.trials(name)
-            if [record.replicate for record in found.get(trial.candidate.key, ())] == list(range(rung.replicates))
-        )
+        """The trials that a rung has trained as often as it wants: their records with the means of its replicates, and
+        the weights of the first."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for settled in self._confirmations(name, rung):
+            if settled["state"] == "complete":
+                found.setdefault(settled["record"].candidate_key, []).append(settled)
+        numbers = list(range(rung.replicates))
+        members = []
+        for trial in self.trials(name):
+            repeats = found.get(trial.candidate.key, [])
+            if (records := [one["record"] for one in repeats]) and [one.replicate for one in records] == numbers:
+                members.append(replace(trial, **repeats[0] | {"record": _mean(records, rung.label)}))
+        return tuple(members)
 
     def confirmations(self, name: str, rung: Rung) -> tuple[Record, ...]:
         """Records of a study's candidates at a rung, by replicate."""
+        return tuple(settled["record"] for settled in self._confirmations(name, rung))
+
+    def _confirmations(self, name: str, rung: Rung) -> list[dict[str, Any]]:
         with self._session() as session, _undamaged(f"a record of study {name!r}"):
             rows = session.scalars(
                 select(RecordRow)
@@ -576,7 +595,7 @@ class Store:
                 )
                 .order_by(RecordRow.replicate, ProposalRow.number)
             )
-            return tuple(_record(row) for row in rows)
+            return [self._settled(row) for row in rows]
 
     def trials(self, name: str, *, numbers: Iterable[int] | None = None) -> tuple[Trial, ...]:
         """Trials of a study, by number: all of them, or those of these numbers."""

@@ -32,7 +32,7 @@ from experiments.predictor import LEAST_POINTS
 from experiments.samplers import SAMPLERS, Gate, left_out_agreement, next_batch
 from experiments.schedule import Confirmation, Schedule, Screen, promoted, rung_label
 from experiments.standing import Standing, space_of
-from experiments.store import Proposal, Record, Rung, Store, Trial
+from experiments.store import Proposal, Record, Rung, Store, Study, Trial
 from experiments.summaries import hypervolume_of, hypervolume_reference
 from experiments.workers import Job, Pool, worker_pool
 from latency_lut.table import LatencyTable, find_table
@@ -162,7 +162,8 @@ class StudyConfig(_Section):
             found = False
         if not found:
             raise UserError(
-                f"no study file {source!r}; name a TOML file, or one that comes with the tool: {', '.join(names)}."
+                f"no study file {source!r}; name a TOML file, or one that comes with the tool: {', '.join(names)}; a "
+                "study of the store goes on without its file by --resume."
             )
         try:
             text = path.read_text(encoding="utf-8")
@@ -211,6 +212,14 @@ class StudyConfig(_Section):
             return evaluator_named(self.evaluator.recipe, dataset)
         except UserError as error:
             raise UserError(f"study {self.name!r}, evaluator.recipe: {error}") from None
+
+    def evaluator_of(self, study: Study) -> Evaluator:
+        """What gives the mIoU of `study.fidelity`: the study's own evaluator, or that of a confirmation."""
+        number = len(study.rungs) - len(study.further) - 1
+        if number < 0:
+            return self.build_evaluator()
+        with self._key(f"confirm[{number}].recipe"):
+            return evaluator_named(self.confirm[number].recipe, self.dataset())
 
     def build_schedule(self, evaluator: Evaluator, trusted: Callable[[Scorer], Standing]) -> Schedule:
         """The rungs around the evaluator; screens whose order is not `trusted` are left out, with a notice."""
@@ -354,10 +363,13 @@ def run_study(
     space = config.search_space()
     require_anchors(space, config.search.anchors)
     table = _opened_table(config, store, table, evaluator)
-    config = config.extended(StudyConfig.stored(store, config.name).search.trials)  # it remembers being extended
+    stored = StudyConfig.stored(store, config.name)
+    config = config.extended(max(config.search.trials, stored.search.trials))  # it remembers being extended
     _require_same_screens(config, store, schedule)
     run = _Run(config, store, space, table, evaluator, schedule, report)
     with store.lease(config.name) as lease, elsewhere or worker_pool(workers) as pool:
+        if config != stored:
+            store.update_config(config.name, config.model_dump())
         run.tell()
         while len(run.trials) < config.search.trials or run.open_trials():
             if not run.open_trials() and not run.propose(pool, lease.beat):
@@ -412,8 +424,6 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
             f"study {config.name!r} was evaluated by {stored.evaluator}, now it would be {evaluator.fingerprint}: "
             "results would not compare; give the study a new name."
         )
-    if before != values:
-        store.update_config(config.name, values)
     return stored.table
 
 
@@ -462,16 +472,26 @@ def recorded(
     pool: Pool,
     beat: Callable[[], None] = lambda: None,
     tell: Callable[[int, int], None] = lambda *_: None,
+    *,
+    keeps: Callable[[int], bool] = lambda _: False,
 ) -> list[Record]:
-    """Of every (scorer, candidate, replicate), from the store where it is known, evaluated and recorded otherwise."""
+    """Of every (scorer, candidate, replicate), from the store where it is known, evaluated and recorded otherwise.
+
+    `keeps` says of which replicates the weights are kept.
+    """
     known = [store.find_record(one.key, scorer.fingerprint, number) for scorer, one, number in wants]
-    jobs = {index: (*want, None) for index, want in enumerate(wants) if known[index] is None}
+    jobs: dict[int, Job] = {}
+    for index, (scorer, candidate, replicate) in enumerate(wants):
+        if known[index] is None:
+            weights = store.weights_path(candidate.key, scorer.fingerprint, replicate) if keeps(replicate) else None
+            jobs[index] = (scorer, candidate, replicate, weights)
     done = len(wants) - len(jobs)
     for index, outcome in pool.results(jobs, beat):
         scorer, candidate, replicate = wants[index]
         outcome.require_no_fault(f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}")
         record = Record.of(outcome, scorer, candidate, replicate=replicate)
-        store.add_record(record, candidate=candidate)
+        weights = jobs[index][3]
+        store.add_record(record, candidate=candidate, weights=weights if weights and weights.is_file() else None)
         known[index] = record
         done += 1
         tell(done, len(wants))
@@ -549,7 +569,7 @@ class _Run:
                     f"nothing further is within latency.max_ms = {max_ms:g}: the fastest of {LOOKED_AT} architectures "
                     f"drawn at random takes {min(drawn):.1f} ms"
                 )
-        return "the space holds no further candidate"
+        return f"the space holds no further candidate: {len(self.trials)} trials are all that there are for this study"
 
     def _screened(
         self, proposals: Sequence[Proposal], size: int, pool: Pool, beat: Callable[[], None]
@@ -591,7 +611,8 @@ class _Run:
                 for trial in members
                 if rung.evaluator.why_not(trial.candidate) is None
             ]
-            recorded(wants, self.store, pool, beat, functools.partial(self._tell_rung, rung.label))
+            tell = functools.partial(self._tell_rung, rung.label)
+            recorded(wants, self.store, pool, beat, tell, keeps=lambda replicate: replicate == 0)
             numbers = {trial.number for trial in members}
             found = self.store.confirmed(self.config.name, stored)
             ranked = tuple(trial for trial in found if trial.number in numbers)
@@ -623,6 +644,9 @@ class _Run:
             self.trained += 1
             self._settle(trial, record, from_cache=False, weights=weights if weights.is_file() else None)
             self._stop_on_failures()
+            if self.config.search.asynchronous and taken % self.config.search.batch_size == 0:
+                self.prune_weights()
+                self.tell_so_far()
             while self._has_idle(pool, len(jobs) - taken) and self.propose(pool, beat):
                 self._begin(jobs)
 
@@ -653,8 +677,10 @@ class _Run:
             "turned away by a screen": sum(gate.screened for gate in gates),
         }
         words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
-        note = f"batch {len(gates) - 1} done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
-        note += f"; not evaluated: {words}." if words else "."
+        asynchronous = self.config.search.asynchronous
+        note = f"{self.done} of {self.total}" if asynchronous else f"batch {len(gates) - 1}"
+        note += f" done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
+        note += f"; so far not evaluated: {words}." if words else "."
         done = evaluated(self.trials, fidelity=self.evaluator.fidelity)
         if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
             tau, error_pct = left_out_agreement(done, self.guide())

@@ -37,6 +37,9 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
+    for row in rows:
+        for event in ("created", "finished"):
+            row[event] = str(row[event] or "")[:16].replace("T", " ")
     print_rows(rows, "studies")
 
 
@@ -51,6 +54,8 @@ def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = Fa
         found = store.study(study)
         ranking = study_standing(found, store)
         content = study_summary(found, store.trials(study), store.batches(study), ranking)
+        confirmations = [record for rung in found.rungs for record in store.confirmations(study, rung)]
+        content["confirmation_seconds"] = sum(record.seconds for record in confirmations)
     if as_json:
         print_json(content)
         return

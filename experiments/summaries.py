@@ -77,6 +77,7 @@ def trial_row(table: LatencyTable, trial: Trial, ranking: Standing) -> dict[str,
     return {
         "trial": trial.number,
         "arch_key": trial.candidate.arch.key,
+        "image_size": "x".join(map(str, trial.candidate.task.image_size)),
         "miou_pct": trial.miou_pct,
         "fidelity": record.fidelity,
         "replicate": record.replicate,
@@ -104,10 +105,11 @@ def front_rows(
     `front_probability`, and `miou_margin_pct` (half the 90 % interval of a repeated training), are None where the noise
     between trainings is not known, and of failed trials.
     """
-    replicates = next((rung.replicates for rung in study.rungs if rung.label == study.fidelity), 1)
     table = study.table
     members = {trial.number for trial in front(trials, fidelity=study.fidelity)}
-    noise_pct = None if ranking.noise_pct is None else ranking.noise_pct / math.sqrt(replicates)
+    noise_pct = ranking.noise_of(study.replicates)
+    found = knee_of(study, trials)
+    best = None if found is None else found.number
     likely: Mapping[int, float] = {}
     if noise_pct is not None:
         likely = front_probabilities(trials, table, fidelity=study.fidelity, noise_pct=noise_pct)
@@ -115,6 +117,7 @@ def front_rows(
         trial_row(table, trial, ranking)
         | {
             "on_front": trial.number in members,
+            "knee": trial.number == best,
             "front_probability": likely.get(trial.number),
             "miou_noise_pct": noise_pct,
             "miou_margin_pct": None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct,
@@ -244,6 +247,7 @@ def comparison(studies: Sequence[tuple[Study, Sequence[Trial]]]) -> list[dict[st
             "study": study.name,
             "sampler": study.config["search"]["sampler"],
             "seed": study.config["search"]["seed"],
+            "max_ms": study.config["latency"]["max_ms"],
             "complete": sum(trial.state == "complete" for trial in trials),
             "hypervolume": hypervolume_of(trials, fidelity=study.fidelity, reference=reference),
             "reference_ms": reference[0],

@@ -49,7 +49,7 @@ def supernet_train(
     from lightning_fabric import Fabric
 
     from evaluators.checkpoints import RunFolder
-    from evaluators.datasets.named import dataset_named
+    from evaluators.datasets.named import SCENES, dataset_named
     from evaluators.supernet import SUPERNET, describes, train_supernet
     from evaluators.training import Execution
     from experiments.scan import space_named
@@ -113,7 +113,8 @@ def supernet_train(
         print_json(content)
         return
     print(f"{folder.last_path}: loss of the largest network {trained.last_loss:.3f}, mean over the last tenth")
-    print(f"judge architectures with: topformer-nas supernet evaluate {folder.last_path} tiny small base")
+    asked = "" if data == SCENES else f" --data {data}"
+    print(f"judge architectures with: topformer-nas supernet evaluate {folder.last_path} tiny small base{asked}")
 
 
 @supernet.command("evaluate")

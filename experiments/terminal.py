@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments import DEFAULT_URL
+from experiments import DEFAULT_URL, without_password
 from topformer.config import Task, parse_image_size
 
 if TYPE_CHECKING:
@@ -132,4 +132,4 @@ def pixels(task: Task) -> str:
 
 
 def storage_flag(storage: str) -> str:
-    return "" if storage == DEFAULT_URL else f" --storage {storage}"
+    return "" if storage == DEFAULT_URL else f" --storage {without_password(storage)}"

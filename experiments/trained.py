@@ -89,8 +89,11 @@ def _trial_weights(found: Chosen, *, retrain: bool, storage: str) -> tuple[Path,
         path = store.fetched_weights(trial)
     if path is None:
         raise UserError(
-            f"the weights of trial {trial.number} were not kept (only those of the front and the anchors are); "
-            "train it again with --retrain."
+            f"the weights of trial {trial.number} of study {study.name!r} are not here: a store keeps those that it "
+            "trained for the front, the anchors and confirmations, an archive has none; train it again with --retrain."
+            if trial.weights is None
+            else f"the weights of trial {trial.number} of study {study.name!r} are no longer at {trial.weights}; bring "
+            "them back, or train it again with --retrain."
         )
     assert trial.weights_sha256 is not None
     if file_sha256(path) != trial.weights_sha256:
@@ -104,7 +107,7 @@ def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:
     assert study is not None
     assert trial is not None
     assert trial.record is not None
-    evaluator = StudyConfig.model_validate(dict(study.config)).build_evaluator()
+    evaluator = StudyConfig.model_validate(dict(study.config)).evaluator_of(study)
     if evaluator.fingerprint != trial.record.evaluator:
         raise UserError(
             f"trial {trial.number} was trained by evaluator {trial.record.evaluator}; this version has "
@@ -112,14 +115,16 @@ def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:
         )
     with Store.open(storage) as store:
         target = store.weights_path(trial.candidate.key, evaluator.fingerprint, trial.record.replicate)
+        first = store.find_record(trial.candidate.key, evaluator.fingerprint, trial.record.replicate)
+        miou_pct = (first.value if first else None) or 0.0  # of a confirmation, the trial has the mean of several
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             fresh = Path(folder) / target.name
             metrics = evaluator.evaluate(trial.candidate, replicate=trial.record.replicate, weights_out=fresh)
-            if abs(metrics.miou_pct - (trial.miou_pct or 0.0)) > 0.5:
+            if abs(metrics.miou_pct - miou_pct) > 0.5:
                 raise UserError(
                     f"training trial {trial.number} again gave mIoU {metrics.miou_pct:.2f} %, recorded is "
-                    f"{trial.miou_pct:.2f} %: another machine or library version; nothing was exported."
+                    f"{miou_pct:.2f} %: another machine or library version; nothing was exported."
                 )
             fresh.replace(target)
         store.restore_weights(trial.candidate.key, evaluator.fingerprint, trial.record.replicate, target)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -153,7 +154,8 @@ def worker_pool(workers: int) -> Iterator[WorkerPool]:
 
 
 def _end_with_driver() -> None:
-    """In a worker process: do not outlive a driver that was killed, which could not end its workers."""
+    """In a worker process: the driver alone answers Ctrl-C, and ends it; it does not outlive one that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     driver = multiprocessing.parent_process()
     assert driver is not None
 

@@ -18,6 +18,9 @@ from topformer_oracle import released_segmentation_checkpoint
 from toys import ToyEvaluator, run_toy, toy_config, toy_table
 
 from experiments import studies
+from experiments.artefacts import file_sha256
+from experiments.schedule import Confirmation, Schedule
+from experiments.terminal import storage_flag
 from latency_lut import tables
 from latency_lut.onnx_estimate import DEVICE_MODELS
 from latency_lut.table import ErrorModel, LatencyTable, NetworkCheck
@@ -445,7 +448,73 @@ def test_weights_of_a_dominated_trial_are_not_kept(studied: Shell) -> None:
     assert isinstance(every, list)
     assert isinstance(front, list)
     dominated = next(r["trial"] for r in every if r["anchor"] is None and r["trial"] not in {m["trial"] for m in front})
-    assert "were not kept" in studied.refusal("export", f"toy#{dominated}", "--out", "out")
+    assert "are not here: a store keeps those" in studied.refusal("export", f"toy#{dominated}", "--out", "out")
+
+
+def test_weights_that_are_gone_are_said_to_be(studied: Shell) -> None:
+    shutil.rmtree(studied.folder / "toy.db.artefacts")
+    assert "are no longer at" in studied.refusal("export", "toy#0", "--out", "out")
+
+
+@pytest.fixture
+def confirmed(shell: Shell) -> Shell:
+    """Where the best trials were trained longer, twice, by which they rank otherwise."""
+    toy_table().save(shell.folder / "tables" / "toy.lut")
+    longer = ToyEvaluator(fingerprint="long", fidelity="long", keeps_weights=True, luck_of="long")
+    rung = Confirmation(evaluator=longer, keep=6, replicates=2)
+    evaluator = ToyEvaluator(keeps_weights=True)
+    run_toy(shell.folder, toy_config(trials=12), evaluator, schedule=Schedule(confirmations=(rung,)))
+    return shell
+
+
+def test_a_choice_by_a_confirmation_is_exported_with_its_weights(confirmed: Shell) -> None:
+    every: Any = confirmed.json("front", "toy")
+    members: Any = confirmed.json("front", "toy", "--fidelity", "long x2")
+    by_trial = {row["trial"]: row for row in members}
+    assert [row["miou_pct"] for row in every if row["trial"] in by_trial] != [row["miou_pct"] for row in members]
+    best = max(members, key=lambda row: row["miou_pct"])
+    made: Any = confirmed.json("export", f"toy@{best['latency_ms'] + 0.01}", "--fidelity", "long x2", "--out", "out")
+    card = json.loads(Path(made["card_path"]).read_text(encoding="utf-8"))
+    assert (card["trial"], card["miou_pct"]) == (best["trial"], best["miou_pct"])
+    assert (card["fidelity"], card["evaluator"]) == ("long x2", "long")
+    files = {path.name: path for path in (confirmed.folder / "toy.db.artefacts").glob("*-long-*")}
+    assert len(files) == 9  # of the six, and of the anchors: the first training of each
+    own = next(path for path in files.values() if file_sha256(path) == card["weights_sha256"])
+    assert own.name.endswith("-long-0.safetensors")
+
+
+def test_a_front_and_an_export_tell_of_a_confirmation(confirmed: Shell) -> None:
+    for words in (("front", "toy"), ("front", "toy", "--latency-max", "1e6"), ("export", "toy#0", "--out", "out")):
+        code, out, err = confirmed(*words)
+        assert code == 0
+        assert "note: by toy; long x2 has ranked the best again" in err
+        assert f"topformer-nas {' '.join(words)} --fidelity 'long x2'" in " ".join(err.split())
+        assert "note" not in out
+        code, _, err = confirmed(*words, "--fidelity", "long x2")
+        assert (code, "note" in err) == (0, False)
+
+
+def test_an_export_by_a_fidelity_that_is_not_there_is_one_sentence(confirmed: Shell) -> None:
+    every: Any = confirmed.json("front", "toy", "--all")
+    members: Any = confirmed.json("front", "toy", "--all", "--fidelity", "long x2")
+    others = {row["trial"] for row in every} - {row["trial"] for row in members}
+    for words, fragment in (
+        ((f"toy#{min(others)}", "--fidelity", "long x2"), "was not confirmed by long x2; those are 0, "),
+        (("toy#0", "--fidelity", "other"), "unknown fidelity 'other'"),
+        (("toy@1e6", "--fidelity", "other"), "unknown fidelity 'other'"),
+        (("tiny", "--fidelity", "long x2"), "'tiny' is none"),
+    ):
+        assert fragment in confirmed.refusal("export", *words, "--out", "out")
+
+
+def test_passwords_are_not_shown(shell: Shell) -> None:
+    url = "postgresql://nas:geheim@127.0.0.1:9/studies"
+    code, out, err = shell("study", "list", "--storage", url)
+    assert (code, out, "geheim" in err, "nas:***@" in err) == (2, "", False, True)
+    _, out, err = shell("doctor", "--storage", url)
+    assert "geheim" not in out + err
+    assert storage_flag(url) == " --storage postgresql://nas:***@127.0.0.1:9/studies"
+    assert storage_flag("sqlite:///a:b@c.db") == " --storage sqlite:///a:b@c.db"
 
 
 def test_the_command_without_words_shows_its_help(shell: Shell) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from experiments.pareto import hypervolume, nearest, points
 from experiments.samplers import SAMPLERS, Gate, OptunaSampler, Request, left_out_agreement, next_batch
 from experiments.store import Lease, Store
 from experiments.study import Event, StudyConfig, require_rows, run_study
+from experiments.workers import Pool
 from latency_lut.table import find_table
 from search_space import require_anchors
 from topformer.blocks import Block, candidate_blocks, decompose
@@ -304,6 +307,39 @@ def test_an_extended_study_remembers_it(tmp_path: Path) -> None:
             finished.append(store.study("toy").finished)
     assert len(result.trials) == 13
     assert finished[0] != finished[1] == finished[2] is not None
+
+
+def test_a_study_that_cannot_go_on_is_not_extended(tmp_path: Path) -> None:
+    run_toy(tmp_path, toy_config(trials=8))
+
+    @contextmanager
+    def no_cluster() -> Iterator[Pool]:
+        raise UserError("no Ray cluster answers")
+        yield
+
+    with pytest.raises(UserError, match="no Ray cluster answers"):
+        run_toy(tmp_path, toy_config(trials=8).extended(20), elsewhere=no_cluster())
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        assert StudyConfig.stored(store, "toy").search.trials == 8
+
+
+def test_an_asynchronous_study_keeps_its_books_while_it_runs(tmp_path: Path) -> None:
+    text = STUDY.format(trials=16, seed=0, sampler="random") + "asynchronous = true\n"
+    config = StudyConfig.from_toml(text, where="toy.toml")
+    notes: list[str] = []
+    kept: list[int] = []
+
+    def watch(event: Event) -> None:
+        if event.note:
+            notes.append(event.note)
+            kept.append(len(list((tmp_path / "toy.db.artefacts").iterdir())))
+
+    result = run_toy(tmp_path, config, ToyEvaluator(keeps_weights=True), report=watch)
+    sizes = range(config.search.batch_size, 17, config.search.batch_size)
+    assert [note.split(" done")[0] for note in notes[: len(sizes)]] == [f"{size} of 16" for size in sizes]
+    members = {t.number for t in result.front} | {t.number for t in result.trials if t.anchor}
+    assert max(kept) < 16
+    assert kept[-1] == len(members)
 
 
 def test_asynchronous_studies_have_no_screens() -> None:

@@ -59,6 +59,8 @@ class ToyEvaluator:
     seconds: float = 0.0
     slow: Callable[[Candidate], bool] | None = None
     """Those that take so long; all where it is None."""
+    luck_of: str = ""
+    """Evaluators of other names give candidates other luck."""
 
     def why_not(self, candidate: Candidate) -> str | None:
         return "it is barred" if self.bars and self.bars(candidate) else None
@@ -76,7 +78,9 @@ class ToyEvaluator:
             raise OSError(errno.ENOSPC, "No space left on device", "/full")
         if self.fails and self.fails(candidate):
             raise RuntimeError("this architecture never works")
-        luck = int.from_bytes(hashlib.sha256(f"{candidate.key}/{replicate}".encode()).digest()[:2]) / 65536
+        luck = (
+            int.from_bytes(hashlib.sha256(f"{candidate.key}/{replicate}{self.luck_of}".encode()).digest()[:2]) / 65536
+        )
         size_m = sum(block.parameters for block in candidate_blocks(candidate)) / 1e6
         if self.keeps_weights and weights_out is not None:
             weights_out.parent.mkdir(parents=True, exist_ok=True)
