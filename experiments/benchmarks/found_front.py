@@ -121,7 +121,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             axes.plot(entry["latency_ms"], fmean(values), mark, color=color, markersize=12 if role == "anchor" else 9)
             if role == "anchor":
                 axes.annotate(name, (entry["latency_ms"], fmean(values)), xytext=(6, -12), textcoords="offset points")
-    for role, label in (("anchor", "T, S, B"), ("better", "found: best no slower"), ("faster", "found: best 15 % faster")):
+    for role, label in (("anchor", "T, S, B"), ("better", "found: best no slower"), ("faster", "found: 15 % faster")):
         axes.plot([], [], marks[role][0], color=marks[role][1], label=label)
     axes.set(xlabel="latency, ms (Snapdragon 865, estimated)", ylabel="mIoU, % (reference recipe, from scratch)")
     axes.legend()
