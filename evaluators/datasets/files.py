@@ -89,6 +89,10 @@ class LabelledFiles:
         if not 1 <= self.num_classes <= MOST_CLASSES:
             raise UserError(f"{self.root}: from 1 to {MOST_CLASSES} classes are possible, not {self.num_classes}.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Whoever unpickles it may work in another folder, as Ray's processes do."""
+        return {**self.__dict__, "root": self.root.absolute()}
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

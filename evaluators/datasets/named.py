@@ -82,7 +82,7 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
         if text.startswith(f"{SCENES}:") and not Path(text).exists():
             return _scenes_of(text)
         layout, root = _taken_apart(text)
-        return LAYOUTS[layout].opened(root.absolute())  # whoever evaluates may work in another folder
+        return LAYOUTS[layout].opened(root)
     except OSError as error:
         raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
 

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,17 @@ seed = {seed}
 """
 
 
+def marked(folder: Path, key: str, *, at_most: int = 3) -> bool:
+    """Whether this is the first mark of that key, and among the first so many; workers mark at the same time."""
+    if any(path.read_text() == key for path in folder.iterdir()):
+        return False
+    for slot in range(at_most):
+        with suppress(FileExistsError), (folder / str(slot)).open("x") as file:
+            file.write(key)
+            return True
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToyEvaluator:
     """mIoU grows with the parameters and has a candidate's own luck; it trains nothing, but obeys `Evaluator`."""
@@ -69,11 +81,8 @@ class ToyEvaluator:
         self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None
     ) -> Metrics:
         time.sleep(self.seconds if self.slow is None or self.slow(candidate) else 0.0)
-        if self.dies_once_in is not None:
-            mark = self.dies_once_in / candidate.key
-            if not mark.exists() and len(list(self.dies_once_in.iterdir())) < 3:
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        if self.dies_once_in is not None and marked(self.dies_once_in, candidate.key):
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.disk_is_full:
             raise OSError(errno.ENOSPC, "No space left on device", "/full")
         if self.fails and self.fails(candidate):

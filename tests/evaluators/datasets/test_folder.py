@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,15 @@ def test_256_classes_do_not_fit_but_255_do(tmp_path: Path) -> None:
     trees.folder_tree(tmp_path)
     trees.save_lines(tmp_path / "classes.txt", [str(number) for number in range(255)])
     assert opened(tmp_path).read_labels(tmp_path / "masks/train/train-0.png").max() == IGNORE
+
+
+def test_a_relative_folder_is_found_by_whoever_works_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees.folder_tree(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    dataset = opened(Path("mine"))
+    packed = pickle.dumps(dataset)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    image, labels = pickle.loads(packed).item("train", 0)
+    assert image.shape[:2] == labels.shape
+    assert str(dataset.root) == "mine"  # as it was given, for sentences
