@@ -163,7 +163,7 @@ def ray_pool(address: str, workers: int, resources: Resources) -> Iterator[RayPo
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if local:
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"num_cpus": max((workers or os.cpu_count() or 1) * resources.cpus, 1)}
     else:
         _require_answer(address)
