@@ -3,13 +3,15 @@
 Takes from a study, for each anchor, the architecture of highest mIoU that is no slower, and that of highest mIoU among
 those at least 15 % faster, both as the study's own fidelity or that of a confirmation (--fidelity) has it; trains them
 and the anchors from scratch by the reference recipe, with five seeds each; and gives the paired differences with 90 %
-intervals. Trainings are kept in the study's store (or in that of --storage-out): stopped, it goes on. With --known-only
-it trains nothing, and names what it leaves out.
+intervals. Trainings are kept in the study's store (or in that of --storage-out): stopped, it goes on; and what an
+OUT.json that is there has of the same recipe and seeds is not trained again. With --known-only it trains nothing, and
+names what it leaves out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from experiments.store import Store, Study, Trial
 from experiments.study import StudyConfig
 from experiments.summaries import at_rung
 from topformer.blocks import candidate_blocks
+from topformer.config import TopFormerConfig
 
 FASTER = 0.85
 CONFIDENCE = 0.9
@@ -68,6 +71,21 @@ def trained(
     records = recorded_by(wants, store, workers=workers, what="training")
     mious = iter([float(record.value or 0.0) for record in records])
     return {key: [next(mious) for _ in range(seeds)] for key in trials}
+
+
+def measured_before(
+    out: Path, trials: Mapping[str, Trial], evaluator: Evaluator, *, seeds: int
+) -> dict[str, list[float]]:
+    """What an earlier result has of these trials, by candidate."""
+    earlier = json.loads(out.read_text()) if out.exists() else {}
+    if (earlier.get("evaluator"), earlier.get("seeds")) != (evaluator.fingerprint, seeds):
+        return {}
+    mious = {
+        TopFormerConfig.from_dict(entry["architecture"]): entry["miou_pct_by_seed"]
+        for group in earlier["anchors"].values()
+        for entry in group.values()
+    }
+    return {key: mious[trial.candidate.arch] for key, trial in trials.items() if trial.candidate.arch in mious}
 
 
 def is_trained(trial: Trial, evaluator: Evaluator, store: Store, *, seeds: int) -> bool:
@@ -147,22 +165,28 @@ def main() -> None:
         groups = chosen(members, fidelity=study.fidelity)
     dataset = StudyConfig.model_validate(study.config).dataset()
     evaluator = evaluator_named(REFERENCE.name, dataset)
+    trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
+    before = measured_before(asked.out, trials, evaluator, seeds=asked.seeds)
     left_out = []
     with Store.open(asked.storage_out or asked.storage, create=True) as store:
-        for name, role in (
-            [(name, role) for name, group in groups.items() for role in group] if asked.known_only else ()
-        ):
-            if not is_trained(groups[name][role], evaluator, store, seeds=asked.seeds):
-                left_out.append(f"{name}, {role}: trial {groups[name].pop(role).number}")
-        trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
-        mious = trained(trials, evaluator, store, seeds=asked.seeds, workers=asked.workers)
+        missing = {key: trial for key, trial in trials.items() if key not in before}
+        if asked.known_only:
+            left_out = [
+                key for key, trial in missing.items() if not is_trained(trial, evaluator, store, seeds=asked.seeds)
+            ]
+            missing = {key: trial for key, trial in missing.items() if key not in left_out}
+            groups = {
+                name: {role: trial for role, trial in group.items() if trial.candidate.key not in left_out}
+                for name, group in groups.items()
+            }
+        mious = before | trained(missing, evaluator, store, seeds=asked.seeds, workers=asked.workers)
     found = judged(study, groups, mious)
     content = {
         "study": study.name,
         "chosen_by": study.fidelity,
         "evaluator": evaluator.fingerprint,
         "seeds": asked.seeds,
-        "not_trained": left_out,
+        "not_trained": [f"trial {trials[key].number}" for key in left_out],
         "anchors": found,
     }
     keep(content, asked.out)
