@@ -28,7 +28,7 @@ from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
 from topformer.config import Candidate, Task, TopFormerConfig, content_key
-from topformer.errors import UserError
+from topformer.errors import UserError, first_line
 from topformer.model import TopFormer
 from topformer.supernet import Supernet
 from topformer.weights import save_model, save_supernet, saved_supernet
@@ -359,9 +359,11 @@ def _opened(weights: Path, digest: str) -> tuple[Supernet, dict[str, Any]]:
 
 def _content(weights: Path) -> bytes:
     try:
+        if weights.exists() and not weights.is_file():  # a device or a pipe may have no end
+            raise UserError(f"the supernet {str(weights)!r} is no file; name its weights, like last.safetensors.")
         return weights.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the supernet {str(weights)!r} ({error.strerror or error}).") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the supernet {str(weights)[:200]!r} ({first_line(error)}).") from None
 
 
 def _recipe_of(description: dict[str, Any], weights: Path) -> SupernetRecipe:

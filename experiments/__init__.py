@@ -8,4 +8,5 @@ def without_password(url: str) -> str:
     """The URL of a database as it may be shown."""
     import re  # noqa: PLC0415 - as above
 
-    return re.sub(r"(?<=://)([^:/@]*):[^/@]*@", r"\1:***@", url)
+    url = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?<=[?&])(password|sslpassword)=[^&]*", r"\1=***", url)

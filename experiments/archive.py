@@ -305,6 +305,8 @@ def _front_of(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
 def _contents(path: Path) -> dict[str, bytes]:
     """Of every member; refuses names, sizes and kinds of members that no export writes."""
     try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            raise UserError(f"the archive {str(path)!r} is no file; name one of: topformer-nas study export.")
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist()]
             if sorted(names) != sorted((_MANIFEST, *_MEMBERS)):

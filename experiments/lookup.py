@@ -65,6 +65,8 @@ def _is_there(path: Path) -> bool:
 def _from_file(path: Path) -> Chosen:
     """An architecture's JSON, or the card of an export."""
     try:
+        if path.is_char_device():  # it may have no end
+            raise UserError(f"the architecture {str(path)!r} is a device; name a JSON file.")
         text = path.read_text(encoding="utf-8")
         values = parse_json(text, where=str(path))
         if isinstance(values, dict) and isinstance(values.get("architecture"), dict):

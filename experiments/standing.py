@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict, agreement
 from experiments.store import Store, Study, store_if_any
 from search_space import SearchSpace, preset
-from topformer.config import Task, TopFormerConfig, parse_image_size
-from topformer.errors import UserError, unknown_name
+from topformer.config import Task, TopFormerConfig, parse_image_size, strict_json
+from topformer.errors import UserError, first_line, unknown_name
 
 Stratum = Literal["anchor", "band", "spread", "ordering"]
 """band: of about equal latency; spread: any other; ordering: one that the paper compares, left out of ranks."""
@@ -312,14 +312,16 @@ class TrustReport:
     @classmethod
     def from_json(cls, text: str, *, where: str, or_else: str = "") -> TrustReport:
         try:
+            strict_json(text)
             return _READER.validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "its content"
-            raise UserError(
-                f"{where}: no trust report of this version ({place}: {first['msg']}); "
-                f"write it again with: topformer-nas trust run{or_else}"
-            ) from None
+            wrong = f"{'.'.join(str(part) for part in first['loc']) or 'its content'}: {first['msg']}"
+        except (ValueError, RecursionError) as error:
+            wrong = first_line(error)
+        raise UserError(
+            f"{where}: no trust report of this version ({wrong}); write it again with: topformer-nas trust run{or_else}"
+        )
 
 
 _READER = TypeAdapter(TrustReport)

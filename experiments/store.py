@@ -8,6 +8,7 @@ otherwise. Weights lie beside the file, in `<database>.artefacts/`; those of a s
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sqlite3
@@ -15,7 +16,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -32,6 +33,7 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    inspect,
     make_url,
     select,
     update,
@@ -39,6 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DataError,
     IntegrityError,
     NoSuchModuleError,
     OperationalError,
@@ -52,6 +55,7 @@ from experiments.artefacts import Artefacts, file_sha256
 from experiments.schema import (
     HEAD,
     REVISIONS,
+    Base,
     BatchRow,
     CandidateRow,
     ProposalRow,
@@ -65,7 +69,7 @@ from experiments.schema import (
     revision_of,
 )
 from latency_lut.table import LatencyEstimate, LatencyTable
-from topformer.config import Candidate, Task, TopFormerConfig
+from topformer.config import Candidate, Task, TopFormerConfig, strict_json
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -427,7 +431,7 @@ class Store:
     def screens(self, name: str) -> list[str]:
         """Fingerprints of the screens that a study uses, in order."""
         with self._session() as session, _undamaged(f"study {name!r}"):
-            return [str(one) for one in json.loads(_study_row(session, name).screens_json)]
+            return [str(one) for one in strict_json(_study_row(session, name).screens_json)]
 
     def set_screens(self, name: str, fingerprints: Sequence[str]) -> None:
         with self._session() as session:
@@ -576,7 +580,8 @@ class Store:
         for trial in self.trials(name):
             repeats = found.get(trial.candidate.key, [])
             if (records := [one["record"] for one in repeats]) and [one.replicate for one in records] == numbers:
-                members.append(replace(trial, **repeats[0] | {"record": _mean(records, rung.label)}))
+                with _undamaged(f"a confirmation of trial {trial.number}"):
+                    members.append(replace(trial, **repeats[0] | {"record": _mean(records, rung.label)}))
         return tuple(members)
 
     def confirmations(self, name: str, rung: Rung) -> tuple[Record, ...]:
@@ -621,6 +626,8 @@ class Store:
                 .order_by(ProposalRow.number)
             ).all()
             number, batch, anchor, total_ms, miou_pct = zip(*rows, strict=True) if rows else ((),) * 5
+            if not np.isfinite([*total_ms, *(one for one in miou_pct if one is not None)]).all():
+                raise ValueError("a number is not finite")
             return Outlines(
                 number=np.array(number, dtype=np.int64),
                 batch=np.array(batch, dtype=np.int64),
@@ -644,17 +651,7 @@ class Store:
             study_id = _study_row(session, name).id
             rows = session.scalars(select(BatchRow).where(BatchRow.study_id == study_id).order_by(BatchRow.batch))
             with _undamaged(f"a batch of study {name!r}"):
-                return tuple(
-                    BatchStatistics(
-                        asked=int(row.asked),
-                        invalid=int(row.invalid),
-                        over_budget=int(row.over_budget),
-                        duplicates=int(row.duplicates),
-                        sampler_seconds=float(row.sampler_seconds),
-                        screened=int(row.screened),
-                    )
-                    for row in rows
-                )
+                return tuple(_batch(row) for row in rows)
 
     # ---- trust reports
 
@@ -668,7 +665,8 @@ class Store:
         """Names and contents, the newest first."""
         with self._session() as session:
             rows = session.scalars(select(TrustReportRow).order_by(TrustReportRow.id.desc()))
-            return tuple((row.name, row.report_json) for row in rows)
+            with _undamaged("a trust report"):
+                return tuple(_trust_report(row) for row in rows)
 
     def delete_trust_report(self, name: str) -> None:
         with self._session() as session:
@@ -705,19 +703,23 @@ class Store:
             row.weights_path, row.weights_sha256 = weights.name, file_sha256(weights)
 
     def _trial(self, row: ProposalRow) -> Trial:
-        with _undamaged(f"trial {row.number}"):
+        with _undamaged(f"trial {str(row.number)[:40]}"):
             return self._built_trial(row)
 
     def _built_trial(self, row: ProposalRow) -> Trial:
-        candidate = row.candidate
+        candidate: CandidateRow | None = row.candidate
+        _require_types(row)
+        if candidate is None:
+            raise ValueError("its candidate is not there")
+        _require_types(candidate)
         return Trial(
             number=row.number,
             batch=row.batch,
             candidate=Candidate(
-                arch=TopFormerConfig.from_dict(json.loads(candidate.arch_json)),
-                task=Task.from_dict(json.loads(candidate.task_json)),
+                arch=TopFormerConfig.from_dict(strict_json(candidate.arch_json)),
+                task=Task.from_dict(strict_json(candidate.task_json)),
             ),
-            point=json.loads(row.point_json),
+            point=strict_json(row.point_json),
             origin=row.origin,  # type: ignore[arg-type]
             anchor=row.anchor,
             latency=_estimate(row.latency_json),
@@ -809,20 +811,23 @@ def _sqlite_file(url: str, *, suffix: str) -> Path | None:
 
 
 def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Artefacts]:
+    shown = without_password(url)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise UserError(
-            f"storage {url!r} is not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME."
+            f"storage {shown!r} is not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME."
         ) from None
     if parsed.get_backend_name() != "sqlite":
         try:
             engine = create_engine(parsed, pool_pre_ping=True)
             return engine, Artefacts(os.environ.get(ARTEFACTS_VARIABLE) or f"topformer-nas{ARTEFACTS}")
         except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise UserError(f"storage {url!r} needs a database driver that is not installed ({error}).") from None
+            raise UserError(f"storage {shown!r} needs a database driver that is not installed ({error}).") from None
     if "?" in url:
-        raise UserError(f"storage {url!r}: what follows '?' has no meaning for a file; write a '?' in its name as %3F.")
+        raise UserError(
+            f"storage {shown!r}: what follows '?' has no meaning for a file; write a '?' in its name as %3F."
+        )
     if not parsed.database or parsed.database == ":memory:":
         raise UserError(
             "storage must be a file, sqlite:///FILE: workers and the dashboard cannot see a database in memory."
@@ -830,7 +835,7 @@ def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Artefac
     path = Path(parsed.database)
     if not path.is_file() and not create:
         raise UserError(
-            f"no database {str(path)!r}; launch a study first: topformer-nas search quickstart --storage {url}"
+            f"no database {str(path)!r}; launch a study first: topformer-nas search quickstart --storage {shown}"
         )
     if path.is_dir():
         raise UserError(f"storage {str(path)!r} is a folder; name a file.")
@@ -887,7 +892,7 @@ def _one_sentence(url: str) -> Iterator[None]:
                 f"{url} lacks a table or column of this tool ({_cause(error)}): it was edited, or is damaged; restore "
                 "a backup."
             ) from error
-        if isinstance(error, ProgrammingError):
+        if isinstance(error, ProgrammingError) and error.statement is not None:
             raise
         raise UserError(
             f"database {url} cannot be used: {_cause(error)}. "
@@ -898,6 +903,8 @@ def _one_sentence(url: str) -> Iterator[None]:
             f"another process wrote to {url} at the same moment, or its content is damaged ({_cause(error)}); "
             "nothing was written, run the same command again."
         ) from error
+    except DataError as error:
+        raise UserError(f"{url} cannot keep this, nothing was written: {_cause(error)}.") from error
     except DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
             raise UserError(f"{url} is not a database of this tool, or is damaged: {_cause(error)}.") from error
@@ -1029,7 +1036,7 @@ def _estimate_json(estimate: LatencyEstimate) -> str:
 
 
 def _estimate(text: str) -> LatencyEstimate:
-    values = json.loads(text)
+    values = strict_json(text)
     by_block = tuple((name, ms) for name, ms in values["by_block"])
     return LatencyEstimate(**(values | {"by_block": by_block, "kinds": frozenset(values["kinds"])}))
 
@@ -1039,18 +1046,61 @@ def _undamaged(what: str) -> Iterator[None]:
     """What this tool wrote reads back; anything else was written by someone else."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{what} in the store is damaged ({type(error).__name__}: {error}); restore a backup."
         ) from error
 
 
+_READ_OF_CONFIG: Mapping[tuple[str, str], type | tuple[type, ...]] = {
+    ("task", "image_size"): str,
+    ("task", "num_classes"): int,
+    ("latency", "table"): str,
+    ("latency", "max_ms"): (int, float, type(None)),
+    ("evaluator", "recipe"): str,
+    ("evaluator", "dataset"): str,
+    ("search", "trials"): int,
+    ("search", "sampler"): str,
+    ("search", "seed"): int,
+}
+"""What listings take from a study's content without validating it all."""
+
+
+@lru_cache
+def _column_types(kind: type[Base]) -> tuple[tuple[str, type | tuple[type, ...], bool], ...]:
+    """Of each column: name, what it may hold, whether it may be empty."""
+    columns = inspect(kind).columns
+    return tuple(
+        (one.key, (int, float) if one.type.python_type is float else one.type.python_type, bool(one.nullable))
+        for one in columns
+        if one.key != "id"  # no row has another kind of it, and a new one has none yet
+    )
+
+
+def _require_types(row: Base) -> None:
+    """SQLite keeps anything in any column; raises `TypeError` for what this tool has not written."""
+    for name, wanted, optional in _column_types(type(row)):
+        if not (optional and getattr(row, name) is None):
+            _require_type(name, getattr(row, name), wanted)
+
+
+def _require_type(name: str, value: object, wanted: type | tuple[type, ...]) -> None:
+    if not isinstance(value, wanted) or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
 def _study(row: StudyRow) -> Study:
-    with _undamaged(f"study {row.name!r}"):
-        config = json.loads(row.config_json)
-        int(config["search"]["trials"])
-        _ = (config["latency"]["max_ms"], config["space"], config["task"]["image_size"], config["task"]["num_classes"])
-        rungs = tuple(Rung(**values) for values in json.loads(row.rungs_json))
+    with _undamaged(f"study {str(row.name)[:100]!r}"):
+        _require_types(row)
+        config = strict_json(row.config_json)
+        for (section, key), wanted in _READ_OF_CONFIG.items():
+            _require_type(f"{section}.{key}", config[section][key], wanted)
+        _require_type("space", config["space"], dict)
+        rungs = tuple(Rung(**values) for values in strict_json(row.rungs_json))
+        for rung in rungs:
+            for field in fields(rung):
+                wanted = int if field.name == "replicates" else str
+                _require_type(f"a rung's {field.name}", getattr(rung, field.name), wanted)
     return Study(
         name=row.name,
         config=config,
@@ -1063,9 +1113,38 @@ def _study(row: StudyRow) -> Study:
     )
 
 
+def _trust_report(row: TrustReportRow) -> tuple[str, str]:
+    _require_types(row)
+    return row.name, row.report_json
+
+
+def _batch(row: BatchRow) -> BatchStatistics:
+    _require_types(row)
+    return BatchStatistics(
+        asked=row.asked,
+        invalid=row.invalid,
+        over_budget=row.over_budget,
+        duplicates=row.duplicates,
+        sampler_seconds=row.sampler_seconds,
+        screened=row.screened,
+    )
+
+
+def _require_numbers(metrics: Mapping[str, Any]) -> None:
+    """Raises `TypeError` for metrics that are neither numbers nor lists of them; None is one that there is not."""
+    for name, values in metrics.items():
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
 def _record(row: RecordRow) -> Record:
-    metrics = None if row.metrics_json is None else json.loads(row.metrics_json)
+    _require_types(row)
+    metrics = None if row.metrics_json is None else strict_json(row.metrics_json)
+    if (row.status, metrics is None) not in (("complete", False), ("failed", True)):
+        raise ValueError(f"its status is {row.status[:40]!r}")
     if metrics is not None:
+        _require_numbers(metrics)
         float(metrics["miou_pct"] if "miou_pct" in metrics else metrics["value"])
     return Record(
         candidate_key=row.candidate_key,

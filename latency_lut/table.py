@@ -525,6 +525,8 @@ class LatencyTable:
     @classmethod
     def load(cls, path: Path) -> Self:
         try:
+            if path.is_char_device():  # it may have no end
+                raise UserError(f"cannot read latency table {path}: it is a device.")
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot read latency table {path}: {error.strerror}.") from None

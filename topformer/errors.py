@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST_NAME = 100
+MOST_NAMES = 60
+"""Of what an error lists: a name from outside, and how many are legal, may be anything."""
+
 
 class UserError(Exception):
     """One sentence: what is wrong, which value, what is legal, what to do."""
@@ -24,8 +28,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def unknown_name(what: str, name: object, legal: Iterable[str], *, advice: str = "") -> UserError:
     """The sentence for a name outside a closed set."""
-    known = ", ".join(sorted(legal)) or "none"
-    return UserError(f"unknown {what} {name!r}; available: {known}.{' ' + advice if advice else ''}")
+    names = sorted(str(one)[:LONGEST_NAME] for one in legal)
+    known = ", ".join(names[:MOST_NAMES]) or "none"
+    if len(names) > MOST_NAMES:
+        known += f" and {len(names) - MOST_NAMES} more"
+    return UserError(
+        f"unknown {what} {str(name)[:LONGEST_NAME]!r}; available: {known}.{' ' + advice if advice else ''}"
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -515,6 +515,13 @@ def test_passwords_are_not_shown(shell: Shell) -> None:
     assert "geheim" not in out + err
     assert storage_flag(url) == " --storage postgresql://nas:***@127.0.0.1:9/studies"
     assert storage_flag("sqlite:///a:b@c.db") == " --storage sqlite:///a:b@c.db"
+    for other in (
+        "postgresql://nas@127.0.0.1:9/s?password=geheim&x=1",
+        "none://nas:ge/geheim@h/s",
+        "none://n:geheim@h@s",
+    ):
+        _, out, err = shell("study", "list", "--storage", other)
+        assert "geheim" not in out + err
 
 
 def test_the_command_without_words_shows_its_help(shell: Shell) -> None:
