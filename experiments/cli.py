@@ -166,7 +166,7 @@ def search(
     from latency_lut.table import find_table
     from search_space import require_anchors
 
-    config = _study_config(study, storage if resume else None, extend)
+    config = _study_config(study, storage, extend, resume=resume)
     evaluator = config.build_evaluator()
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
@@ -219,13 +219,14 @@ def search(
         "screened_out": sum(s.screened for s in statistics),
         "screens_not_used": list(schedule.notices),
         "confirmed_by": [rung.label for rung in schedule.confirmations],
+        "confirming": result.confirming,
         "front": [trial.number for trial in result.front],
         "ranking_trust": ranking.as_dict(),
     }
     if as_json:
         print_json(summary)
         return
-    if not result.trained and not result.cached:
+    if not result.trained and not result.cached and not result.confirming:
         console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
     else:
         console.print(f"{result.trained} evaluated, {result.cached} from the store, {summary['failed']} failed.")
@@ -234,23 +235,30 @@ def search(
             f"dropped as over the budget, {summary['invalid_dropped']} as beyond the proxy, "
             f"{summary['duplicates_dropped']} as known, {summary['screened_out']} turned away by a screen."
         )
+        if schedule.confirmations:
+            console.print(f"{result.confirming} trainings confirmed the best.")
         for rung in schedule.confirmations:
             command = f"topformer-nas front {result.name} --fidelity '{rung.label}'{storage_flag(storage)}"
             console.print(f"confirmed: {command}", highlight=False)
     print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
 
 
-def _study_config(study: str, storage: str | None, extend: int | None) -> "StudyConfig":
-    """From its file, or from the store that is named."""
-    from experiments.store import Store
+def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
+    """From its file, or from the store; extended to no fewer trials than the store's study has."""
+    from experiments.store import Store, store_if_any
     from experiments.study import StudyConfig
 
-    if storage is None:
-        config = StudyConfig.load(study)
-    else:
+    if resume:
         with Store.open(storage, read_only=True) as store:
             config = StudyConfig.stored(store, study)
-    return config if extend is None else config.extended(extend)
+    else:
+        config = StudyConfig.load(study)
+    if extend is None:
+        return config
+    with store_if_any(storage) as there:
+        if there is not None and there.find_study(config.name) is not None:
+            StudyConfig.stored(there, config.name).extended(extend)
+    return config.extended(extend)
 
 
 def _cluster(address: str | None, workers: int, cpus: float, gpus: float) -> "AbstractContextManager[Pool] | None":

@@ -19,6 +19,8 @@ _PROXY_PREFIX = "proxy@"
 
 def evaluator_named(text: str, dataset: SegmentationDataset) -> Evaluator:
     """A proxy by its recipe's name, inherited weights by `supernet:FILE`, or trained on by `tuned:FILE`."""
+    if text in ZERO_COST:
+        raise UserError(f"{text!r} gives no mIoU; it can score what a [[screen]] turns away.")
     return inheriting(text, dataset) or ProxyEvaluator(named_recipe(text), dataset)
 
 

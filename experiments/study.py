@@ -24,6 +24,7 @@ from evaluators.compiled import CompiledTable
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
 from evaluators.proxy import REFERENCE
+from evaluators.supernet import SupernetEvaluator
 from experiments.confidence import front_probabilities
 from experiments.fidelities import evaluator_named, scorer_named
 from experiments.guided import Guide
@@ -250,6 +251,12 @@ class StudyConfig(_Section):
                 )
             with self._key(f"confirm[{number}].recipe"):
                 found = evaluator_named(rung.recipe, dataset)
+            if isinstance(found, SupernetEvaluator) and rung.replicates > 1:
+                raise UserError(
+                    f"study {self.name!r}, confirm[{number}].replicates: {found.fidelity} trains nothing, so that "
+                    f"{rung.replicates} of its evaluations are all alike; set replicates = 1, or recipe = "
+                    f'"tuned:{found.weights}".'
+                )
             noise_pct = None
             if rung.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:
                 raise UserError(
@@ -340,6 +347,8 @@ class StudyResult:
     """Evaluations this call ran."""
     cached: int
     """Trials this call answered from the store."""
+    confirming: int
+    """Trainings this call ran to confirm trials."""
 
 
 def run_study(
@@ -367,7 +376,11 @@ def run_study(
     config = config.extended(max(config.search.trials, stored.search.trials))  # it remembers being extended
     _require_same_screens(config, store, schedule)
     run = _Run(config, store, space, table, evaluator, schedule, report)
-    with store.lease(config.name) as lease, elsewhere or worker_pool(workers) as pool:
+    with (
+        _nothing_left_of_no_start(config.name, store),
+        store.lease(config.name) as lease,
+        elsewhere or worker_pool(workers) as pool,
+    ):
         if config != stored:
             store.update_config(config.name, config.model_dump())
         run.tell()
@@ -388,7 +401,19 @@ def run_study(
         fidelity=evaluator.fidelity,
         trained=run.trained,
         cached=run.cached,
+        confirming=run.confirming,
     )
+
+
+@contextmanager
+def _nothing_left_of_no_start(name: str, store: Store) -> Iterator[None]:
+    """A study that is refused before its first trial, by a cluster that is not there for one, is none."""
+    try:
+        yield
+    except UserError:
+        if not store.counts(name).trials:
+            store.delete_study(name)
+        raise
 
 
 def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None, evaluator: Evaluator) -> LatencyTable:
@@ -526,7 +551,7 @@ class _Run:
         self.guide = functools.cache(lambda: Guide(space, CompiledTable(table, space), max_ms=config.latency.max_ms))
         self.trials = list(store.trials(config.name))
         self.total = max(config.search.trials, len(self.trials))
-        self.trained = self.cached = 0
+        self.trained = self.cached = self.confirming = 0
 
     @property
     def done(self) -> int:
@@ -611,7 +636,7 @@ class _Run:
                 for trial in members
                 if rung.evaluator.why_not(trial.candidate) is None
             ]
-            tell = functools.partial(self._tell_rung, rung.label)
+            tell = functools.partial(self._tell_confirming, rung.label)
             recorded(wants, self.store, pool, beat, tell, keeps=lambda replicate: replicate == 0)
             numbers = {trial.number for trial in members}
             found = self.store.confirmed(self.config.name, stored)
@@ -689,6 +714,10 @@ class _Run:
 
     def tell(self, trial: Trial | None = None, *, note: str = "") -> None:
         self.report(Event(done=self.done, total=self.total, trial=trial, note=note))
+
+    def _tell_confirming(self, label: str, done: int, total: int) -> None:
+        self.confirming += 1
+        self._tell_rung(label, done, total)
 
     def _tell_rung(self, label: str, done: int, total: int) -> None:
         self.report(Event(done=done, total=total, rung=label))

@@ -6,7 +6,7 @@ line for each to RUNS.jsonl; those that are there are not run again. `NAME` is t
 the gate before the ask, no duplicates. `optuna:NAME` is Optuna's sampler as its documentation shows it: a study of two
 directions, the budget as a constraint, one ask at a time, all defaults.
 
-`python experiments/benchmarks/samplers.py report RUNS.jsonl OUT.json OUT.png` compares them.
+`python experiments/benchmarks/samplers.py report RUNS.jsonl OUT.json OUT.png` compares them; RUNS may be compressed (.gz).
 
 What a sampler sees is the surrogate's mIoU with noise, the same for an architecture whoever asks; what counts is the
 hypervolume of the values without noise, of all architectures within the budget that were evaluated.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gzip
 import hashlib
 import json
 import math
@@ -209,7 +210,8 @@ def run(records: Path, out: Path, names: Sequence[str], seeds: int, workers: int
 
 
 def report(runs: Path, out: Path, figure: Path) -> None:
-    lines = [json.loads(line) for line in runs.read_text().splitlines()]
+    text = gzip.decompress(runs.read_bytes()).decode() if runs.suffix == ".gz" else runs.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_name.setdefault(line["sampler"], []).append(line)

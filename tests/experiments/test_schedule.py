@@ -225,9 +225,9 @@ def test_confirming_again_trains_nothing_and_another_confirmation_only_what_is_n
     run(tmp_path, SCHEDULE)
     events: list[Event] = []
     again = run(tmp_path, SCHEDULE, report=events.append)
-    assert (again.trained, events) == (0, [Event(done=14, total=14)])
+    assert (again.trained, again.confirming, events) == (0, 0, [Event(done=14, total=14)])
     more = Schedule(confirmations=(Confirmation(evaluator=SCHEDULE.confirmations[0].evaluator, keep=5, replicates=1),))
-    run(tmp_path, more, report=events.append)
+    assert run(tmp_path, more, report=events.append).confirming == 1
     assert events[1:] == [Event(done=14, total=14), Event(done=8, total=8, rung="long")]
 
 
@@ -323,7 +323,7 @@ def test_a_study_file_names_its_rungs_and_untested_screens_are_left_out_with_a_n
     [
         (('"naswot"', '"nasswot"'), r"screen\[0\]\.recipe: unknown fidelity 'nasswot'"),
         (('"naswot"', '"proxy-short"'), r"screen\[0\]\.recipe: 'proxy-short' is the study's own evaluator"),
-        (('"reference"', '"naswot"'), r"confirm\[0\]\.recipe: unknown proxy recipe 'naswot'"),
+        (('"reference"', '"naswot"'), r"confirm\[0\]\.recipe: 'naswot' gives no mIoU; it can score what a"),
         (("replicates = 2", '[[confirm]]\nrecipe = "reference"\nkeep = 1'), "'reference' is there twice"),
         (('"reference"\nkeep = 3\nreplicates = 2', '"proxy-short"\nkeep = 3'), "is what trials are trained by"),
         (("keep = 3\n", ""), r"confirm\[0\]: which trials\? Set keep = 6"),

@@ -309,18 +309,25 @@ def test_an_extended_study_remembers_it(tmp_path: Path) -> None:
     assert finished[0] != finished[1] == finished[2] is not None
 
 
+@contextmanager
+def no_cluster() -> Iterator[Pool]:
+    raise UserError("no Ray cluster answers")
+    yield
+
+
 def test_a_study_that_cannot_go_on_is_not_extended(tmp_path: Path) -> None:
     run_toy(tmp_path, toy_config(trials=8))
-
-    @contextmanager
-    def no_cluster() -> Iterator[Pool]:
-        raise UserError("no Ray cluster answers")
-        yield
-
     with pytest.raises(UserError, match="no Ray cluster answers"):
         run_toy(tmp_path, toy_config(trials=8).extended(20), elsewhere=no_cluster())
     with Store.open(toy_url(tmp_path), read_only=True) as store:
         assert StudyConfig.stored(store, "toy").search.trials == 8
+
+
+def test_a_study_that_never_began_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no Ray cluster answers"):
+        run_toy(tmp_path, elsewhere=no_cluster())
+    with Store.open(toy_url(tmp_path), read_only=True) as store:
+        assert store.studies() == ()
 
 
 def test_an_asynchronous_study_keeps_its_books_while_it_runs(tmp_path: Path) -> None:

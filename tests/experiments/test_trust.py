@@ -511,12 +511,16 @@ def test_a_search_on_an_untested_proxy_says_so_also_in_a_database_that_is_empty_
     assert code == 0
     assert "warning: ranking untested: no trust report" in err
     before: Any = folder.json("front", "folder", "--all")
-    (folder.folder / "folder.toml").unlink()
+    more = str(len(before) + 1)
+    written = folder.folder / "folder.toml"
+    written.write_text(written.read_text().replace("trials = 3", "trials = 1"))
+    fewer = str(len(before) - 1)
+    assert f"has {len(before)} trials; extend it to more" in folder.refusal("search", "folder.toml", "--extend", fewer)
+    written.unlink()
     assert f"has {len(before)} trials; extend it to more, not to 1." in folder.refusal(
         "search", "folder", "--resume", "--extend", "1"
     )
     assert "unknown study 'fold'; available: folder" in folder.refusal("search", "fold", "--resume")
-    more = str(len(before) + 1)
     code, _, err = folder("search", "folder", "--resume", "--extend", more, "--workers", "1")
     assert (code, "1 evaluated, 0 from the store, 0 failed." in err) == (0, True)
     after: Any = folder.json("front", "folder", "--all")
@@ -567,6 +571,9 @@ def test_a_damaged_report_in_the_store_is_named(shell: Shell) -> None:
     assert "unknown trust report 'yours'" in shell.refusal("trust", "delete", "yours")
     assert shell("trust", "delete", "mine")[0] == 0
     assert [row["from"] for row in shell.json("trust", "list")] == ["shipped"]  # type: ignore[union-attr]
+    with Store.open(toy_url(shell.folder)) as store:
+        store.add_trust_report("mine", toy_report(0.9).to_json().replace("0.9", "NaN"))
+    assert "trust report 'mine'" in shell.refusal("trust", "show", "mine")
 
 
 def test_an_inherited_fidelity_needs_a_file_name() -> None:
