@@ -6,7 +6,7 @@ line for each to RUNS.jsonl; those that are there are not run again. `NAME` is t
 the gate before the ask, no duplicates. `optuna:NAME` is Optuna's sampler as its documentation shows it: a study of two
 directions, the budget as a constraint, one ask at a time, all defaults.
 
-`python experiments/benchmarks/samplers.py report RUNS.jsonl OUT.json OUT.png` compares them; RUNS may be compressed (.gz).
+`python experiments/benchmarks/samplers.py report RUNS.jsonl OUT.json OUT.png` compares them (also RUNS.jsonl.gz).
 
 What a sampler sees is the surrogate's mIoU with noise, the same for an architecture whoever asks; what counts is the
 hypervolume of the values without noise, of all architectures within the budget that were evaluated.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import postgres
@@ -108,6 +109,16 @@ def test_first_starts_at_once_all_open_the_store(url: str) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+@pytest.mark.parametrize("fidelity", ["x" * 65, "toy\0"])
+def test_what_the_server_cannot_keep_is_one_sentence(fidelity: str, url: str) -> None:
+    run(url)
+    with Store.open(url) as opened:
+        study = replace(opened.study("toy"), name="long", fidelity=fidelity)
+        with pytest.raises(UserError, match="cannot keep this, nothing was written"):
+            opened.add_study(study, batches=(), trials=())
+        assert [one.name for one in opened.studies()] == ["toy"]
 
 
 def test_a_second_driver_is_refused(url: str, tmp_path: Path) -> None:
