@@ -1085,7 +1085,8 @@ def _require_types(row: Base) -> None:
 
 
 def _require_type(name: str, value: object, wanted: type | tuple[type, ...]) -> None:
-    if not isinstance(value, wanted) or (isinstance(value, float) and not math.isfinite(value)):
+    fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError(f"{name} is {str(value)[:40]!r}")
 
 
@@ -1101,6 +1102,8 @@ def _study(row: StudyRow) -> Study:
             for field in fields(rung):
                 wanted = int if field.name == "replicates" else str
                 _require_type(f"a rung's {field.name}", getattr(rung, field.name), wanted)
+            if rung.replicates < 1:
+                raise ValueError(f"a rung has {rung.replicates} replicates")
     return Study(
         name=row.name,
         config=config,

@@ -96,6 +96,7 @@ def test_two_first_starts_at_once_both_open_the_store(tmp_path: Path) -> None:
         "UPDATE studies SET config_json = replace(config_json, '\"seed\": 0', '\"seed\": null')",
         "UPDATE studies SET config_json = replace(config_json, '\"max_ms\": null', '\"max_ms\": Infinity')",
         'UPDATE studies SET rungs_json = \'[{"label": 1, "fidelity": "a", "evaluator": "b", "replicates": 1}]\'',
+        'UPDATE studies SET rungs_json = \'[{"label": "a", "fidelity": "a", "evaluator": "b", "replicates": -5}]\'',
         "UPDATE records SET seconds = 9e999",
         "UPDATE records SET status = 'odd'",
         "UPDATE records SET status = 'failed'",
