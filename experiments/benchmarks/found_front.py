@@ -142,7 +142,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     for role, label in (("anchor", "T, S, B"), ("better", "found: best no slower"), ("faster", "found: 15 % faster")):
         axes.plot([], [], marks[role][0], color=marks[role][1], label=label)
     axes.set(xlabel="latency, ms (Snapdragon 865, estimated)", ylabel="mIoU, % (reference recipe, from scratch)")
-    axes.legend()
+    axes.margins(0.1)
+    axes.legend(loc="upper left")
     axes.grid(alpha=0.3)
     chart.tight_layout()
     chart.savefig(path, dpi=110)
