@@ -626,15 +626,16 @@ class Store:
                 .order_by(ProposalRow.number)
             ).all()
             number, batch, anchor, total_ms, miou_pct = zip(*rows, strict=True) if rows else ((),) * 5
-            if not np.isfinite([*total_ms, *(one for one in miou_pct if one is not None)]).all():
-                raise ValueError("a number is not finite")
-            return Outlines(
+            found = Outlines(
                 number=np.array(number, dtype=np.int64),
                 batch=np.array(batch, dtype=np.int64),
                 is_anchor=np.array([one is not None for one in anchor], dtype=np.bool_),
                 total_ms=np.array(total_ms, dtype=np.float64),
                 miou_pct=np.array(miou_pct, dtype=np.float64),
             )
+            if not np.isfinite(found.total_ms).all() or np.isinf(found.miou_pct).any():
+                raise ValueError("a number is not finite")
+            return found
 
     def counts(self, name: str) -> Counts:
         """How many trials a study has, without reading them."""
