@@ -23,14 +23,14 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from experiments.pareto import front
-from experiments.store import BatchStatistics, Proposal, Record, Rung, Store, Study, Trial
+from experiments.store import BatchStatistics, Proposal, Record, Rung, Store, Study, Trial, require_numbers
 from experiments.study import MOST_REPLICATES, StudyConfig
 from experiments.summaries import hypervolume_of, hypervolume_reference
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate, Task, TopFormerConfig
-from topformer.errors import UserError
+from topformer.config import Candidate, Task, TopFormerConfig, strict_json
+from topformer.errors import UserError, first_line
 from topformer.writing import write_whole
 
 FORMAT = 1
@@ -212,9 +212,8 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
     """
     entry = archive.study
     wanted = name or entry.name
-    config = dict(entry.config) | {"name": wanted}
     try:
-        StudyConfig.model_validate(config)
+        config = StudyConfig.model_validate(dict(entry.config) | {"name": wanted}).model_dump()
     except ValidationError:
         raise UserError(
             f"{wanted[:100]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most 100, the first a "
@@ -340,10 +339,14 @@ def _contents(path: Path) -> dict[str, bytes]:
 
 def _parsed(path: Path, member: str, kind: type[Entry], content: bytes) -> Entry:
     try:
-        return kind.model_validate_json(content)
+        found = kind.model_validate_json(content)
+        strict_json(content)  # what a field may be at will holds no other numbers either
     except ValidationError as error:
         first = error.errors()[0]
         _refuse(path, member, f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}")
+    except (ValueError, RecursionError) as error:
+        _refuse(path, member, first_line(error))
+    return found
 
 
 def _text(path: Path, member: str, content: bytes) -> str:
@@ -384,9 +387,9 @@ def _require_record(path: Path, member: str, what: str, record: _RecordEntry) ->
         if isinstance(miou, bool) or not isinstance(miou, int | float) or not 0 <= miou <= 100:
             _refuse(path, member, f"{what} has an mIoU of {miou!r} %")
         try:
-            json.dumps(record.metrics, allow_nan=False)
-        except ValueError:
-            _refuse(path, member, f"{what} has metrics that are not finite")
+            require_numbers(record.metrics)
+        except TypeError as error:
+            _refuse(path, member, f"{what} has metrics of which {error}")
 
 
 def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry], content: bytes) -> Iterator[Record]:

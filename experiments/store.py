@@ -70,7 +70,7 @@ from experiments.schema import (
 )
 from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.config import Candidate, Task, TopFormerConfig, strict_json
-from topformer.errors import UserError, unknown_name
+from topformer.errors import UserError, first_line, unknown_name
 
 if TYPE_CHECKING:
     from evaluators.base import Scorer
@@ -904,8 +904,9 @@ def _one_sentence(url: str) -> Iterator[None]:
             f"another process wrote to {url} at the same moment, or its content is damaged ({_cause(error)}); "
             "nothing was written, run the same command again."
         ) from error
-    except DataError as error:
-        raise UserError(f"{url} cannot keep this, nothing was written: {_cause(error)}.") from error
+    except (DataError, OverflowError) as error:  # PostgreSQL's sizes of texts, SQLite's of integers
+        cause = _cause(error) if isinstance(error, DataError) else first_line(error)
+        raise UserError(f"{url} cannot keep this, nothing was written: {cause}.") from error
     except DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
             raise UserError(f"{url} is not a database of this tool, or is damaged: {_cause(error)}.") from error
@@ -1134,7 +1135,7 @@ def _batch(row: BatchRow) -> BatchStatistics:
     )
 
 
-def _require_numbers(metrics: Mapping[str, Any]) -> None:
+def require_numbers(metrics: Mapping[str, Any]) -> None:
     """Raises `TypeError` for metrics that are neither numbers nor lists of them; None is one that there is not."""
     for name, values in metrics.items():
         for value in values if isinstance(values, list) else [values]:
@@ -1148,7 +1149,7 @@ def _record(row: RecordRow) -> Record:
     if (row.status, metrics is None) not in (("complete", False), ("failed", True)):
         raise ValueError(f"its status is {row.status[:40]!r}")
     if metrics is not None:
-        _require_numbers(metrics)
+        require_numbers(metrics)
         float(metrics["miou_pct"] if "miou_pct" in metrics else metrics["value"])
     return Record(
         candidate_key=row.candidate_key,

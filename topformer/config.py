@@ -348,7 +348,7 @@ def parse_json(text: str, where: str) -> object:
         raise UserError(f"{where}: not JSON ({error}).") from None
 
 
-def strict_json(text: str) -> Any:
+def strict_json(text: str | bytes) -> Any:
     """Raises `ValueError` for numbers that are not finite, too, which Python reads and JSON does not have."""
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 

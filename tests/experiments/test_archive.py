@@ -112,6 +112,31 @@ def test_a_study_may_come_under_another_name_and_not_twice_under_one(folder: Pat
         assert store.study("other").config["name"] == "other"
 
 
+def test_what_a_configuration_leaves_to_its_defaults_is_imported_with_them(folder: Path, tmp_path: Path) -> None:
+    def shortened(content: bytes) -> bytes:
+        study = json.loads(content)
+        del study["config"]["search"]["seed"], study["config"]["search"]["anchors"]
+        return json.dumps(study).encode()
+
+    found = read_archive(changed(folder, tmp_path / "short.zip", "study.json", shortened))
+    with Store.open(toy_url(tmp_path), create=True) as store, Store.open(toy_url(folder), read_only=True) as old:
+        import_study(store, found)
+        assert store.study("toy") == old.study("toy")
+
+
+def test_numbers_that_no_database_can_keep_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+    def grown(content: bytes) -> bytes:
+        batches = json.loads(content)
+        batches[0]["asked"] = 10**20
+        return json.dumps(batches).encode()
+
+    found = read_archive(changed(folder, tmp_path / "large.zip", "batches.json", grown))
+    with Store.open(toy_url(tmp_path), create=True) as store:
+        with pytest.raises(UserError, match="cannot keep this, nothing was written"):
+            import_study(store, found)
+        assert store.studies() == ()
+
+
 def test_a_store_with_another_result_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
     found = read_archive(folder / "toy.zip")
     trial = found.trials[0]
@@ -161,6 +186,8 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         ("trials.jsonl", edited("record.metrics.miou_pct", 99.0, line=3), "give the front"),
         ("trials.jsonl", edited("record.metrics.miou_pct", 101.0, line=3), r"mIoU of 101\.0 %"),
         ("trials.jsonl", edited("record.metrics.miou_pct", "30", line=3), "mIoU of '30' %"),
+        ("trials.jsonl", edited("record.metrics.seconds", "long", line=3), "metrics of which seconds is 'long'"),
+        ("trials.jsonl", edited("record.metrics.seconds", float("nan"), line=3), "NaN is no finite number"),
         ("trials.jsonl", edited("record.metrics", None, line=3), "is complete but its metrics are not"),
         ("trials.jsonl", edited("latency_ms", 0.01, line=3), r"said to take 0\.01 ms, its table says"),
         ("trials.jsonl", edited("architecture.num_blocks", 5, line=3), "key of another architecture"),
