@@ -183,8 +183,11 @@ def read_archive(path: Path) -> Archive:
         _refuse(path, "table.lut", str(error).rstrip("."))
     try:
         batches = tuple(_BATCHES.validate_json(members["batches.json"]))
-    except ValidationError as error:
-        _refuse(path, "batches.json", str(error).splitlines()[0])
+        strict_json(members["batches.json"])
+    except (ValueError, RecursionError) as error:
+        _refuse(path, "batches.json", first_line(error))
+    if any(value < 0 for batch in batches for value in asdict(batch).values()):
+        _refuse(path, "batches.json", "a batch has counts below 0")
     trials = tuple(
         _parsed(path, "trials.jsonl", _TrialEntry, line) for line in members["trials.jsonl"].splitlines() if line
     )

@@ -199,6 +199,8 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         ("trials.jsonl", lambda _: b"", r"batches\.json|give the front"),
         ("batches.json", lambda _: b"[]", r"batches\.json: 0 batches"),
         ("batches.json", lambda _: b"{", r"batches\.json"),
+        ("batches.json", lambda content: content.replace(b'"asked": ', b'"asked": -', 1), "counts below 0"),
+        ("batches.json", lambda content: content.replace(b'_seconds": 0.', b'_seconds": 1e999', 1), "no finite number"),
         ("table.lut", lambda content: content.replace(b"0.0", b"0.1", 1), r"study\.json|table\.lut"),
         ("table.lut", lambda _: b"\xff\xfe", "not text"),
         ("study.json", edited("config.search.sampler", "evil.module:run"), "study.json"),
