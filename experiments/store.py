@@ -919,7 +919,7 @@ def _misses_a_table(error: DatabaseError) -> bool:
 
 
 def _cause(error: DatabaseError) -> str:
-    return str(error.orig).strip().splitlines()[0]
+    return first_line(error.orig or error)
 
 
 def _now() -> str:
@@ -1125,22 +1125,14 @@ def _trust_report(row: TrustReportRow) -> tuple[str, str]:
 
 def _batch(row: BatchRow) -> BatchStatistics:
     _require_types(row)
-    return BatchStatistics(
-        asked=row.asked,
-        invalid=row.invalid,
-        over_budget=row.over_budget,
-        duplicates=row.duplicates,
-        sampler_seconds=row.sampler_seconds,
-        screened=row.screened,
-    )
+    return BatchStatistics(**{field.name: getattr(row, field.name) for field in fields(BatchStatistics)})
 
 
 def require_numbers(metrics: Mapping[str, Any]) -> None:
     """Raises `TypeError` for metrics that are neither numbers nor lists of them; None is one that there is not."""
     for name, values in metrics.items():
         for value in values if isinstance(values, list) else [values]:
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
-                raise TypeError(f"{name} is {str(value)[:40]!r}")
+            _require_type(name, value, (int, float, type(None)))
 
 
 def _record(row: RecordRow) -> Record:
