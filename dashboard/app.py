@@ -10,7 +10,8 @@ import streamlit as st
 
 from dashboard.charts import block_figure, pareto_figure
 from dashboard.queries import StudyView, best_row, block_frame, class_frame, study_names, study_view
-from experiments import DEFAULT_URL
+from dashboard.text import say
+from experiments import DEFAULT_URL, without_password
 from topformer.errors import UserError
 
 REFRESH_S = 5
@@ -29,16 +30,19 @@ def page() -> None:
     try:
         names = study_names(url)
     except UserError as error:
-        st.warning(str(error))
+        say("warning", str(error))
         return
     if not names:
-        st.warning(f"{url} holds no study yet; launch one with: topformer-nas search quickstart --storage {url}")
+        shown = without_password(url)
+        say(
+            "warning", f"{shown} holds no study yet; launch one with: topformer-nas search quickstart --storage {shown}"
+        )
         return
     name = str(st.sidebar.selectbox("study", names, key="study"))
     try:
         running = study_view(url, name).running
     except UserError as error:
-        st.warning(str(error))
+        say("warning", str(error))
         return
     st.fragment(study_section, run_every=REFRESH_S if running else None)(url, name)
 
@@ -62,14 +66,14 @@ def health(view: StudyView) -> None:
     wanted = view.study.config["search"]["trials"]
     failed = sum(trial.state == "failed" for trial in view.trials)
     state = "running or interrupted" if view.running else "finished"
-    st.caption(
+    st.text(
         f"{state}: {len(view.frame)} of {wanted} architectures evaluated, {failed} failed · mIoU by "
         f"{view.study.fidelity} · latency from table {view.table_name} ({view.table_kind}; {view.interval_note})"
     )
     if view.ranking.trusted:
-        st.info(f"{view.study.fidelity}: {view.ranking.sentence}.")
+        say("info", f"{view.study.fidelity}: {view.ranking.sentence}.")
     else:
-        st.warning(f"{view.study.fidelity}: {view.ranking.sentence}. Read the front as a shortlist.")
+        say("warning", f"{view.study.fidelity}: {view.ranking.sentence}. Read the front as a shortlist.")
 
 
 def front_section(view: StudyView) -> int:
@@ -86,12 +90,13 @@ def front_section(view: StudyView) -> int:
     )
     best = best_row(frame, budget)
     if best is None:
-        st.info(f"No evaluated architecture runs within {budget:g} ms; the fastest needs {low:.2f} ms.")
+        say("info", f"No evaluated architecture runs within {budget:g} ms; the fastest needs {low:.2f} ms.")
     else:
-        st.success(
+        say(
+            "success",
             f"Best under {budget:g} ms: trial {best['trial']}{' (' + best['anchor'] + ')' if best['anchor'] else ''}, "
             f"mIoU {best['miou_pct']:.2f} %, {best['latency_ms']:.2f} ms "
-            f"({best['latency_low_ms']:.2f} to {best['latency_high_ms']:.2f})"
+            f"({best['latency_low_ms']:.2f} to {best['latency_high_ms']:.2f})",
         )
     best_trial = None if best is None else int(best["trial"])
     figure = pareto_figure(
@@ -124,7 +129,7 @@ def front_section(view: StudyView) -> int:
 def architecture_section(view: StudyView, number: int, *, url: str) -> None:
     trial = next(trial for trial in view.trials if trial.number == number)
     st.subheader(f"Trial {number}{f' ({trial.anchor})' if trial.anchor else ''}")
-    storage = "" if url == DEFAULT_URL else f" --storage {url}"
+    storage = "" if url == DEFAULT_URL else f" --storage {without_password(url)}"
     st.code(
         f"topformer-nas export {view.study.name}#{number} --out exported{storage}", language="bash", wrap_lines=True
     )

@@ -1,6 +1,11 @@
-"""From data frames to figures; pure functions."""
+"""From data frames to figures; pure functions.
+
+Plotly reads a part of HTML in titles, labels and legends, links among it: text from a store is escaped first.
+"""
 
 from __future__ import annotations
+
+import html
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -34,7 +39,7 @@ def pareto_figure(
     figure.add_trace(line)
     stars = _points(anchors, "anchors", {"color": ANCHOR_COLOUR, "size": 15, "symbol": "star"})
     stars.mode = "markers+text"
-    stars.text = anchors["anchor"]
+    stars.text = anchors["anchor"].map(_escaped)
     stars.textposition = "bottom right"
     figure.add_trace(stars)
     if best_trial is not None:
@@ -43,8 +48,8 @@ def pareto_figure(
         figure.add_trace(_points(best, "best under the budget", ring))
     figure.add_vline(x=budget_ms, line_dash="dash", line_color=BUDGET_COLOUR, annotation_text=f"{budget_ms:g} ms")
     figure.update_layout(
-        xaxis_title=f"latency, ms ({table})",
-        yaxis_title=f"mIoU, % ({fidelity})",
+        xaxis_title=_escaped(f"latency, ms ({table})"),
+        yaxis_title=_escaped(f"mIoU, % ({fidelity})"),
         uirevision=revision,
         legend={"orientation": "h", "y": 1.12},
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
@@ -56,6 +61,7 @@ def pareto_figure(
 def block_figure(frame: pd.DataFrame) -> go.Figure:
     """Latency of each block in ms, in the order they run, coloured by part of the network."""
     figure = go.Figure()
+    frame = frame.assign(block=frame["block"].map(_escaped), module=frame["module"].map(_escaped))
     for module, rows in frame.groupby("module", sort=False):
         figure.add_trace(go.Bar(x=rows["ms"], y=rows["block"], name=str(module), orientation="h"))
     figure.update_layout(
@@ -65,6 +71,10 @@ def block_figure(frame: pd.DataFrame) -> go.Figure:
         height=max(300, 20 * len(frame) + 80),
     )
     return figure
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)
 
 
 def _points(frame: pd.DataFrame, name: str, marker: dict[str, object]) -> go.Scatter:

@@ -14,6 +14,7 @@ from typing import Any
 
 import fsspec
 
+from experiments import without_password
 from topformer.cache import cache_folder
 from topformer.errors import UserError
 
@@ -33,15 +34,21 @@ class Artefacts:
         self.folder = cache_folder() / "artefacts" / hashlib.sha256(location.rstrip("/").encode()).hexdigest()[:16]
 
     def path(self, name: str) -> Path:
-        """Where a file is written, and then given to `keep`."""
+        """Where a file is written, and then given to `keep`. Raises `ValueError` for what is no plain file name.
+
+        Names come from databases, which may be somebody else's: a path would reach files outside the folder.
+        """
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+            raise ValueError(f"{name[:100]!r} is no plain file name")
         return self.folder / name
 
     def keep(self, name: str) -> None:
         """Bring a written file to object storage."""
+        path = self.path(name)
         if self._remote is not None:
             with self._reachable():
                 self._remote.makedirs(self._prefix, exist_ok=True)
-                self._remote.put_file(str(self.path(name)), self._url(name))
+                self._remote.put_file(str(path), self._url(name))
 
     def fetched(self, name: str, *, sha256: str | None) -> Path | None:
         """The local file, brought from object storage where none of this checksum is here; None where there is none."""
@@ -57,7 +64,7 @@ class Artefacts:
         return path if path.is_file() else None
 
     def delete(self, name: str) -> None:
-        """Delete a file that may be gone already."""
+        """Delete a file that may be gone already. Raises `ValueError` as `path` does, before anything is deleted."""
         self.path(name).unlink(missing_ok=True)
         if self._remote is not None:
             with self._reachable():
@@ -72,9 +79,10 @@ class Artefacts:
         try:
             yield
         except Exception as error:  # of whichever package the URL's scheme belongs to
-            reason = " ".join(str(error).split()) or type(error).__name__
+            told = " ".join(str(error).split()) or type(error).__name__
+            reason, shown = without_password(self.location, told=told), without_password(self.location)
             raise UserError(
-                f"the weights' place {self.location!r} cannot be used ({reason}); "
+                f"the weights' place {shown!r} cannot be used ({reason}); "
                 "name a folder, or a URL as s3://BUCKET/FOLDER whose package and credentials are here."
             ) from error
 

@@ -514,17 +514,13 @@ def dashboard(
     """Browse the Pareto front of every study in the browser."""
     import socket
 
-    import dashboard.app
-
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError):
             raise UserError(f"port {port} cannot be used, another program has it; choose one with --port.") from None
-    command = [sys.executable, "-m", "streamlit", "run", str(Path(dashboard.app.__file__))]
-    command += [f"--server.port={port}", f"--server.headless={str(headless).lower()}", "--server.address=127.0.0.1"]
-    command += ["--browser.gatherUsageStats=false"]
+    command = [sys.executable, "-m", "dashboard", "--port", str(port), *(["--headless"] if headless else [])]
     os.execve(sys.executable, command, {**os.environ, "TOPFORMER_NAS_STORAGE": storage})  # signals reach it
 
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast, get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -69,7 +69,7 @@ from experiments.schema import (
     revision_of,
 )
 from latency_lut.table import LatencyEstimate, LatencyTable
-from topformer.config import Candidate, Task, TopFormerConfig, strict_json
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, strict_json
 from topformer.errors import UserError, first_line, unknown_name
 
 if TYPE_CHECKING:
@@ -246,6 +246,7 @@ class Store:
     def __init__(self, engine: Engine, url: str, artefacts: Artefacts, *, read_only: bool) -> None:
         self.engine = engine
         self.url = without_password(url)
+        self._whole_url = url
         self.artefacts = artefacts
         self.read_only = read_only
 
@@ -258,7 +259,7 @@ class Store:
         engine, artefacts = _engine(url, create=create, read_only=read_only)
         store = cls(engine, url, artefacts, read_only=read_only)
         try:
-            with _one_sentence(store.url):
+            with _one_sentence(url):
                 store._require_schema(create=create)
         except BaseException:
             engine.dispose()
@@ -314,7 +315,7 @@ class Store:
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with _one_sentence(self.url):
+        with _one_sentence(self._whole_url):
             _await_server(self.engine)
             with Session(self.engine) as session, session.begin():
                 yield session
@@ -564,7 +565,7 @@ class Store:
         return {
             "state": row.status,
             "record": _record(row),
-            "weights": self.artefacts.path(row.weights_path) if row.weights_path else None,
+            "weights": None if row.weights_path is None else self.artefacts.path(_weights_name(row)),
             "weights_sha256": row.weights_sha256,
         }
 
@@ -680,7 +681,7 @@ class Store:
 
     def weights_path(self, candidate_key: str, evaluator: str, replicate: int) -> Path:
         """Where an evaluation's weights are written."""
-        return self.artefacts.path(f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors")
+        return self.artefacts.path(_name_of_weights(candidate_key, evaluator, replicate))
 
     def fetched_weights(self, trial: Trial) -> Path | None:
         """The kept weights of a trial, as a local file; None where they are not kept or gone."""
@@ -692,7 +693,8 @@ class Store:
             for key in records:
                 row = _record_row(session, *key)
                 if row is not None and row.weights_path is not None:
-                    self.artefacts.delete(row.weights_path)
+                    with _undamaged(f"the record of candidate {str(row.candidate_key)[:100]}"):
+                        self.artefacts.delete(_weights_name(row))
                     row.weights_path = row.weights_sha256 = None
 
     def restore_weights(self, candidate_key: str, evaluator: str, replicate: int, weights: Path) -> None:
@@ -713,6 +715,8 @@ class Store:
         if candidate is None:
             raise ValueError("its candidate is not there")
         _require_types(candidate)
+        if row.origin not in get_args(Origin) or row.anchor not in (None, *ANCHORS):
+            raise ValueError(f"its origin is {row.origin[:40]!r}, its anchor {str(row.anchor)[:40]!r}")
         return Trial(
             number=row.number,
             batch=row.batch,
@@ -883,43 +887,44 @@ def _tune_sqlite(connection: Any, _: object) -> None:
 
 
 @contextmanager
-def _one_sentence(url: str) -> Iterator[None]:
-    """Turn what a person can mend about a database into one sentence."""
+def _one_sentence(whole_url: str) -> Iterator[None]:
+    """Turn what a person can mend about a database into one sentence, which shows no password of its URL."""
+    url = without_password(whole_url)
+
+    def cause(error: DatabaseError) -> str:
+        return without_password(whole_url, told=first_line(error.orig or error))
+
     try:
         yield
     except (OperationalError, ProgrammingError) as error:
         if _misses_a_table(error):
             raise UserError(
-                f"{url} lacks a table or column of this tool ({_cause(error)}): it was edited, or is damaged; restore "
+                f"{url} lacks a table or column of this tool ({cause(error)}): it was edited, or is damaged; restore "
                 "a backup."
             ) from error
         if isinstance(error, ProgrammingError) and error.statement is not None:
             raise
         raise UserError(
-            f"database {url} cannot be used: {_cause(error)}. "
+            f"database {url} cannot be used: {cause(error)}. "
             "Check that it exists, is not read-only, locked or full, and try again; nothing written so far is lost."
         ) from error
     except IntegrityError as error:
         raise UserError(
-            f"another process wrote to {url} at the same moment, or its content is damaged ({_cause(error)}); "
+            f"another process wrote to {url} at the same moment, or its content is damaged ({cause(error)}); "
             "nothing was written, run the same command again."
         ) from error
     except (DataError, OverflowError) as error:  # PostgreSQL's sizes of texts, SQLite's of integers
-        cause = _cause(error) if isinstance(error, DataError) else first_line(error)
-        raise UserError(f"{url} cannot keep this, nothing was written: {cause}.") from error
+        why = cause(error) if isinstance(error, DataError) else first_line(error)
+        raise UserError(f"{url} cannot keep this, nothing was written: {why}.") from error
     except DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
-            raise UserError(f"{url} is not a database of this tool, or is damaged: {_cause(error)}.") from error
+            raise UserError(f"{url} is not a database of this tool, or is damaged: {cause(error)}.") from error
         raise
 
 
 def _misses_a_table(error: DatabaseError) -> bool:
     """By SQLite's words, or PostgreSQL's codes of undefined tables and columns."""
     return "no such" in str(error.orig) or getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
-
-
-def _cause(error: DatabaseError) -> str:
-    return first_line(error.orig or error)
 
 
 def _now() -> str:
@@ -972,6 +977,19 @@ def _mean(records: Sequence[Record], label: str) -> Record:
         metrics={name: mean([one[name] for one in metrics]) for name in metrics[0]},
         seconds=sum(record.seconds for record in records),
     )
+
+
+def _name_of_weights(candidate_key: str, evaluator: str, replicate: int) -> str:
+    return f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
+
+
+def _weights_name(row: RecordRow) -> str:
+    """The file of a record's weights, in the folder of the store. Raises `ValueError` for any other name: whoever edits
+    a database must not choose which files are read and deleted."""
+    wanted = _name_of_weights(row.candidate_key, row.evaluator, row.replicate)
+    if row.weights_path != wanted:
+        raise ValueError(f"its weights are {str(row.weights_path)[:100]!r}, not {wanted[:100]!r}")
+    return wanted
 
 
 def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +45,11 @@ def result(folder: Path) -> StudyResult:
 def app(url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("TOPFORMER_NAS_STORAGE", url)
     return AppTest.from_file(str(Path(dashboard.app.__file__)), default_timeout=60).run()
+
+
+def said(page: AppTest, fragment: str) -> str | None:
+    """The first text on the page with this in it."""
+    return next((text.value for text in page.text if fragment in text.value), None)
 
 
 def test_the_frame_has_every_trial_and_marks_the_front(folder: Path, result: StudyResult) -> None:
@@ -93,34 +102,32 @@ def test_the_page_shows_the_front_and_distrusts_the_ranking(
 ) -> None:
     page = app(toy_url(folder), monkeypatch)
     assert not page.exception
-    assert "ranking untested" in page.warning[0].value
-    assert "12 of 12 architectures evaluated" in page.caption[0].value
-    assert "Best under" in page.success[0].value
+    assert said(page, "⚠ toy: ranking untested")
+    assert said(page, "12 of 12 architectures evaluated")
+    assert said(page, "✓ Best under")
     table: pd.DataFrame = page.dataframe[0].value
     assert len(table) == 12
 
 
 def test_the_page_says_what_a_trust_report_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_toy(tmp_path, toy_config(trials=6))
-    for tau, shown in ((0.71, "info"), (0.45, "warning")):
+    for tau, sign in ((0.71, "ℹ"), (0.45, "⚠")):
         report = toy_report(tau)
         with Store.open(toy_url(tmp_path)) as store:
             store.add_trust_report(report.name, report.to_json())
         page = app(toy_url(tmp_path), monkeypatch)
         assert not page.exception
-        assert f"ranking tau {tau}" in page.get(shown)[0].value
-        assert bool(page.warning) == (shown == "warning")
+        assert said(page, f"{sign} toy: ranking tau {tau}")
 
 
 def test_the_slider_moves_the_recommendation(
     folder: Path, result: StudyResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = app(toy_url(folder), monkeypatch)
-    first = page.success[0].value
+    first = said(page, "Best under")
     page = page.slider[0].set_value(page.slider[0].min).run()
     assert not page.exception
-    shown = page.success[0].value if page.success else page.info[0].value
-    assert shown != first
+    assert first != (said(page, "Best under") or said(page, "No evaluated architecture runs within"))
 
 
 def test_choosing_an_architecture_shows_its_export_command(
@@ -137,7 +144,7 @@ def test_choosing_an_architecture_shows_its_export_command(
 def test_a_missing_store_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = app(f"sqlite:///{tmp_path}/none.db", monkeypatch)
     assert not page.exception
-    assert "launch a study first" in page.warning[0].value
+    assert said(page, "launch a study first")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,14 +152,14 @@ def test_an_empty_store_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Store.open(toy_url(tmp_path), create=True).engine.dispose()
     page = app(toy_url(tmp_path), monkeypatch)
     assert not page.exception
-    assert "holds no study yet" in page.warning[0].value
+    assert said(page, "holds no study yet")
 
 
 def test_a_foreign_file_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toy.db").write_bytes(b"not a database at all" * 100)
     page = app(toy_url(tmp_path), monkeypatch)
     assert not page.exception
-    assert page.warning
+    assert said(page, "is not a database of this tool")
 
 
 def test_a_study_without_results_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +188,7 @@ def served(folder: Path, result: StudyResult) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(Path(dashboard.app.__file__)), f"--server.port={port}"]
-    command += ["--server.headless=true", "--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
+    command = [sys.executable, "-m", "dashboard", "--headless", "--port", str(port)]
     environment = {**os.environ, "TOPFORMER_NAS_STORAGE": toy_url(folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -190,6 +196,28 @@ def served(folder: Path, result: StudyResult) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+@pytest.mark.slow
+def test_a_page_of_another_name_that_leads_here_is_refused(served: str) -> None:
+    """DNS rebinding: any page can have its name resolve to this machine, and was served as the dashboard's own."""
+    port = int(served.rpartition(":")[2])
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+    upgrade = upgrade.format(key="dGhlIHNhbXBsZSBub25jZQ==")
+    for host, own in (
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost@evil.example", False),
+        ("", False),
+    ):
+        for path, headers, status in (("/", "", b"200"), ("/_stcore/stream", upgrade, b"101")):
+            origin = f"Origin: http://{host}:{port}\r\n" if headers else ""
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{origin}{headers}\r\n".encode())
+                answer = connection.recv(100).split()[1]
+            assert (answer == status) == own, (host, path, answer)
 
 
 def wait_for(address: str) -> None:
@@ -200,6 +228,117 @@ def wait_for(address: str) -> None:
         except OSError:
             time.sleep(0.5)
     raise AssertionError(f"{address} does not answer")
+
+
+HOSTILE = (
+    "![x](http://127.0.0.1:9/a.png) [c](http://127.0.0.1:9/b) http://127.0.0.1:9/c www.evil.example "
+    '<a href="http://127.0.0.1:9/d">d</a> <img src=x> $x^2$ :red[e] :material/home: **f**'
+)
+SHOWN_AS_MARKUP = ("markdown", "caption", "title", "header", "subheader", "info", "warning", "error", "success")
+
+
+def edited(column: str, value: object) -> object:
+    """A column's content with hostile text for each of its strings; None where it has none."""
+    if column.endswith("_json"):
+        content = json.loads(str(value))
+        hostile = hostile_like(content)
+        return None if hostile == content else json.dumps(hostile)
+    if column == "table_text":
+        lines = str(value).splitlines()
+        names = [line.replace('"toy"', json.dumps(HOSTILE)).replace('"none"', json.dumps(HOSTILE)) for line in lines]
+        body = "\n".join(names[2:]) + "\n"
+        return "\n".join([names[0], f"sha256 {hashlib.sha256(body.encode()).hexdigest()}", body])
+    return HOSTILE if isinstance(value, str) else None
+
+
+def hostile_like(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: hostile_like(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hostile_like(one) for one in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def text_columns(path: Path) -> list[tuple[str, str, object]]:
+    """Table, column and the first content of every column that holds text, ours and Alembic's revision left out."""
+    with closing(sqlite3.connect(path)) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return [
+            (table, column, value)
+            for table in sorted(tables)
+            if table != "topformer_nas_revision"
+            for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall()
+            for (value,) in connection.execute(f"SELECT {column} FROM {table} WHERE {column} NOTNULL LIMIT 1")
+            if isinstance(value, str)
+        ]
+
+
+@pytest.mark.slow
+def test_whatever_text_a_store_holds_is_shown_as_text(
+    folder: Path, result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive's fidelity made the browser fetch an image from another address."""
+    run_toy(tmp_path, toy_config(trials=6))
+    report = toy_report(0.71)
+    with Store.open(toy_url(tmp_path)) as store:
+        store.add_trust_report(report.name, report.to_json())
+    columns = text_columns(tmp_path / "toy.db")
+    assert len(columns) > 20
+    seen = 0
+    for table, column, value in columns:
+        hostile = edited(column, value)
+        if hostile is None:
+            continue
+        place = tmp_path / f"{table}-{column}"
+        place.mkdir()
+        with closing(sqlite3.connect(tmp_path / "toy.db")) as good, closing(sqlite3.connect(place / "toy.db")) as bad:
+            good.backup(bad)
+            bad.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (hostile, value))
+            bad.commit()
+        page = app(toy_url(place), monkeypatch)
+        assert not page.exception, (table, column)
+        for kind in SHOWN_AS_MARKUP:
+            assert not any("127.0.0.1:9" in one.value for one in page.get(kind)), (table, column, kind)
+        for label in [*(one.label for one in page.selectbox), *(one.label for one in page.slider)]:
+            assert "127.0.0.1:9" not in label
+        for chart in page.get("plotly_chart"):
+            figure = json.loads(chart.proto.spec)  # type: ignore[attr-defined]
+            figure["layout"].pop("uirevision", None)  # a name for the figure, never shown
+            drawn = json.dumps(figure, ensure_ascii=False)
+            assert "<a" not in drawn, (table, column)
+            assert "<img" not in drawn, (table, column)
+            seen += "&lt;a href" in drawn
+        seen += sum("127.0.0.1:9" in text.value for text in page.text)
+    assert seen > 5
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
+def test_text_of_a_store_makes_no_browser_fetch_or_link(served: str, folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "toy.db")) as connection:
+        connection.execute("UPDATE studies SET fidelity = ?", (HOSTILE,))
+        connection.execute("UPDATE records SET fidelity = ?", (HOSTILE,))
+        connection.commit()
+    asked: list[str] = []
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 1500, "height": 1100})
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(served)
+            page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=60_000)
+            page.wait_for_timeout(1500)
+            assert "![x](http://127.0.0.1:9/a.png) [c](http://127.0.0.1:9/b)" in page.inner_text("body")
+            assert page.locator("a[href*='127.0.0.1:9'], a[href*='evil'], img[src*='127.0.0.1:9']").count() == 0
+            browser.close()
+    finally:
+        with closing(sqlite3.connect(folder / "toy.db")) as connection:
+            connection.execute("UPDATE studies SET fidelity = 'toy'")
+            connection.execute("UPDATE records SET fidelity = 'toy'")
+            connection.commit()
+    assert asked
+    assert all(url.startswith((served, served.replace("http", "ws"), "data:", "blob:")) for url in asked)
 
 
 @pytest.mark.browser

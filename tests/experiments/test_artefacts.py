@@ -70,6 +70,14 @@ def test_what_is_not_there_is_none_and_deleting_it_is_no_error() -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a", "a/../../b", "..", ".", "", "a\\b", "C:a", "a\0"])
+def test_only_plain_names_are_files_of_the_folder(name: str, tmp_path: Path) -> None:
+    for artefacts in (Artefacts(str(tmp_path / "folder")), Artefacts(BUCKET)):
+        for use in (artefacts.path, artefacts.keep, artefacts.delete, lambda n, a=artefacts: a.fetched(n, sha256=None)):
+            with pytest.raises(ValueError, match="no plain file name"):
+                use(name)  # type: ignore[operator]
+
+
 def test_places_never_share_their_local_copies() -> None:
     assert Artefacts(BUCKET).folder != Artefacts(f"{BUCKET}2").folder
 
@@ -80,6 +88,12 @@ def test_a_place_without_its_package_is_one_sentence(location: str) -> None:
         pytest.skip("s3fs is installed")
     with pytest.raises(UserError, match=rf"the weights' place '{location}' cannot be used \(.*(nowhere|s3fs)"):
         Artefacts(location)
+
+
+def test_a_secret_in_the_place_of_weights_is_not_shown() -> None:
+    with pytest.raises(UserError) as error:
+        Artefacts("nowhere://key:geheim@bucket/x?secret=geheim")
+    assert "geheim" not in str(error.value)
 
 
 def test_a_study_keeps_its_front_and_the_anchors_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

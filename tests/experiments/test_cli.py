@@ -514,9 +514,18 @@ def test_passwords_are_not_shown(shell: Shell) -> None:
     _, out, err = shell("doctor", "--storage", url)
     assert "geheim" not in out + err
     assert storage_flag(url) == " --storage postgresql://nas:***@127.0.0.1:9/studies"
+    assert storage_flag("postgresql://nas@h/s?host=/run&port=5&sslmode=require&sslkey=k") == (
+        " --storage postgresql://nas@h/s?host=/run&port=5&sslmode=require&sslkey=***"
+    )
     assert storage_flag("sqlite:///a:b@c.db") == " --storage sqlite:///a:b@c.db"
     for other in (
         "postgresql://nas@127.0.0.1:9/s?password=geheim&x=1",
+        "postgresql://nas@127.0.0.1:9/s?pass%77ord=geheim",
+        "postgresql://nas@127.0.0.1:9/s?PASSWORD=geheim",
+        "postgresql://nas@127.0.0.1:9/s?x=1&sslpassword=geheim",
+        "postgresql://nas@127.0.0.1:9/s?host=a;password=geheim",
+        "postgresql://nas@127.0.0.1:9/s?options=-c%20password=geheim",
+        "postgresql://nas@127.0.0.1:9/s?pass%2577ord=geheim#geheim=geheim",
         "none://nas:ge/geheim@h/s",
         "none://n:geheim@h@s",
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from toys import outline, run_toy, toy_config, toy_url
+from toys import ToyEvaluator, outline, run_toy, toy_config, toy_url
 
 from experiments import schema
 from experiments.store import Store
@@ -114,6 +114,39 @@ def test_damaged_content_is_one_sentence(damage: str, tmp_path: Path) -> None:
         connection.execute(damage)
     with Store.open(toy_url(tmp_path), read_only=True) as store, pytest.raises(UserError, match="damaged"):
         assert all((store.study("toy"), store.trials("toy"), store.batches("toy")))
+
+
+@pytest.mark.parametrize(
+    "name", ["/{}", "../{}", "..", "", "other.safetensors", "toy.db.artefacts/{}", "a\\{}", "{}\0"]
+)
+@pytest.mark.parametrize("renamed", [False, True])
+def test_whoever_edits_a_database_does_not_choose_which_files_are_deleted(
+    name: str, renamed: bool, tmp_path: Path
+) -> None:
+    """A record's weights were any path once, and pruning deleted it."""
+    run_toy(tmp_path, toy_config(trials=6), ToyEvaluator(keeps_weights=True))
+    precious = tmp_path / "precious.safetensors"
+    precious.write_bytes(b"somebody's")
+    path = name.format(str(precious).removeprefix("/") if name.startswith("/") else precious.name)
+    with Store.open(toy_url(tmp_path)) as store:
+        trial = next(trial for trial in store.trials("toy") if trial.weights)
+        assert trial.record is not None
+        key = (trial.candidate.key, trial.record.evaluator, 0)
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute("UPDATE records SET weights_path = ? WHERE candidate_key = ?", (path, key[0]))
+        if renamed:  # so that the name fits the record
+            connection.execute("UPDATE candidates SET key = ? WHERE key = ?", (path, key[0]))
+            connection.execute("UPDATE proposals SET candidate_key = ? WHERE candidate_key = ?", (path, key[0]))
+            connection.execute("UPDATE records SET candidate_key = ? WHERE candidate_key = ?", (path, key[0]))
+            key = (path, *key[1:])
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    with Store.open(toy_url(tmp_path)) as store:
+        with pytest.raises(UserError, match="its weights are"):
+            store.trials("toy")
+        with pytest.raises(UserError, match="its weights are"):
+            store.drop_weights([key])
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
 
 @pytest.mark.parametrize("name", ["a#b", "a%b", "ä b"])
