@@ -17,6 +17,27 @@ ProgressCallback = Callable[[int, int, float], None]
 """Called with (iterations done, iterations in all, loss of the last one)."""
 
 
+ClassCounts = tuple[tuple[int, int, int], ...]
+"""Pixels of each class: rightly predicted, labelled, predicted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What a network did on a split."""
+
+    confusion: ConfusionMatrix
+    blocks: tuple[ClassCounts, ...] | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Curve:
+    """How a training went, at even points; filled while it runs."""
+
+    miou_pct: list[float]
+    loss: tuple[float, ...] = ()
+    cpu_seconds: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
     """What one evaluation found."""
@@ -31,19 +52,47 @@ class Metrics:
     seconds: float
     """Wall clock, drawing of missing data included."""
     cpu_seconds: float
-    """Of this process, all threads together: what an evaluation costs, whatever else the machine does."""
+    """CPU seconds of this process, all threads together: what an evaluation costs, whatever else the machine does."""
+    curve_loss: tuple[float, ...] | None = None
+    """Mean loss over each tenth of the iterations; None where nothing was trained, and in older records."""
+    curve_miou_pct: tuple[float, ...] | None = None
+    """mIoU on the first validation images after each tenth of the iterations, by the weights that would be kept."""
+    curve_cpu_seconds: float | None = None
+    """Part of `cpu_seconds` that the scores of the curve took."""
+    blocks: tuple[ClassCounts, ...] | None = None
+    """Pixels of each class in each block of neighbouring validation images; None for images of one size."""
+    judge_miou_pct: float | None = None
+    """mIoU on the split `test`, by which nothing is chosen; None where the evaluator does not judge."""
+    judge_per_class_iou_pct: tuple[float | None, ...] | None = None
+    judge_blocks: tuple[ClassCounts, ...] | None = None
+    """Pixels of each class in each block of neighbouring images of `test`."""
 
     @classmethod
-    def of(cls, confusion: ConfusionMatrix, *, train_loss: float | None, since: tuple[float, float]) -> Self:
-        """Of a scored network; `since` is what `clocks` said when its evaluation began."""
+    def of(
+        cls,
+        scored: Scored,
+        *,
+        since: tuple[float, float],
+        train_loss: float | None = None,
+        curve: Curve | None = None,
+        judged: Scored | None = None,
+    ) -> Self:
+        """Metrics of a scored network; `since` is what `clocks` said when its evaluation began."""
         wall, cpu = clocks()
         return cls(
-            miou_pct=confusion.miou_pct,
-            per_class_iou_pct=confusion.per_class_iou_pct,
-            pixel_accuracy_pct=confusion.pixel_accuracy_pct,
+            miou_pct=scored.confusion.miou_pct,
+            per_class_iou_pct=scored.confusion.per_class_iou_pct,
+            pixel_accuracy_pct=scored.confusion.pixel_accuracy_pct,
             train_loss=train_loss,
             seconds=wall - since[0],
             cpu_seconds=cpu - since[1],
+            curve_loss=curve.loss if curve else None,
+            curve_miou_pct=tuple(curve.miou_pct) if curve else None,
+            curve_cpu_seconds=curve.cpu_seconds if curve else None,
+            blocks=scored.blocks,
+            judge_miou_pct=judged.confusion.miou_pct if judged else None,
+            judge_per_class_iou_pct=judged.confusion.per_class_iou_pct if judged else None,
+            judge_blocks=judged.blocks if judged else None,
         )
 
     @property

@@ -20,7 +20,7 @@ from topformer.model import upsample
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evaluators.datasets import Image, Labels, SegmentationDataset
+    from evaluators.datasets import Image, Labels, SegmentationDataset, Split
     from evaluators.datasets.imagenet import ClassFolders
     from evaluators.recipe import Protocol
 
@@ -28,6 +28,8 @@ MEAN = (123.675, 116.28, 103.53)
 STANDARD_DEVIATION = (58.395, 57.12, 57.375)
 """Of ImageNet, RGB, 0 to 255: what released backbones expect."""
 EVALUATION_BATCH = 10
+BLOCK_IMAGES = 10
+MOST_BLOCKS = 50
 CLASSIFICATION_PX = 224
 _CLASSIFICATION_SHORT_SIDE = 256
 _LONGEST = 16
@@ -80,19 +82,20 @@ def evaluate(
     dataset: SegmentationDataset,
     protocol: Protocol,
     *,
+    split: Split = "val",
     indices: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     seen: Callable[[int, Image, Labels, NDArray[np.int64]], None] | None = None,
 ) -> ConfusionMatrix:
-    """Confusion over the validation split, or the images of it that are asked for, at their original size.
+    """Confusion over a split, or the images of it that are asked for, at their original size.
 
     `seen` gets every index, image, labels and prediction. Raises `DataError` where a file cannot be read.
     """
     assert not model.training, "evaluation needs eval mode"
     matrix = ConfusionMatrix(dataset.num_classes)
-    wanted = range(dataset.length("val")) if indices is None else indices
+    wanted = range(dataset.length(split)) if indices is None else indices
     for done, index in enumerate(wanted, start=1):
-        image, labels = dataset.item("val", index)
+        image, labels = dataset.item(split, index)
         predicted = segmented(model, image, protocol)
         matrix.update(predicted, labels)
         if seen:
@@ -135,8 +138,25 @@ def _without_ends(image: Image) -> Image:
     return image[top : image.shape[0] - top, left : image.shape[1] - left]
 
 
-def score(model: nn.Module, dataset: SegmentationDataset, *, stride: int) -> ConfusionMatrix:
+def evaluate_blocks(
+    model: nn.Module, dataset: SegmentationDataset, protocol: Protocol, *, split: Split
+) -> tuple[ConfusionMatrix, ...]:
+    """Confusion over each block of `BLOCK_IMAGES` neighbouring images of a split, or more where it is long.
+
+    Neighbours are often alike, frames of one drive: what an interval over images resamples is blocks of them.
+    """
+    count = dataset.length(split)
+    size = max(BLOCK_IMAGES, math.ceil(count / MOST_BLOCKS))
+    return tuple(
+        evaluate(model, dataset, protocol, split=split, indices=range(start, min(start + size, count)))
+        for start in range(0, count, size)
+    )
+
+
+def score(model: nn.Module, dataset: SegmentationDataset, *, stride: int, images: int | None = None) -> ConfusionMatrix:
     """Confusion over the whole validation split of images of one size, on a grid of one pixel in stride x stride.
+
+    `images`: the first so many alone.
 
     Logits are resized to that grid bilinearly, whatever their own stride, so that every network is judged on the same
     pixels; stride 1 is the full resolution. The model must be in eval mode and return logits.
@@ -144,7 +164,7 @@ def score(model: nn.Module, dataset: SegmentationDataset, *, stride: int) -> Con
     assert not model.training, "score needs eval mode"
     device = next(model.parameters()).device
     matrix = ConfusionMatrix(dataset.num_classes)
-    count = dataset.length("val")
+    count = min(dataset.length("val"), images or dataset.length("val"))
     with torch.inference_mode():
         for start in range(0, count, EVALUATION_BATCH):
             items = [dataset.item("val", i) for i in range(start, min(start + EVALUATION_BATCH, count))]

@@ -5,7 +5,7 @@ The one place that turns labels into numbers; imports torch and NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,21 @@ class ConfusionMatrix:
     def miou_pct(self) -> float:
         """Mean over the classes with a non-empty union."""
         return _mean(iou for iou in self.per_class_iou_pct if iou is not None)
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
+        whole = cls(len(parts[0].counts))
+        for part in parts:
+            whole.counts += part.counts
+        return whole
+
+    @property
+    def class_counts(self) -> tuple[tuple[int, int, int], ...]:
+        """Pixels of each class: rightly predicted, labelled, predicted. They tell its IoU, and add up over images."""
+        return tuple(
+            (int(c), int(labelled), int(predicted))
+            for c, labelled, predicted in zip(np.diag(self.counts), self.counts.sum(1), self.counts.sum(0), strict=True)
+        )
 
     @property
     def pixel_accuracy_pct(self) -> float:

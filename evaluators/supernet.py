@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from evaluators.base import Metrics, ProgressCallback, clocks
+from evaluators.base import Curve, Metrics, ProgressCallback, clocks
 from evaluators.checkpoints import RunFolder
-from evaluators.evaluation import recalibrate_batch_norm, score
+from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Sandwich
 from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, training_seed
 from evaluators.recipe import TrainingRecipe
@@ -78,10 +78,7 @@ class SupernetRecipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SupernetRecipe:
-        proxy = dict(values["proxy"])
-        proxy |= {name: tuple(proxy[name]) for name in ("canvas", "reference_size")}
-        proxy["training"] = TrainingRecipe(**proxy["training"])
-        return cls(**(values | {"proxy": ProxyRecipe(**proxy)}))
+        return cls(**(values | {"proxy": ProxyRecipe.from_dict(values["proxy"])}))
 
 
 SUPERNET = SupernetRecipe(
@@ -152,7 +149,7 @@ def train_supernet(
     """
     _require_classes(space, dataset)
     recipe = recipe.for_dataset(dataset)
-    data = dataset.at_size(recipe.proxy.canvas)
+    data = dataset if recipe.proxy.protocol else dataset.at_size(recipe.proxy.canvas)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         supernet = Supernet(space.largest.arch, num_classes=dataset.num_classes)
@@ -227,6 +224,7 @@ class SupernetEvaluator:
                 f"{weights} is a supernet after {done} of {wanted} iterations; finish it with the command that began it"
                 "."
             )
+        self.images = dataset
         self.dataset = dataset.at_size(self.recipe.proxy.canvas)
         if description["dataset"].get("fingerprint") != self.dataset.fingerprint:
             raise UserError(
@@ -270,11 +268,10 @@ class SupernetEvaluator:
         since = clocks()
         with one_torch_thread():
             network = self.network(candidate)
-            data = self.dataset.at_size(self.recipe.proxy.canvas_for(candidate))
-            confusion = score(network, data, stride=self.recipe.proxy.evaluation_stride)
+            scored = self.recipe.proxy.scored(network, self.images, candidate)
         if weights_out:
             save_model(network, weights_out)
-        return Metrics.of(confusion, train_loss=None, since=since)
+        return Metrics.of(scored, since=since)
 
     def candidate(self, arch: TopFormerConfig) -> Candidate:
         """An architecture on the task that the supernet was trained for."""
@@ -318,19 +315,26 @@ class TunedEvaluator:
         if reason := self.why_not(candidate):
             raise UserError(reason)
         since = clocks()
-        proxy = self.inherited.recipe.proxy
+        proxy, curve = self.inherited.recipe.proxy, Curve(miou_pct=[])
         seed = training_seed(candidate, replicate)
         with one_torch_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self.inherited.network(candidate)
-            data = self.inherited.dataset.at_size(proxy.canvas_for(candidate))
+            data = proxy.seen(self.inherited.images, candidate)
             trained = train(
-                network, data, self.training, train_images=proxy.train_images(data), seed=seed, progress=progress
+                network,
+                data,
+                proxy.augmented(self.training, candidate),
+                train_images=proxy.train_images(data),
+                seed=seed,
+                progress=progress,
+                observe=proxy.curve_of(self.inherited.images, candidate, curve),
             )
-            confusion = score(network, data, stride=proxy.evaluation_stride)
+            scored = proxy.scored(network, self.inherited.images, candidate)
+        curve.loss = trained.curve_loss
         if weights_out:
             save_model(network, weights_out)
-        return Metrics.of(confusion, train_loss=trained.last_loss, since=since)
+        return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve)
 
 
 def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | TunedEvaluator | None:

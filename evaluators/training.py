@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from evaluators.base import ProgressCallback
     from evaluators.datasets import SegmentationDataset
 
+CURVE_POINTS = 10
 _LOOK_EVERY = 20
 """Iterations after which a GPU is asked for its losses; asking waits for it."""
 _WARM_UP, _TIMED = 4, 4
@@ -99,6 +100,12 @@ class Trained:
         """Mean over the last tenth of the iterations."""
         return float(np.mean(self.losses[-math.ceil(len(self.losses) / 10) :]))
 
+    @property
+    def curve_loss(self) -> tuple[float, ...]:
+        """Mean over each tenth of the iterations, or each one where there are fewer than ten."""
+        parts = np.array_split(np.array(self.losses), min(CURVE_POINTS, len(self.losses)))
+        return tuple(float(part.mean()) for part in parts)
+
 
 class Keeper(Protocol):
     """Keeps the state of a training between processes. Called in every process, since states are gathered."""
@@ -122,12 +129,14 @@ def train(
     execution: Execution = Execution(),
     keeper: Keeper | None = None,
     progress: ProgressCallback | None = None,
+    observe: Callable[[nn.Module], None] | None = None,
 ) -> Trained:
     """Train in place on the first `train_images` of the data set and leave the model in eval mode.
 
     A supernet needs a `sandwich`: which subnets learn at which iteration. Without a `fabric`, on the device that the
-    model is on. Torch's generator is left as it was. Raises `NonFiniteLoss`, `OutOfMemory`, and `UserError` for what
-    the data set cannot give; what `keeper` saved before stays.
+    model is on. `observe` gets, after each tenth of the iterations, the network that would be kept, in eval mode; what
+    is learnt does not depend on it. Torch's generator is left as it was. Raises `NonFiniteLoss`, `OutOfMemory`, and
+    `UserError` for what the data set cannot give; what `keeper` saved before stays.
     """
     fabric = fabric or Fabric(accelerator=next(model.parameters()).device.type, devices=1)
     require_shareable(recipe, devices=fabric.world_size, accelerator=fabric.device.type, execution=execution)
@@ -136,7 +145,7 @@ def train(
         try:
             samples = Samples(dataset=dataset, images=train_images, seed=seed, augmentation=recipe.augmentation)
             objective = objective_of(model, dataset, recipe, train_images=train_images, sandwich=sandwich)
-            return _Loop(model, objective, samples, recipe, fabric, execution, keeper, progress).run()
+            return _Loop(model, objective, samples, recipe, fabric, execution, keeper, progress, observe).run()
         except (RuntimeError, ValueError, MemoryError) as error:
             if sentence := _in_words(error, recipe, fabric.world_size * execution.accumulate):
                 raise sentence from error
@@ -198,9 +207,12 @@ class _Loop:
         execution: Execution,
         keeper: Keeper | None,
         progress: ProgressCallback | None,
+        observe: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.model, self.objective, self.samples, self.recipe = model, objective, samples, recipe
         self.fabric, self.execution, self.keeper, self.progress = fabric, execution, keeper, progress
+        self.observe = observe
+        self._observed = {round(share * recipe.iterations / CURVE_POINTS) for share in range(1, CURVE_POINTS + 1)}
         self.size = recipe.batch_size // (fabric.world_size * execution.accumulate)
         self.losses: list[float] = []
         if recipe.zero_start:
@@ -281,6 +293,10 @@ class _Loop:
                 averaged = None if self.averaged is None else self.averaged.module
                 self._require_finite(done)
                 self.keeper.save(done, self._state(done), self.model, averaged)
+                self._to_training()
+            if self.observe is not None and done in self._observed:
+                kept = self.model if self.averaged is None else self.averaged.module
+                self.observe(kept.eval())
                 self._to_training()
 
     def _step(self, iteration: int, here: Iterator[Batch]) -> Tensor:

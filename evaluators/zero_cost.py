@@ -54,7 +54,7 @@ class ZeroCostEvaluator:
         return self.name
 
     def why_not(self, candidate: Candidate) -> str | None:
-        """Likewise `ProxyEvaluator.why_not`."""
+        """Why the canvas cannot hold the candidate."""
         try:
             self.recipe.canvas_for(candidate)
         except UserError as error:

@@ -86,6 +86,8 @@ BUSY_TIMEOUT_S = 30
 PATIENCE_S = 120.0
 """For a database server to come back."""
 RETRY_S = 0.5
+MOST_DEPTH = 3
+"""Lists in lists of a metric: blocks of images, classes, counts."""
 CHUNK = 500
 """Rows asked for, or written, at once."""
 T = TypeVar("T")
@@ -129,6 +131,12 @@ class Record:
     def value(self) -> float | None:
         """The mIoU in per cent, or the score where there is none; None for a failure."""
         return None if self.metrics is None else float(self.metrics.get("miou_pct", self.metrics.get("value")))
+
+    @property
+    def judge_miou_pct(self) -> float | None:
+        """mIoU in per cent on the images by which nothing is chosen; None where the evaluator does not judge."""
+        found = (self.metrics or {}).get("judge_miou_pct")
+        return None if found is None else float(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -965,16 +973,16 @@ def _mean(records: Sequence[Record], label: str) -> Record:
     """Of replicates; every number of the metrics."""
 
     def mean(values: list[Any]) -> Any:
-        if all(isinstance(value, list | tuple) for value in values):
-            return [mean(list(items)) for items in zip(*values, strict=True)]
         known = [value for value in values if value is not None]
+        if known and all(isinstance(value, list | tuple) for value in known):
+            return [mean(list(items)) for items in zip(*known, strict=True)]
         return sum(known) / len(known) if known else None
 
     metrics = [record.metrics or {} for record in records]
     return replace(
         records[0],
         fidelity=label,
-        metrics={name: mean([one[name] for one in metrics]) for name in metrics[0]},
+        metrics={name: mean([one.get(name) for one in metrics]) for name in metrics[0]},
         seconds=sum(record.seconds for record in records),
     )
 
@@ -1149,8 +1157,15 @@ def _batch(row: BatchRow) -> BatchStatistics:
 def require_numbers(metrics: Mapping[str, Any]) -> None:
     """Raises `TypeError` for metrics that are neither numbers nor lists of them; None is one that there is not."""
     for name, values in metrics.items():
-        for value in values if isinstance(values, list) else [values]:
-            _require_type(name, value, (int, float, type(None)))
+        _require_numbers(name, values, depth=MOST_DEPTH)
+
+
+def _require_numbers(name: str, value: object, *, depth: int) -> None:
+    if not (depth and isinstance(value, list)):
+        _require_type(name, value, (int, float, type(None)))
+        return
+    for one in value:
+        _require_numbers(name, one, depth=depth - 1)
 
 
 def _record(row: RecordRow) -> Record:

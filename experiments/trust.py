@@ -356,12 +356,14 @@ def _found(store: Store, want: Want) -> Record | None:
 
 
 def _value(record: Record, want: Want) -> float:
-    if record.value is None:
+    """What a want is ranked by: the mIoU on the images that judge, where its evaluator scores them."""
+    value = record.value if record.judge_miou_pct is None else record.judge_miou_pct
+    if value is None:
         raise UserError(
             f"{want.member.label} failed by {want.scorer.fidelity} ({record.reason}); a ranking without it would be "
             "another one: choose another --seed, or a recipe that trains it."
         )
-    return record.value
+    return value
 
 
 def assembled(

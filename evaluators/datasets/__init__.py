@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     Labels = NDArray[np.uint8]
     """(H, W), a class or `IGNORE`."""
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
+"""test: what finished comparisons are judged on; nothing is trained on it or chosen by it. Few data sets have it."""
 Colour = tuple[int, int, int]
 """RGB, 0 to 255."""
 
@@ -56,7 +57,11 @@ class SegmentationDataset(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change when an image or a label of either split would."""
+        """16 hexadecimal digits that change when an image or a label to train on or to validate by would."""
+
+    @property
+    def test_fingerprint(self) -> str | None:
+        """Likewise for the images and labels of `test`; None where there are none."""
 
     def length(self, split: Split) -> int: ...
 

@@ -104,13 +104,22 @@ class LabelledFiles:
 
     def fingerprinted(self, progress: Callable[[int, int], None] | None = None) -> str:
         """`fingerprint`, telling how many of how many files are read."""
-        if "content" not in self._keys:
-            paths = [path for split in sorted(self.pairs) for pair in self.pairs[split] for path in pair]
+        known: list[Split] = [split for split in self.pairs if split != "test"]
+        return self._content_key("content", known, progress)
+
+    @property
+    def test_fingerprint(self) -> str | None:
+        return self._content_key("test", ["test"]) if self.length("test") else None
+
+    def _content_key(self, name: str, splits: list[Split], progress: Callable[[int, int], None] | None = None) -> str:
+        """Of some splits; the first time their files are read."""
+        if name not in self._keys:
+            paths = [path for split in sorted(splits) for pair in self.pairs[split] for path in pair]
             found = digests(self.root, paths, progress)
-            splits = {split: [[found[path] for path in pair] for pair in pairs] for split, pairs in self.pairs.items()}
+            content = {split: [[found[path] for path in pair] for pair in self.pairs[split]] for split in splits}
             meaning = [self.name, list(self.class_names), repr(self.read_labels)]
-            self._keys["content"] = content_key([FINGERPRINT_VERSION, *meaning, splits])
-        return content_key([self._keys["content"], self.image_size])
+            self._keys[name] = content_key([FINGERPRINT_VERSION, *meaning, content])
+        return content_key([self._keys[name], self.image_size])
 
     def length(self, split: Split) -> int:
         return len(self.pairs.get(split, ()))

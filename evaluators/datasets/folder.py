@@ -1,7 +1,8 @@
 """A user's own labelled images: a folder `images`, a folder `masks` with equal names, and a list of classes.
 
 images/{train,val}/**  masks/{train,val}/**   or images/** and masks/** with train.txt and val.txt (names, a line
-each: the path below images), or without: then one name in ten is taken for validation, by a hash of the name.
+each: the path below images), or without: then one name in ten is taken for validation, by a hash of the name. A third
+list, test.txt, names images that only finished comparisons are judged on.
 classes.txt   a class name a line, in the order of the mask values from 0; 255 is ignored
 classes.csv   name,red,green,blue: likewise with colours, for pictures and for masks that are in colours; a row named
               "ignore" is a colour that is neither trained on nor scored
@@ -15,6 +16,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,13 +79,18 @@ def _splits(root: Path) -> tuple[dict[Split, tuple[Pair, ...]], tuple[str, ...]]
     if all((root / "images" / part).is_dir() for part in parts):
         found = {part: _paired(root, f"images/{part}", f"masks/{part}") for part in parts}
         return {part: found[part][0] for part in parts}, (*found["train"][1], *found["val"][1])
-    lists = {part: root / f"{part}.txt" for part in parts}
+    lists: dict[Split, Path] = {part: root / f"{part}.txt" for part in parts}
     if all(path.is_file() for path in lists.values()):
+        if (test := root / "test.txt").is_file():
+            lists["test"] = test
         names = {part: [_without_suffix(line) for line in read_list(path)] for part, path in lists.items()}
-        if twice := set(names["train"]) & set(names["val"]):
-            raise UserError(f"{lists['val']} lists {min(twice)!r}, which train.txt lists too; keep one of them.")
-        found = {part: _paired(root, "images", "masks", only=names[part]) for part in parts}
-        return {part: found[part][0] for part in parts}, (*found["train"][1], *found["val"][1])
+        for first, second in combinations(lists, 2):
+            if twice := set(names[first]) & set(names[second]):
+                raise UserError(f"{lists[second]} lists {min(twice)!r}, which {first}.txt lists too; keep one of them.")
+        listed = {part: _paired(root, "images", "masks", only=names[part]) for part in lists}
+        return {part: pairs for part, (pairs, _) in listed.items()}, tuple(
+            path for _, unpaired in listed.values() for path in unpaired
+        )
     pairs, unpaired = _paired(root, "images", "masks")
     held_out = _held_out([_without_suffix(pair.image) for pair in pairs])
     return {

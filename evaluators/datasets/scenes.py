@@ -92,8 +92,13 @@ class Scenes:
         """Of generator, parameters and the content of a few images as this machine draws them."""
         return content_key([GENERATOR_VERSION, self._parameters, _probe_checksum(self)])
 
+    @property
+    def test_fingerprint(self) -> str | None:
+        """None: every seed draws another data set, which can judge."""
+        return None
+
     def length(self, split: Split) -> int:
-        return self.train_images if split == "train" else self.val_images
+        return {"train": self.train_images, "val": self.val_images, "test": 0}[split]
 
     def item(self, split: Split, index: int) -> tuple[Image, Labels]:
         """Image (H, W, 3) and labels (H, W), read-only; the first call for a split may draw the whole split."""

@@ -1,0 +1,127 @@
+"""Do claims about accuracy hold on photographs? The evaluations of each step, resumable, into a store.
+
+python experiments/benchmarks/photographs.py split CAMVID OUT          the folder that the steps take as DATA
+python experiments/benchmarks/photographs.py run STEP DATA --storage URL [--until 11:30] [--workers N]
+
+CAMVID is the SegNet tutorial's CamVid in the `folder` layout, with fit.txt, pick.txt and judge.txt: the 367 training
+photographs in blocks of 12 by name, some of which only judge. OUT refers to its files and copies none. What is known
+is not evaluated again; `topformer-nas trust records export` writes the ledger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from evaluators.base import Scorer
+from evaluators.datasets.named import dataset_named
+from evaluators.proxy import REFERENCE
+from experiments.fidelities import scorers_named
+from experiments.standing import shipped_reports
+from experiments.store import Store
+from experiments.study import recorded
+from experiments.workers import worker_pool
+from topformer.config import BASE, SMALL, TINY, Candidate, Task, TopFormerConfig
+
+SPLITS = {"train": "fit", "val": "pick", "test": "judge"}
+CHEAP = "proxy-short,parameters,macs,naswot,synflow"
+ORDERINGS = (
+    TINY,
+    SMALL,
+    BASE,
+    TINY.replace(extractor="none"),
+    TINY.replace(extractor="ffn"),
+    TINY.replace(injection="attention"),
+    TINY.replace(injection="semantics"),
+    TINY.replace(injected_strides=(4, 8, 16, 32)),
+    TINY.replace(injected_strides=(16, 32)),
+    TINY.replace(token_stride=32),
+    TINY.replace(token_stride=128),
+)
+"""What the paper compares, on T where it does not say."""
+
+Want = tuple[Scorer, Candidate, int]
+
+
+def split(camvid: Path, out: Path) -> None:
+    """A folder with links to the training photographs and the lists of who learns, picks and judges."""
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for path in sorted((camvid / folder / "train").iterdir()):
+            link = out / folder / path.name
+            if not link.is_symlink():
+                link.symlink_to(path.resolve())
+    (out / "classes.txt").write_text((camvid / "classes.txt").read_text())
+    for ours, theirs in SPLITS.items():
+        (out / f"{ours}.txt").write_text((camvid / f"{theirs}.txt").read_text())
+    print(json.dumps({ours: len((out / f"{ours}.txt").read_text().split()) for ours in SPLITS}))
+
+
+def wants(step: str, data: str) -> Iterator[Want]:
+    """Evaluations of a step, the most telling ones first."""
+    dataset = dataset_named(data)
+    (reference,) = scorers_named("reference", REFERENCE, dataset)
+    cheap = scorers_named(CHEAP, REFERENCE, dataset)
+
+    def candidate(arch: TopFormerConfig) -> Candidate:
+        return Candidate(arch=arch, task=Task(num_classes=dataset.num_classes))
+
+    match step:
+        case "iii":  # the 40 architectures of the shipped report, at one seed
+            for one in (candidate(arch) for arch in shipped_architectures()):
+                yield reference, one, 0
+                yield from ((scorer, one, 0) for scorer in cheap)
+        case "iv":  # orderings of the paper, three seeds
+            yield from ((reference, candidate(arch), seed) for seed in range(3) for arch in ORDERINGS)
+        case _:
+            raise SystemExit(f"no step {step!r}; there are iii and iv.")
+
+
+def shipped_architectures() -> tuple[TopFormerConfig, ...]:
+    """Those that the shipped report on `scenes` ranks."""
+    (report,) = (one for one in shipped_reports() if one.name == "pyramid-scenes")
+    return tuple(TopFormerConfig.from_dict(one.architecture) for one in report.ranked)
+
+
+def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | None) -> None:
+    """One evaluation after the other, each recorded at once; begins none after `until`."""
+    with Store.open(storage, create=True) as store, worker_pool(workers) as pool:
+        for number, (scorer, candidate, replicate) in enumerate(every, start=1):
+            if until is not None and datetime.now() > until:
+                print(f"{until:%H:%M} is past: {number - 1} of {len(every)} are known", flush=True)
+                return
+            if store.find_record(candidate.key, scorer.fingerprint, replicate) is not None:
+                continue
+            (record,) = recorded([(scorer, candidate, replicate)], store, pool)
+            said = f"{datetime.now():%H:%M:%S} {number} of {len(every)}: {candidate.arch.key} by {record.fidelity}"
+            print(f"{said}, replicate {replicate}: {record.value}, judged {record.judge_miou_pct}", flush=True)
+    print(f"all {len(every)} evaluations are known", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    splitting = commands.add_parser("split")
+    splitting.add_argument("camvid", type=Path)
+    splitting.add_argument("out", type=Path)
+    running = commands.add_parser("run")
+    running.add_argument("step")
+    running.add_argument("data")
+    running.add_argument("--storage", required=True)
+    running.add_argument("--workers", type=int, default=1)
+    running.add_argument("--until", help="a time of today; no evaluation begins after it")
+    asked = parser.parse_args()
+    if asked.command == "split":
+        split(asked.camvid, asked.out)
+        return
+    until = None
+    if asked.until:
+        until = datetime.combine(datetime.now().date(), datetime.strptime(asked.until, "%H:%M").time())
+    run(list(wants(asked.step, asked.data)), asked.storage, workers=asked.workers, until=until)
+
+
+if __name__ == "__main__":
+    main()
