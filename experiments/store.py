@@ -140,6 +140,15 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A record with its candidate and the time it was written."""
+
+    candidate: Candidate
+    record: Record
+    created: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
     """A candidate on its way into a study."""
 
@@ -400,8 +409,10 @@ class Store:
             for number, batch, proposal, record, from_cache in trials
         )
 
-    def _same_or_new(self, session: Session, records: Sequence[Record]) -> dict[tuple[str, str, int], RecordRow]:
-        """Rows of the records, by identity; those that are not there are written."""
+    def _same_or_new(
+        self, session: Session, records: Sequence[Record], created: Mapping[tuple[str, str, int], str] | None = None
+    ) -> dict[tuple[str, str, int], RecordRow]:
+        """Rows of the records, by identity; those that are not there are written, with the times `created`."""
         keys = {record.candidate_key for record in records}
         found = {
             (row.candidate_key, row.evaluator, row.replicate): row
@@ -411,11 +422,12 @@ class Store:
             known = found.get(_identity(record))
             if known is None:
                 found[_identity(record)] = row = _record_row_of(record)
+                row.created = (created or {}).get(_identity(record), row.created)
                 session.add(row)
             elif (value := _record(known).value) != record.value:
                 raise UserError(
                     f"{self.url} has another result of candidate {record.candidate_key} by {record.fidelity}: "
-                    f"{value}, not {record.value}; import the study into a new --storage."
+                    f"{value}, not {record.value}; import into a new --storage."
                 )
         session.flush()
         return found
@@ -516,6 +528,33 @@ class Store:
         with self._session() as session, _undamaged(f"the record of candidate {candidate_key}"):
             row = _record_row(session, candidate_key, evaluator, replicate)
             return _record(row) if row else None
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every evaluation of the store, in the order in which they were written."""
+        with self._session() as session, _undamaged("a record"):
+            rows = session.execute(
+                select(RecordRow, CandidateRow)
+                .outerjoin(CandidateRow, CandidateRow.key == RecordRow.candidate_key)
+                .order_by(RecordRow.id)
+            )
+            return tuple(
+                Evaluation(candidate=_candidate(candidate), record=_record(row), created=row.created)
+                for row, candidate in rows
+            )
+
+    def add_evaluations(self, evaluations: Sequence[Evaluation]) -> int:
+        """Write evaluations from elsewhere, all or none, without weights; gives how many were new.
+
+        Raises `UserError` where the store knows another result of one.
+        """
+        with self._session() as session:
+            before = session.scalar(select(func.count(RecordRow.id))) or 0
+            for chunk in _chunks(evaluations):
+                _add_candidates(session, [one.candidate for one in chunk])
+                times = {_identity(one.record): one.created for one in chunk}
+                rows = self._same_or_new(session, [one.record for one in chunk], times)
+                assert rows.keys() >= times.keys()
+            return (session.scalar(select(func.count(RecordRow.id))) or 0) - before
 
     def add_record(self, record: Record, *, candidate: Candidate | None = None, weights: Path | None = None) -> None:
         """Write an evaluation; one that is already there stays (nothing is completed twice).
@@ -718,20 +757,14 @@ class Store:
             return self._built_trial(row)
 
     def _built_trial(self, row: ProposalRow) -> Trial:
-        candidate: CandidateRow | None = row.candidate
         _require_types(row)
-        if candidate is None:
-            raise ValueError("its candidate is not there")
-        _require_types(candidate)
+        candidate = _candidate(row.candidate)
         if row.origin not in get_args(Origin) or row.anchor not in (None, *ANCHORS):
             raise ValueError(f"its origin is {row.origin[:40]!r}, its anchor {str(row.anchor)[:40]!r}")
         return Trial(
             number=row.number,
             batch=row.batch,
-            candidate=Candidate(
-                arch=TopFormerConfig.from_dict(strict_json(candidate.arch_json)),
-                task=Task.from_dict(strict_json(candidate.task_json)),
-            ),
+            candidate=candidate,
             point=strict_json(row.point_json),
             origin=row.origin,  # type: ignore[arg-type]
             anchor=row.anchor,
@@ -1141,6 +1174,15 @@ def _study(row: StudyRow) -> Study:
         created=row.created,
         finished=row.finished,
         rungs=rungs,
+    )
+
+
+def _candidate(row: CandidateRow | None) -> Candidate:
+    if row is None:
+        raise ValueError("its candidate is not there")
+    _require_types(row)
+    return Candidate(
+        arch=TopFormerConfig.from_dict(strict_json(row.arch_json)), task=Task.from_dict(strict_json(row.task_json))
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from experiments import DEFAULT_URL
+from experiments import DEFAULT_URL, without_password
 from experiments.terminal import AsJson, Storage, console_of, print_json, print_rows, space_rows_named, storage_flag
 from latency_lut import tables
 from topformer.errors import UserError
@@ -26,6 +26,12 @@ trust = typer.Typer(
     help="How far can a proxy's ranking be believed? Compare its order of architectures with that of long trainings.",
     no_args_is_help=True,
 )
+
+
+records = typer.Typer(
+    help="Every evaluation of a store as a file of JSON lines, without weights.", no_args_is_help=True
+)
+trust.add_typer(records, name="records")
 
 
 @trust.command("run")
@@ -194,7 +200,33 @@ def trust_delete(name: Annotated[str, typer.Argument(metavar="REPORT")], storage
 
     with Store.open(storage) as store:
         store.delete_trust_report(name)
-    print(f"trust report {name} is deleted from {storage}.")
+    print(f"trust report {name} is deleted from {without_password(storage)}.")
+
+
+@records.command("export")
+def records_export(
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")],
+    fidelity: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
+    storage: Storage = DEFAULT_URL,
+) -> None:
+    """Write every evaluation of the store to a file, so that nobody trains it again."""
+    from experiments.ledger import write_records
+    from experiments.store import Store
+
+    with Store.open(storage, read_only=True) as store:
+        count = write_records(store, file, fidelities=fidelity or ())
+    print(f"{file}: {count} records")
+
+
+@records.command("import")
+def records_import(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], storage: Storage = DEFAULT_URL) -> None:
+    """Take in the evaluations of a file, after every key and checksum is checked: all of them, or none."""
+    from experiments.ledger import take_in
+    from experiments.store import Store
+
+    with Store.open(storage, create=True) as store:
+        count, new = take_in(store, file)
+    print(f"{file}: {count} records, {new} of them new to {without_password(storage)}")
 
 
 def _study(text: str, size: str | None) -> "StudyConfig":

@@ -148,7 +148,7 @@ def test_a_store_with_another_result_is_left_as_it_is(folder: Path, tmp_path: Pa
             replace(other, metrics=dict(other.metrics or {}) | {"miou_pct": 1.0}),
             candidate=found.proposals[0].candidate,
         )
-        with pytest.raises(UserError, match=r"another result of candidate .* import the study into a new --storage"):
+        with pytest.raises(UserError, match=r"another result of candidate .* import into a new --storage"):
             import_study(store, found)
         assert store.studies() == ()
 
