@@ -279,7 +279,7 @@ def for_dataset(recipe: ProxyRecipe, dataset: SegmentationDataset) -> ProxyRecip
     """
     if dataset.name == "scenes" or recipe.protocol is not None:
         return recipe
-    if recipe == RECIPES.get(recipe.name):
+    if recipe.name in PHOTOGRAPH_RECIPES and recipe == RECIPES[recipe.name]:
         return PHOTOGRAPH_RECIPES[recipe.name]
     assert isinstance(_PHOTOGRAPHS.training.augmentation, Augmentation)
     assert _PHOTOGRAPHS.protocol is not None

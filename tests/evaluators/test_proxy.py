@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from multiprocessing import get_context
@@ -11,14 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaluators import base
 from evaluators.base import Evaluator, Metrics
 from evaluators.datasets import scenes
+from evaluators.datasets.files import LabelledFiles
+from evaluators.datasets.named import dataset_named
 from evaluators.datasets.scenes import Scenes
+from evaluators.evaluation import score
 from evaluators.proxy import (
+    PHOTOGRAPH_RECIPES,
     RECIPES,
     REFERENCE,
     SHORT,
@@ -28,8 +34,9 @@ from evaluators.proxy import (
     named_recipe,
     training_seed,
 )
-from evaluators.recipe import Augmentation, TrainingRecipe
-from topformer import TINY, Candidate, MBConv, Task, TopFormerConfig, UserError, saved_model
+from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
+from evaluators.training import Trained, train
+from topformer import TINY, Candidate, MBConv, Task, TopFormer, TopFormerConfig, UserError, saved_model
 from topformer.cache import CACHE_VARIABLE
 
 SCENES = Scenes(train_images=6, val_images=3)
@@ -140,6 +147,7 @@ CHANGES: dict[str, Any] = {
     "reference_size": (256, 256),
     "data_share": 0.5,
     "evaluation_stride": 1,
+    "protocol": Protocol(long_side=2048, short_side=192, multiple_of=32),
 }
 TRAINING_CHANGES: dict[str, Any] = {
     "iterations": 3,
@@ -271,3 +279,91 @@ def test_a_candidate_that_the_canvas_cannot_hold_is_named_without_training() -> 
     assert evaluator.why_not(fine) is None
     assert "token stride 128" in str(evaluator.why_not(coarse))
     assert "59" in str(evaluator.why_not(Candidate(arch=TINY, task=Task(num_classes=19))))
+
+
+def test_no_evaluator_on_scenes_has_changed() -> None:
+    """Records, studies and trust reports of others are found by these."""
+    known = {name: ProxyEvaluator(recipe, Scenes()).fingerprint for name, recipe in RECIPES.items()}
+    assert known == {
+        "proxy-short": "55d0cb5ae88a46f3",
+        "proxy-long": "4bb04006e66829e3",
+        "reference": "8e27b40ad28618dc",
+    }
+
+
+def photographs(root: Path, *, test: int = 0) -> LabelledFiles:
+    """12 pictures of two classes, 48 x 96 px, of which the last `test` judge."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    names = [f"{number:02}" for number in range(12)]
+    for name in names:
+        labels = np.zeros((48, 96), np.uint8)
+        labels[:, int(rng.integers(20, 76)) :] = 1
+        picture = np.where(labels[..., None], (200, 40, 40), (40, 40, 200)).astype(np.uint8)
+        Image.fromarray(picture).save(root / "images" / f"{name}.png")
+        Image.fromarray(labels).save(root / "masks" / f"{name}.png")
+    (root / "classes.txt").write_text("left\nright\n")
+    lists = {"train": names[:6], "val": names[6 : 12 - test], "test": names[12 - test :]}
+    for split, listed in lists.items():
+        if listed:
+            (root / f"{split}.txt").write_text("\n".join(listed) + "\n")
+    found = dataset_named(str(root))
+    assert isinstance(found, LabelledFiles)
+    return found
+
+
+def test_photographs_are_augmented_and_keep_their_proportions(tmp_path: Path) -> None:
+    evaluator = ProxyEvaluator(REFERENCE, photographs(tmp_path))
+    wide = Candidate(arch=MICRO, task=Task(image_size=(512, 1024), num_classes=2))
+    square = Candidate(arch=MICRO, task=Task(image_size=(512, 512), num_classes=2))
+    training = evaluator.recipe.training_for(square)
+    assert isinstance(training.augmentation, Augmentation)
+    assert (training.augmentation.crop, training.augmentation.short_side) == ((192, 256), 192)
+    larger = evaluator.recipe.training_for(wide).augmentation
+    assert isinstance(larger, Augmentation)
+    assert (larger.crop, larger.short_side) == ((192, 512), 256)
+    protocol = evaluator.recipe.protocol_for(square)
+    assert protocol is not None
+    assert protocol.input_size(360, 480) == (192, 256)
+    assert evaluator.recipe.seen(evaluator.dataset, wide).item("train", 0)[0].shape == (48, 96, 3)
+
+
+@pytest.mark.slow
+def test_only_the_reference_scores_what_judges_and_by_nothing_else_it_changes(tmp_path: Path) -> None:
+    training = replace(PHOTOGRAPH_RECIPES["reference"].training, iterations=2, batch_size=2)
+    small = replace(PHOTOGRAPH_RECIPES["reference"], training=training)
+    judged = ProxyEvaluator(small, photographs(tmp_path / "a", test=3))
+    picked = ProxyEvaluator(replace(small, name="another"), photographs(tmp_path / "b", test=3))
+    alone = ProxyEvaluator(small, photographs(tmp_path / "c"))
+    assert len({judged.fingerprint, picked.fingerprint, alone.fingerprint}) == 3
+    candidate = Candidate(arch=MICRO, task=Task(num_classes=2))
+    found = judged.evaluate(candidate, replicate=0, weights_out=None)
+    assert found.judge_miou_pct is not None
+    assert found.judge_blocks is not None
+    assert sum(labelled for _, labelled, _ in found.judge_blocks[0]) == 3 * 48 * 96
+    assert found.blocks is not None
+    ious = [100 * right / (labelled + said - right) for right, labelled, said in found.blocks[0] if labelled + said]
+    assert found.miou_pct == pytest.approx(sum(ious) / len(ious))
+    other = picked.evaluate(candidate, replicate=0, weights_out=None)
+    assert (other.judge_miou_pct, other.miou_pct) == (None, found.miou_pct)
+
+
+@pytest.mark.slow
+def test_a_training_is_watched_without_being_changed() -> None:
+    """Ten points of loss and mIoU; the last one is the score of the weights that are kept."""
+    recipe = replace(SMOKE.training, iterations=20, ema_decay=0.9, recalibration_images=0)
+    watched: list[float] = []
+
+    def train_once(observe: Callable[[torch.nn.Module], None] | None) -> tuple[TopFormer, Trained]:
+        torch.manual_seed(0)
+        model = TopFormer(MICRO, num_classes=59)
+        return model, train(model, SCENES, recipe, train_images=4, seed=0, observe=observe)
+
+    plain, trained = train_once(None)
+    model, again = train_once(lambda network: watched.append(score(network, SCENES, stride=4).miou_pct))
+    assert trained.losses == again.losses
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
+    assert len(watched) == len(trained.curve_loss) == 10
+    assert trained.curve_loss[0] == pytest.approx(sum(trained.losses[:2]) / 2)
+    assert watched[-1] == score(model, SCENES, stride=4).miou_pct

@@ -233,8 +233,8 @@ def test_the_evaluator_judges_the_extracted_network(weights: Path, tmp_path: Pat
     kept = saved_model(tmp_path / "one.safetensors")
     image = torch.randn(1, 3, 64, 96)
     torch.testing.assert_close(kept(image), network(image))
-    assert replace(found, seconds=0, cpu_seconds=0) == replace(
-        evaluator.evaluate(candidate, replicate=1, weights_out=None), seconds=0, cpu_seconds=0
+    assert replace(found, seconds=0, cpu_seconds=0, curve_cpu_seconds=None) == replace(
+        evaluator.evaluate(candidate, replicate=1, weights_out=None), seconds=0, cpu_seconds=0, curve_cpu_seconds=None
     )
 
 
@@ -277,8 +277,8 @@ def test_tuning_goes_on_from_the_inherited_weights(weights: Path, tmp_path: Path
     weight = "head.fuse.0.weight" if "head.fuse.0.weight" in kept else next(n for n in kept if n.endswith("weight"))
     assert not torch.equal(kept[weight], before[weight])
     torch.testing.assert_close(kept[weight], before[weight], atol=0.1, rtol=0.5)  # trained on, not anew
-    assert replace(found, seconds=0, cpu_seconds=0) == replace(
-        evaluator.evaluate(candidate, replicate=1, weights_out=None), seconds=0, cpu_seconds=0
+    assert replace(found, seconds=0, cpu_seconds=0, curve_cpu_seconds=None) == replace(
+        evaluator.evaluate(candidate, replicate=1, weights_out=None), seconds=0, cpu_seconds=0, curve_cpu_seconds=None
     )
     assert found.miou_pct != evaluator.evaluate(candidate, replicate=2, weights_out=None).miou_pct
 
