@@ -35,6 +35,11 @@ def tau(a: Floats, b: Floats) -> float:
     return float(kendalltau(a, b).statistic)
 
 
+def same_order(a: Floats, b: Floats) -> bool:
+    """Whether one tells no more than the other, or nothing at all."""
+    return len(set(a)) == 1 or tau(a, b) > 1 - 1e-9
+
+
 def partial_tau(reference: Floats, values: Floats, given: Floats) -> float:
     """Kendall's partial rank correlation; not a number where the rule gives all or none of the order."""
     xy, xz, yz = tau(reference, values), tau(reference, given), tau(values, given)
@@ -115,7 +120,11 @@ def main() -> None:
             "seed": 0,
             "over": {
                 name: compared(
-                    {column: found[chosen] for column, found in columns.items() if len(set(found[chosen])) > 1},
+                    {
+                        column: found[chosen]
+                        for column, found in columns.items()
+                        if column == rule or not same_order(found[chosen], columns[rule][chosen])
+                    },
                     reference[chosen],
                     rule,
                     noise_pct,
