@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,8 @@ MOST_DRAWS = 10_000
 FIRST_DRAWS = 300
 """What latencies are usual is told from them where there is no anchor."""
 TOPS = (1, 3, 5)
+_PLACE = re.compile(r"(?<![^:,=])/(?:[^/:,=]*/)*(?=[^/:,=])")
+"""The folders of an absolute path, at the start of a word or after a sign that separates names."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -155,6 +158,17 @@ def run_trust(
     )
     store.add_trust_report(plan.name, made.to_json())
     return made
+
+
+def placeless(words: Sequence[str]) -> str:
+    """A command as a report may hand it on: files by their names alone, and nothing of where a database is."""
+    told = []
+    for before, word in pairwise(("", *words)):
+        if before == "--storage" or word.startswith("--storage="):
+            told.append("URL" if before == "--storage" else "--storage=URL")
+        else:
+            told.append(_PLACE.sub("", word))
+    return shlex.join(told)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

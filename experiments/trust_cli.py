@@ -1,7 +1,6 @@
 """The `topformer-nas trust` commands: parse, make one call, print."""
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,7 +77,7 @@ def trust_run(
     from evaluators.proxy import ProxyEvaluator, named_recipe
     from experiments.fidelities import scorers_named
     from experiments.store import Store
-    from experiments.trust import TrustPlan, run_trust
+    from experiments.trust import TrustPlan, placeless, run_trust
     from latency_lut.table import find_table
     from search_space import PRESETS, preset
     from topformer.config import ANCHORS, Task, parse_image_size
@@ -119,7 +118,7 @@ def trust_run(
     )
     with space_rows_named(space, over.task):
         wanted = plan.wants()
-    command = shlex.join(("topformer-nas", *sys.argv[1:]))
+    command = placeless(("topformer-nas", *sys.argv[1:]))
     with Store.open(storage, create=True) as store, _evaluations() as report:
         made = run_trust(plan, wanted, store, workers=workers or os.cpu_count() or 1, command=command, report=report)
     if out is not None:

@@ -25,7 +25,7 @@ from evaluators.trust import published_orderings
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from experiments import standing
 from experiments.fidelities import scorers_named
-from experiments.standing import TrustReport, find_report, standing_in
+from experiments.standing import TrustReport, find_report, shipped_reports, standing_in
 from experiments.store import Store
 from experiments.study import StudyConfig
 from experiments.trust import (
@@ -34,6 +34,7 @@ from experiments.trust import (
     TrustPlan,
     band_of,
     orderings_members,
+    placeless,
     run_trust,
     stratified,
     wants,
@@ -585,3 +586,27 @@ def test_an_inherited_fidelity_needs_a_file_name() -> None:
 def test_lists_are_empty_without_a_store(shell: Shell) -> None:
     assert shell.json("trust", "list") == [row for row in shell.json("trust", "list") if row["from"] == "shipped"]  # type: ignore[union-attr]
     assert not (shell.folder / "toy.db").exists()
+
+
+def test_a_report_hands_on_no_path_of_a_machine() -> None:
+    words = (
+        "topformer-nas",
+        "trust",
+        "run",
+        "--storage",
+        "postgresql://nas:geheim@h/s",
+        "--data",
+        "folder:/home/me/x y",
+    )
+    words += (
+        "--candidates",
+        "proxy-short,supernet:/tmp/w/last.safetensors",
+        "--out=/tmp/o.json",
+        "--space",
+        "a/b.toml",
+    )
+    assert placeless(words) == (
+        "topformer-nas trust run --storage URL --data 'folder:x y' --candidates "
+        "proxy-short,supernet:last.safetensors --out=o.json --space a/b.toml"
+    )
+    assert "/" not in "".join(report.command for report in shipped_reports())
