@@ -90,11 +90,11 @@ def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | 
     """One evaluation after the other, each recorded at once; begins none after `until`."""
     with Store.open(storage, create=True) as store, worker_pool(workers) as pool:
         for number, (scorer, candidate, replicate) in enumerate(every, start=1):
-            if until is not None and datetime.now() > until:
-                print(f"{until:%H:%M} is past: {number - 1} of {len(every)} are known", flush=True)
-                return
             if store.find_record(candidate.key, scorer.fingerprint, replicate) is not None:
                 continue
+            if until is not None and datetime.now() > until:
+                print(f"{until:%H:%M} is past: the first {number - 1} of {len(every)} evaluations are known", flush=True)
+                return
             (record,) = recorded([(scorer, candidate, replicate)], store, pool)
             said = f"{datetime.now():%H:%M:%S} {number} of {len(every)}: {candidate.arch.key} by {record.fidelity}"
             print(f"{said}, replicate {replicate}: {record.value}, judged {record.judge_miou_pct}", flush=True)
