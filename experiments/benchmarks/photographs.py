@@ -93,7 +93,9 @@ def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | 
             if store.find_record(candidate.key, scorer.fingerprint, replicate) is not None:
                 continue
             if until is not None and datetime.now() > until:
-                print(f"{until:%H:%M} is past: the first {number - 1} of {len(every)} evaluations are known", flush=True)
+                print(
+                    f"{until:%H:%M} is past: the first {number - 1} of {len(every)} evaluations are known", flush=True
+                )
                 return
             (record,) = recorded([(scorer, candidate, replicate)], store, pool)
             said = f"{datetime.now():%H:%M:%S} {number} of {len(every)}: {candidate.arch.key} by {record.fidelity}"
