@@ -18,13 +18,13 @@ from experiments.measurement import Plan, table_path
 from latency_lut import tables
 from latency_lut.counting import SUFFIX, CountTable, count_blocks
 from latency_lut.estimate import ALTERNATIVES, WHOLE_NETWORK_PCT, estimated_table, fit
-from latency_lut.progress import Progress
 from latency_lut.table import SUFFIX as TABLE_SUFFIX
 from latency_lut.table import LatencyTable
 from search_space import blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Task
 from topformer.errors import UserError
+from topformer.progress import Progress
 
 SHIPPED_SPACES = ("quickstart", "pyramid")
 SHIPPED_CLASSES = (150, 59)

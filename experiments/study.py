@@ -23,10 +23,10 @@ from evaluators.base import Evaluator, Scorer
 from evaluators.compiled import CompiledTable
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import SCENES, dataset_named
+from evaluators.named import evaluator_named, scorer_named
 from evaluators.proxy import REFERENCE
 from evaluators.supernet import SupernetEvaluator
 from experiments.confidence import front_probabilities
-from experiments.fidelities import evaluator_named, scorer_named
 from experiments.guided import Guide
 from experiments.pareto import evaluated, front, points
 from experiments.predictor import LEAST_POINTS

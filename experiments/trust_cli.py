@@ -74,8 +74,8 @@ def trust_run(
     """
     from evaluators.datasets.files import LabelledFiles
     from evaluators.datasets.named import dataset_named
+    from evaluators.named import scorers_named
     from evaluators.proxy import ProxyEvaluator, named_recipe
-    from experiments.fidelities import scorers_named
     from experiments.store import Store
     from experiments.trust import TrustPlan, placeless, run_trust
     from latency_lut.table import find_table

@@ -20,9 +20,9 @@ from typing import Self
 
 from latency_lut.devices.qemu import COUNT_NAMES, Counts, count_block
 from latency_lut.payload import build
-from latency_lut.progress import Progress
 from topformer.blocks import Block
 from topformer.errors import UserError
+from topformer.progress import Progress
 
 SUFFIX = ".counts.gz"
 _MAGIC = "topformer-nas counts, format 1"

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from latency_lut.devices import Burst, Device, DeviceInfo, Loaded
-from latency_lut.progress import Progress, silent
 from latency_lut.runtimes import Runtime, RuntimeInfo
 from latency_lut.table import (
     LEAST_SHARE,
@@ -43,6 +42,7 @@ from latency_lut.validation import contradictions
 from topformer.blocks import Block, candidate_blocks
 from topformer.config import Candidate
 from topformer.errors import UserError
+from topformer.progress import Progress, silent
 
 _LEAST_NETWORKS = 2
 """Networks from which an error model can be calibrated."""

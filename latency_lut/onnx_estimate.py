@@ -35,11 +35,11 @@ from latency_lut import tables
 from latency_lut.counting import CountSource
 from latency_lut.devices.qemu import count_and_infer
 from latency_lut.estimate import SNAPDRAGON_865, CoreModel
-from latency_lut.progress import Progress
 from latency_lut.runtimes.ncnn import NcnnLayer, NcnnNetwork
 from latency_lut.runtimes.pnnx import PNNX_VERSION, convert, input_name, input_shape, read_onnx
 from topformer.blocks import Shape
 from topformer.errors import UserError, unknown_name
+from topformer.progress import Progress
 
 if TYPE_CHECKING:
     import onnx

@@ -22,11 +22,11 @@ import matplotlib as mpl
 from scipy.stats import t as student
 
 from evaluators.base import Evaluator
+from evaluators.named import evaluator_named
 from evaluators.proxy import REFERENCE
 from experiments import DEFAULT_URL
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.surrogate import recorded_by
-from experiments.fidelities import evaluator_named
 from experiments.pareto import evaluated
 from experiments.store import Store, Study, Trial
 from experiments.study import StudyConfig

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from evaluators.base import Scorer
 from evaluators.datasets.named import dataset_named
+from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE
-from experiments.fidelities import scorers_named
 from experiments.standing import shipped_reports
 from experiments.store import Store
 from experiments.study import recorded

@@ -25,11 +25,11 @@ from latency_lut import tables
 from latency_lut.counting import SUFFIX, CountTable
 from latency_lut.devices.qemu import QEMU
 from latency_lut.estimate import ALTERNATIVES, SNAPDRAGON_865, estimated_table, fit
-from latency_lut.progress import silent
 from latency_lut.table import LatencyTable, find_table
 from search_space import blocks, preset
 from topformer import ANCHORS, TINY, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks, decompose
+from topformer.progress import silent
 from topformer.published import PUBLISHED
 
 missing = [name for name in (QEMU, "cc") if not shutil.which(name)]

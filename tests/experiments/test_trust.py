@@ -20,11 +20,11 @@ from dashboard.queries import study_view
 from evaluators import proxy
 from evaluators.base import Scorer
 from evaluators.datasets.scenes import Scenes
+from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE, ProxyEvaluator
 from evaluators.trust import published_orderings
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from experiments import standing
-from experiments.fidelities import scorers_named
 from experiments.standing import TrustReport, find_report, shipped_reports, standing_in
 from experiments.store import Store
 from experiments.study import StudyConfig

@@ -12,10 +12,10 @@ import pytest
 
 from latency_lut.counting import CountSource, CountTable, count_blocks
 from latency_lut.devices.qemu import NOTHING, QEMU, Counts, count, count_block
-from latency_lut.progress import silent
 from latency_lut.runtimes.ncnn import candidate_network
 from topformer import TINY, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks, total
+from topformer.progress import silent
 
 SOURCE = CountSource(ncnn="1", ncnn_sha256="ab", compiler="c", payload="cd", plugin="ef")
 TABLE = CountTable(

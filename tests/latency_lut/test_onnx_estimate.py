@@ -19,12 +19,12 @@ from experiments.export import onnx_graph, settle_random_weights
 from latency_lut.devices import qemu
 from latency_lut.estimate import SNAPDRAGON_865
 from latency_lut.onnx_estimate import FLAGGED_PCT, NetworkEstimate, estimate_onnx, flagged_layers
-from latency_lut.progress import silent
 from latency_lut.runtimes.ncnn import NcnnLayer, NcnnNetwork, candidate_network
 from latency_lut.runtimes.pnnx import convert, input_shape, read_onnx
 from topformer.config import ANCHORS, TINY, Candidate, Task
 from topformer.errors import UserError
 from topformer.model import TopFormer
+from topformer.progress import silent
 
 missing = [name for name in (qemu.QEMU, "cc") if not shutil.which(name)]
 missing += [name for name in ("ziglang", "unearth", "pnnx") if not find_spec(name)]
