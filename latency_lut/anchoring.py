@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from latency_lut.measure import calibrate, student_t
+from latency_lut.calibration import calibrate, student_t
 from latency_lut.table import LEVEL, ErrorModel, LatencyEstimate, LatencyTable, NetworkCheck, Setting
 from topformer.blocks import Block
 from topformer.errors import UserError
@@ -73,7 +73,7 @@ def anchored(
     two), so a second measurement can widen the interval.
 
     A table that was never compared with whole networks has no shape error to keep: one measurement then gives it a
-    scale and no interval (`scale_pct` stays None), and from two on, `latency_lut.measure.calibrate` says both.
+    scale and no interval (`scale_pct` stays None), and from two on, `latency_lut.calibration.calibrate` says both.
     Raises MissingRows, and UserError where a network is there twice.
     """
     _require_usable(table, measured, noise_pct)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from toys import TOY_HEADER
 
 from latency_lut.anchoring import OwnTime, anchored, residuals
-from latency_lut.measure import calibrate
+from latency_lut.calibration import calibrate
 from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows
 from topformer import TINY, Task, UserError
 from topformer.blocks import decompose

@@ -18,18 +18,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.measurement import random_networks
+from latency_lut.calibration import Whole, calibrate, fit, student_t
 from latency_lut.devices import Burst, DeviceInfo
 from latency_lut.devices.host import Host
 from latency_lut.measure import (
     Timing,
-    Whole,
-    calibrate,
     check_networks,
     drift_pct,
-    fit,
     measure_table,
     median_half_width_pct,
-    student_t,
     undisturbed,
 )
 from latency_lut.runtimes import Runtime, RuntimeInfo
