@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,20 @@ from topformer.config import TINY, Candidate, Task, content_key
 from topformer.errors import UserError
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of eight evaluations and its ledger."""
+    folder = tmp_path_factory.mktemp("made")
+    run_toy(folder, toy_config(trials=8), ToyEvaluator(fails=is_unlucky))
+    with Store.open(toy_url(folder), read_only=True) as store:
+        assert write_records(store, folder / "ledger.jsonl") == 8
+    return folder
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    run_toy(tmp_path, toy_config(trials=8), ToyEvaluator(fails=is_unlucky))
-    with Store.open(toy_url(tmp_path), read_only=True) as store:
-        assert write_records(store, tmp_path / "ledger.jsonl") == 8
+def ledger(made: Path, tmp_path: Path) -> Path:
+    for name in ("toy.db", "ledger.jsonl"):
+        shutil.copy(made / name, tmp_path)
     return tmp_path / "ledger.jsonl"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -116,15 +117,23 @@ def test_damaged_content_is_one_sentence(damage: str, tmp_path: Path) -> None:
         assert all((store.study("toy"), store.trials("toy"), store.batches("toy")))
 
 
+@pytest.fixture(scope="module")
+def with_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose study keeps weights."""
+    folder = tmp_path_factory.mktemp("with-weights")
+    run_toy(folder, toy_config(trials=6), ToyEvaluator(keeps_weights=True))
+    return folder
+
+
 @pytest.mark.parametrize(
     "name", ["/{}", "../{}", "..", "", "other.safetensors", "toy.db.artefacts/{}", "a\\{}", "{}\0"]
 )
 @pytest.mark.parametrize("renamed", [False, True])
 def test_whoever_edits_a_database_does_not_choose_which_files_are_deleted(
-    name: str, renamed: bool, tmp_path: Path
+    name: str, renamed: bool, with_weights: Path, tmp_path: Path
 ) -> None:
     """A record's weights were any path once, and pruning deleted it."""
-    run_toy(tmp_path, toy_config(trials=6), ToyEvaluator(keeps_weights=True))
+    shutil.copytree(with_weights, tmp_path, dirs_exist_ok=True)
     precious = tmp_path / "precious.safetensors"
     precious.write_bytes(b"somebody's")
     path = name.format(str(precious).removeprefix("/") if name.startswith("/") else precious.name)
