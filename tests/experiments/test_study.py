@@ -459,7 +459,7 @@ def test_a_study_takes_a_data_set_from_a_folder(tmp_path: Path, monkeypatch: pyt
     folder_tree(tmp_path / "mine", train=4)
     evaluator = study_on("mine").build_evaluator()
     assert isinstance(evaluator, ProxyEvaluator)
-    assert evaluator.dataset.item("val", 0)[1].shape == evaluator.recipe.canvas
+    assert evaluator.dataset.item("val", 0)[1].shape == (48, 64)  # as it is: photographs keep their proportions
     quick = replace(evaluator.recipe, training=replace(evaluator.recipe.training, iterations=2))
     candidate = Candidate(arch=TINY, task=Task(num_classes=3))
     metrics = ProxyEvaluator(quick, evaluator.dataset).evaluate(candidate, replicate=0, weights_out=None)
