@@ -95,6 +95,10 @@ class ProxyRecipe:
             }
         )
 
+    def images_of(self, dataset: SegmentationDataset) -> SegmentationDataset:
+        """The images as the recipe's reference size has them: photographs as they are, others as the canvas."""
+        return dataset if self.protocol else dataset.at_size(self.canvas)
+
     def seen(self, dataset: SegmentationDataset, candidate: Candidate) -> SegmentationDataset:
         """The images that a candidate is trained on: photographs as they are, others at the size of the canvas."""
         return dataset if self.protocol else dataset.at_size(self.canvas_for(candidate))
@@ -310,7 +314,7 @@ class ProxyEvaluator:
 
     def __init__(self, recipe: ProxyRecipe, dataset: SegmentationDataset) -> None:
         self.recipe = for_dataset(recipe, dataset)
-        self.dataset = dataset if self.recipe.protocol else dataset.at_size(self.recipe.canvas)
+        self.dataset = self.recipe.images_of(dataset)
         judge = self.dataset.test_fingerprint if self.judges else None
         identity = [PROXY_VERSION, self.dataset.fingerprint, self.recipe.as_dict()]
         self.fingerprint = content_key(identity if judge is None else [*identity, judge])

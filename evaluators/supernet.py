@@ -149,7 +149,7 @@ def train_supernet(
     """
     _require_classes(space, dataset)
     recipe = recipe.for_dataset(dataset)
-    data = dataset if recipe.proxy.protocol else dataset.at_size(recipe.proxy.canvas)
+    data = recipe.proxy.images_of(dataset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         supernet = Supernet(space.largest.arch, num_classes=dataset.num_classes)
