@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from experiments.pareto import front
-from experiments.standing import Standing, study_standing
-from experiments.store import Store, Study, Trial
+from experiments.front.pareto import front
+from experiments.store.store import Store, Study, Trial
+from experiments.trust.standing import Standing, study_standing
 from topformer.blocks import candidate_blocks
 from topformer.config import anchor_name
 

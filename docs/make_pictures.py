@@ -15,9 +15,9 @@ from playwright.sync_api import sync_playwright
 
 import dashboard.app
 from experiments import DEFAULT_URL
-from experiments.figures import draw_front
-from experiments.standing import study_standing
-from experiments.store import Store
+from experiments.reports.figures import draw_front
+from experiments.store.store import Store
+from experiments.trust.standing import study_standing
 
 HERE = Path(__file__).parent
 STUDY = "quickstart"

@@ -65,7 +65,7 @@ def test_a_package_stays_clear_of_the_libraries_of_upper_layers(package: str) ->
         "search_space",
         "search_space.space",
         "latency_lut.table",
-        "experiments.standing",
+        "experiments.trust.standing",
     ],
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:

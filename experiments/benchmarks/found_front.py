@@ -27,10 +27,10 @@ from evaluators.proxy import REFERENCE
 from experiments import DEFAULT_URL
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.surrogate import recorded_by
-from experiments.pareto import evaluated
-from experiments.store import Store, Study, Trial
-from experiments.study import StudyConfig
-from experiments.summaries import at_rung
+from experiments.front.pareto import evaluated
+from experiments.search.study import StudyConfig
+from experiments.store.store import Store, Study, Trial
+from experiments.views.front import at_rung
 from topformer.blocks import candidate_blocks
 from topformer.config import TopFormerConfig
 

@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from experiments.measurement import random_networks
+from experiments.latency.plan import random_networks
 from latency_lut.devices.host import Host, cpu_model
 from latency_lut.measure import Timing, measure_table
 from latency_lut.runtimes.onnxruntime import OnnxRuntime

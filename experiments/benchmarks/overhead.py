@@ -24,12 +24,12 @@ from typing import Any
 
 from evaluators.base import Metrics
 from experiments.benchmarks.evidence import keep
-from experiments.pareto import front
-from experiments.ray_backend import LOCAL, Resources, ray_pool
-from experiments.store import BatchStatistics, Proposal, Record, Store, Study
-from experiments.study import Event, StudyConfig, run_study
-from experiments.summaries import at_rung
-from experiments.workers import Pool, worker_pool
+from experiments.front.pareto import front
+from experiments.search.study import Event, StudyConfig, run_study
+from experiments.store.store import BatchStatistics, Proposal, Record, Store, Study
+from experiments.views.front import at_rung
+from experiments.workers.pool import Pool, worker_pool
+from experiments.workers.ray import LOCAL, Resources, ray_pool
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace
 from topformer.blocks import candidate_blocks

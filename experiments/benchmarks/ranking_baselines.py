@@ -22,7 +22,7 @@ from scipy.stats import kendalltau
 
 from evaluators.trust import replicate_noise
 from experiments.benchmarks.evidence import keep
-from experiments.standing import shipped_reports
+from experiments.trust.standing import shipped_reports
 from topformer.blocks import candidate_blocks
 from topformer.config import TINY, Candidate, Task, TopFormerConfig
 

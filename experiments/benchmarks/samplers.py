@@ -38,10 +38,10 @@ from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, RandomSamp
 
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.surrogate import TABLE, Floats, Point, Recorded, Surrogate, compiled, space_searched
-from experiments.guided import Guide
-from experiments.pareto import hypervolume
-from experiments.samplers import Gate, next_batch
-from experiments.store import Record, Trial
+from experiments.front.pareto import hypervolume
+from experiments.search.guided import Guide
+from experiments.search.samplers import Gate, next_batch
+from experiments.store.store import Record, Trial
 from latency_lut.table import LatencyTable, find_table
 from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Candidate

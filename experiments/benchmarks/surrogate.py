@@ -34,11 +34,11 @@ from evaluators.compiled import CompiledTable
 from evaluators.datasets.scenes import Scenes
 from evaluators.supernet import SupernetEvaluator
 from experiments.benchmarks.evidence import keep
-from experiments.guided import Guide
-from experiments.schedule import promoted
-from experiments.store import Record, Store
-from experiments.study import recorded
-from experiments.workers import worker_pool
+from experiments.search.guided import Guide
+from experiments.search.schedule import promoted
+from experiments.search.study import recorded
+from experiments.store.store import Record, Store
+from experiments.workers.pool import worker_pool
 from latency_lut.table import find_table
 from search_space import SearchSpace, preset
 from topformer.config import ANCHORS, Candidate, Task

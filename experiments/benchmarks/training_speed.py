@@ -36,7 +36,7 @@ from evaluators.evaluation import normalised
 from evaluators.recipe import TrainingRecipe
 from evaluators.samples import Samples, batches
 from evaluators.training import Execution, train
-from experiments.recipe_files import recipe_named
+from experiments.training.recipe_files import recipe_named
 from latency_lut.devices.host import cpu_model
 from topformer.config import named_arch
 from topformer.model import TopFormer, upsample

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from experiments.estimation import shipped_counts
+from experiments.latency.shipped import shipped_counts
 from latency_lut.devices.qemu import NOTHING, count
 from latency_lut.estimate import SNAPDRAGON_865
 from latency_lut.runtimes.ncnn import candidate_network

@@ -20,14 +20,14 @@ import pandas as pd
 import pytest
 from playwright.sync_api import sync_playwright
 from streamlit.testing.v1 import AppTest
-from toys import ToyEvaluator, run_toy, toy_config, toy_report, toy_url
 
 import dashboard.app
 from dashboard.app import selected_trial
 from dashboard.charts import block_figure, pareto_figure
 from dashboard.queries import best_row, block_frame, class_frame, study_view
-from experiments.store import Store
-from experiments.study import StudyResult
+from experiments.search.study import StudyResult
+from experiments.store.store import Store
+from tests.support.toys import ToyEvaluator, run_toy, toy_config, toy_report, toy_url
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

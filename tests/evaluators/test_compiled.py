@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import TOY_HEADER
 
 from evaluators.compiled import CompiledTable
 from latency_lut.table import Correction, ErrorModel, LatencyRow, LatencyTable, MissingRows
 from search_space import SearchSpace, blocks, preset
+from tests.support.toys import TOY_HEADER
 from topformer import ANCHORS, BASE, SMALL, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks
 

@@ -15,7 +15,6 @@ from PIL import Image
 from test_training import MICRO, Halves, Oracle
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trees import ade20k_tree, imagenet_tree
 
 from evaluators.datasets.files import DataError
 from evaluators.datasets.imagenet import opened as imagenet
@@ -23,6 +22,7 @@ from evaluators.datasets.named import dataset_named
 from evaluators.evaluation import evaluate, labels_of, normalised, right_answers, score, segmented
 from evaluators.recipe import Protocol
 from evaluators.training import train
+from tests.support.trees import ade20k_tree, imagenet_tree
 from topformer import TopFormer, TopFormerClassifier
 
 SMALL = Protocol(long_side=256, short_side=64, multiple_of=32)

@@ -197,7 +197,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 import torch
-from test_resuming import trained
+from tests.evaluators.test_resuming import trained
 torch.set_num_threads(1)  # as here: sums over threads are others
 print("ready", flush=True)
 trained(Path(sys.argv[1]), progress=lambda done, total, loss: print(done, flush=True), save_every=1)
@@ -210,13 +210,13 @@ def test_killed_twenty_times_anywhere_it_ends_with_the_same_weights(tmp_path: Pa
     """SIGKILL, at random moments: between steps, in the middle of one, while a state is written."""
     rng, kills, starts = random.Random(0), 0, 0
     untouched = trained(None)
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    root = str(Path(__file__).parents[2])
     while kills < KILLS:
         folder = tmp_path / str(starts)
         starts += 1
         for _ in range(2):
             child = subprocess.Popen(
-                [sys.executable, "-c", CHILD, str(folder), *paths], stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", CHILD, str(folder), root], stdout=subprocess.PIPE, text=True
             )
             assert child.stdout
             wanted = rng.choice(["ready", *map(str, range(1, 9))])

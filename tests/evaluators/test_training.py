@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -313,13 +312,12 @@ def test_a_killed_worker_is_one_sentence() -> None:
 @pytest.mark.slow
 def test_without_a_compiler_the_advice_is_not_to_compile(tmp_path: Path) -> None:
     program = (
-        "from test_training import trained; from evaluators.training import Execution; "
+        "from tests.evaluators.test_training import trained; from evaluators.training import Execution; "
         "trained(execution=Execution(compile=True))"
     )
     root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), str(Path(__file__).parent)])
     environment = {
-        "PYTHONPATH": paths,
+        "PYTHONPATH": str(root),
         "PATH": "/nowhere",
         "CXX": "/nowhere/c++",
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trees import folder_tree
 
 from evaluators.base import Scorer
 from evaluators.datasets.named import dataset_named
@@ -21,6 +20,7 @@ from evaluators.proxy import SHORT, ProxyEvaluator
 from evaluators.trust import variants
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator, agreeing_units, synaptic_flow
 from search_space import PRESETS, preset
+from tests.support.trees import folder_tree
 from topformer import BASE, SMALL, TINY, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError
 

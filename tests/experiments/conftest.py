@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shell import Shell
+
+from tests.support.shell import Shell
 
 
 @pytest.fixture

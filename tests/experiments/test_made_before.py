@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shell import Shell
 
-from experiments.standing import TrustReport
-from experiments.store import Store
+from experiments.store.store import Store
+from experiments.trust.standing import TrustReport
 from latency_lut.table import LatencyTable
+from tests.support.shell import Shell
 from topformer.config import TopFormerConfig
 from topformer.weights import saved_model
 

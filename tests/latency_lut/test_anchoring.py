@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import TOY_HEADER
 
 from latency_lut.anchoring import OwnTime, anchored, residuals
 from latency_lut.calibration import calibrate
 from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows
+from tests.support.toys import TOY_HEADER
 from topformer import TINY, Task, UserError
 from topformer.blocks import decompose
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from toys import TOY_HEADER
 
 from latency_lut.compare import FieldDifference, KindRatios, compare_network, compare_tables
 from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows
+from tests.support.toys import TOY_HEADER
 from topformer import TINY, Task
 from topformer.blocks import Block, decompose
 

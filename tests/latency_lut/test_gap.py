@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from toys import TOY_HEADER
 
 from latency_lut.gap import Explanation, Gap, Setup, explain
 from latency_lut.table import ErrorModel, LatencyRow, LatencyTable, MissingRows
+from tests.support.toys import TOY_HEADER
 from topformer import SMALL, TINY, Task, UserError
 from topformer.blocks import decompose
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.measurement import random_networks
+from experiments.latency.plan import random_networks
 from latency_lut.calibration import Whole, calibrate, fit, student_t
 from latency_lut.devices import Burst, DeviceInfo
 from latency_lut.devices.host import Host

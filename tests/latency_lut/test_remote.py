@@ -19,7 +19,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fake_adbd import FakeAdbd
 
 from latency_lut.devices import Burst, device_named
 from latency_lut.devices.adb import Adb
@@ -32,6 +31,7 @@ from latency_lut.payload import build
 from latency_lut.runtimes.ncnn import Ncnn
 from latency_lut.runtimes.onnxruntime import OnnxRuntime
 from latency_lut.table import LatencyTable
+from tests.support.fake_adbd import FakeAdbd
 from topformer import TINY, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks
 from topformer.cache import CACHE_VARIABLE

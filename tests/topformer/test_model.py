@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 from torch import nn
 
 import topformer
+from tests.support.topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 from topformer import ANCHORS, SMALL, TINY, Task, UserError
 from topformer.blocks import decompose
 from topformer.model import BlockModule, TopFormer, TransformerBlock, set_drop_path, zero_start_residuals

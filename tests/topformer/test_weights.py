@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 
 import topformer
+from tests.support.topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 from topformer import TINY, CheckpointError, UserError
 from topformer.weights import _number_dtype, saved_classes
 

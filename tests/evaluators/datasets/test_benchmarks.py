@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import trees
 from PIL import Image
 from scipy.io import savemat
 
@@ -21,6 +20,7 @@ from evaluators.datasets.files import DataError, LabelledFiles, named_classes
 from evaluators.datasets.folder import opened as folder
 from evaluators.datasets.pascal_context import opened as pascal_context
 from evaluators.datasets.pascal_context import opened_59
+from tests.support import trees
 from topformer import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trees
 
 from evaluators.datasets.ade20k import opened as ade20k
 from evaluators.datasets.checking import Problem, check
 from evaluators.datasets.folder import opened
 from evaluators.datasets.imagenet import opened as imagenet
 from evaluators.datasets.scenes import Scenes
+from tests.support import trees
 from topformer import UserError
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trees
 from PIL import Image
 
 from evaluators.datasets import IGNORE
 from evaluators.datasets.ade20k import opened
 from evaluators.datasets.files import DataError, IndexedLabels, LabelledFiles, contiguous, read_image
 from evaluators.datasets.folder import opened as folder
+from tests.support import trees
 from topformer import UserError
 from topformer.cache import CACHE_VARIABLE
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trees
 
 from evaluators.datasets import IGNORE, numbered_palette
 from evaluators.datasets.files import DataError
 from evaluators.datasets.folder import opened
+from tests.support import trees
 from topformer import UserError
 
 

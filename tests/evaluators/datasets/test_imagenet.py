@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trees
 
 from evaluators.datasets.files import DataError
 from evaluators.datasets.imagenet import opened
+from tests.support import trees
 from topformer import UserError
 
 

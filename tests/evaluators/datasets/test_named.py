@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import trees
 
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import LAYOUTS, any_dataset_named, dataset_named
 from evaluators.datasets.scenes import Scenes
+from tests.support import trees
 from topformer import UserError
 
 TREES: dict[str, Callable[[Path], Path]] = {

@@ -1,0 +1,182 @@
+"""The commands about studies that are there. Parse, make one call, print."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments import DEFAULT_URL
+from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
+from topformer.errors import UserError
+
+study_commands = typer.Typer(help="What the store holds, and one file to pass it on.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(metavar="STUDY")]
+ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `study export` wrote.")]
+
+
+@study_commands.command("list")
+def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """The studies of a store."""
+    from experiments.store.store import Store
+    from experiments.trust.standing import study_standing
+
+    with Store.open(storage, read_only=True) as store:
+        rows = [
+            {
+                "study": study.name,
+                **store.counts(study.name)._asdict(),
+                "wanted": study.config["search"]["trials"],
+                "fidelity": study.fidelity,
+                "ranking": study_standing(study, store).short.removeprefix("ranking "),
+                "table": study.table.header.name,
+                "created": study.created,
+                "finished": study.finished,
+            }
+            for study in store.studies()
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        for event in ("created", "finished"):
+            row[event] = str(row[event] or "")[:16].replace("T", " ")
+    print_rows(rows, "studies")
+
+
+@study_commands.command("show")
+def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """What a study asked for, what was done and saved, what it cost, and what came of it."""
+    from experiments.store.store import Store
+    from experiments.trust.standing import study_standing
+    from experiments.views.front import study_summary
+
+    with Store.open(storage, read_only=True) as store:
+        found = store.study(study)
+        ranking = study_standing(found, store)
+        content = study_summary(found, store.trials(study), store.batches(study), ranking)
+        confirmations = [record for rung in found.rungs for record in store.confirmations(study, rung)]
+        content["confirmation_seconds"] = sum(record.seconds for record in confirmations)
+    if as_json:
+        print_json(content)
+        return
+    console = console_of()
+    for name, value in content.items():
+        if name in ("hypervolume_by_batch", "failures", "ranking_trust"):
+            continue
+        console.print(f"{name:31s} {_shown(value)}", highlight=False)
+    for number, area in enumerate(content["hypervolume_by_batch"]):
+        console.print(f"hypervolume after batch {number:<7d} {area:.1f} ms %", highlight=False)
+    for failure in content["failures"]:
+        console.print(f"trial {failure['trial']} failed: {failure['reason']}", highlight=False)
+    console.print(ranking.notice, highlight=False)
+
+
+@study_commands.command("compare")
+def study_compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Two or more, of one table and evaluator.")],
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Studies side by side: hypervolume from one reference, and whose points are on the front of all together."""
+    from experiments.store.store import Store
+    from experiments.views.front import comparison
+
+    if len(set(studies)) < max(len(studies), 2):
+        raise UserError("name at least two studies, each once.")
+    with Store.open(storage, read_only=True) as store:
+        rows = comparison([(store.study(name), store.trials(name)) for name in studies])
+    if as_json:
+        print_json(rows)
+        return
+    print_rows([{name: _shown(value) for name, value in row.items()} for row in rows], "studies")
+
+
+@study_commands.command("export")
+def study_export(
+    study: Name,
+    out: Annotated[Path, typer.Option(help="The archive to write, a .zip.")],
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study to one file: configuration, table, trials, records, front, versions. Weights stay in the store."""
+    from experiments.export.study_file import export_study
+    from experiments.store.store import Store
+
+    with Store.open(storage, read_only=True) as store:
+        path = export_study(store, study, out)
+    if as_json:
+        print_json({"study": study, "archive": str(path), "bytes": path.stat().st_size})
+        return
+    print(f"{path}: study {study}, {path.stat().st_size:,} bytes; to check it: topformer-nas study verify {path}")
+
+
+@study_commands.command("verify")
+def study_verify(archive: ArchiveFile, as_json: AsJson = False) -> None:
+    """Check an archive: checksums, every latency from its table, and the front scored again from its records."""
+    from experiments.export.study_file import read_archive
+
+    found = read_archive(archive)
+    content: dict[str, Any] = {
+        "study": found.study.name,
+        "trials": len(found.trials),
+        "front": found.front.trials,
+        "hypervolume": found.front.hypervolume,
+        "reference_ms": found.front.reference_ms,
+        "table": found.table.name,
+        "evaluator": found.study.evaluator,
+        "fidelity": found.study.fidelity,
+        "made_by": dict(found.made_by),
+        "machine": dict(found.machine),
+    }
+    if as_json:
+        print_json(content)
+        return
+    console = console_of()
+    for name, value in content.items():
+        console.print(f"{name:13s} {_shown(value)}", highlight=False)
+    console.print(f"{archive}: checksums, latencies and front are as they should be.", highlight=False)
+
+
+@study_commands.command("import")
+def study_import(
+    archive: ArchiveFile,
+    name: Annotated[str | None, typer.Option("--as", help="Another name for it here.")] = None,
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Put an archive's study into a store, after the checks of `verify`; it can be browsed, exported and extended."""
+    from experiments.export.study_file import import_study, read_archive
+    from experiments.store.store import Store
+
+    found = read_archive(archive)
+    with Store.open(storage, create=True) as store:
+        known = import_study(store, found, name=name)
+    if as_json:
+        print_json({"study": known, "trials": len(found.trials), "storage": storage})
+        return
+    print(f"study {known} with {len(found.trials)} trials is in {storage}.")
+
+
+@study_commands.command("delete")
+def study_delete(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Forget a study; its evaluations stay in the store, so nothing would be trained twice."""
+    from experiments.store.store import Store
+
+    with Store.open(storage) as store:
+        trials = store.counts(study).trials
+        store.delete_study(study)
+    if as_json:
+        print_json({"study": study, "trials": trials})
+        return
+    print(f"study {study} with {trials} trials is forgotten; its evaluations are kept.")
+
+
+def _shown(value: object) -> str:
+    """As a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return "" if value is None else str(value)

@@ -1,0 +1,456 @@
+"""One file that holds a study: configuration, latency table, proposals, records, front; checked before it is believed.
+
+A zip archive of seven members with fixed names, the manifest among them with the checksum of every other. Nothing in it
+is run, and nothing of it is unpacked to a path: members are read by name, up to a size, and parsed as JSON or as a
+latency table. Weights stay behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import lzma
+import platform
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from experiments.front.pareto import front
+from experiments.search.study import MOST_REPLICATES, StudyConfig
+from experiments.store.store import BatchStatistics, Proposal, Record, Rung, Store, Study, Trial, require_numbers
+from experiments.views.front import hypervolume_of, hypervolume_reference
+from latency_lut.devices.host import cpu_model
+from latency_lut.table import LatencyTable
+from topformer.blocks import candidate_blocks
+from topformer.config import Candidate, Task, TopFormerConfig, strict_json
+from topformer.errors import UserError, first_line
+from topformer.writing import write_whole
+
+FORMAT = 1
+MOST_MEMBER_BYTES = 512 * 2**20
+_MANIFEST = "manifest.json"
+_MEMBERS = ("study.json", "table.lut", "batches.json", "trials.jsonl", "confirmations.jsonl", "front.json")
+_DATE = (1980, 1, 1, 0, 0, 0)
+"""Of every member: equal studies make equal archives."""
+_PACKAGES = ("topformer-nas", "torch", "numpy", "optuna", "sqlalchemy")
+_CLOSE_MS = 1e-9
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Manifest(_Strict):
+    format: int
+    made_by: dict[str, str]
+    """Versions of packages."""
+    machine: dict[str, Any]
+    sha256: dict[str, str]
+    """By member."""
+
+
+class _StudyEntry(_Strict):
+    name: str
+    config: dict[str, Any]
+    evaluator: str
+    fidelity: str
+    created: str
+    finished: str | None
+    rungs: list[Rung]
+    screens: list[str]
+
+
+class _RecordEntry(_Strict):
+    status: Literal["complete", "failed"]
+    metrics: dict[str, Any] | None
+    reason: str | None
+    seconds: float
+
+
+class _TrialEntry(_Strict):
+    number: int
+    batch: int
+    candidate_key: str
+    architecture: dict[str, Any]
+    task: dict[str, Any]
+    point: dict[str, int | str]
+    origin: Literal["anchor", "sampler", "neighbour", "random"]
+    anchor: str | None
+    latency_ms: float
+    from_cache: bool
+    record: _RecordEntry | None
+    """None for one that was in flight."""
+
+
+class _ConfirmationEntry(_RecordEntry):
+    candidate_key: str
+    evaluator: str
+    fidelity: str
+    replicate: int = Field(ge=0)
+
+
+class _FrontEntry(_Strict):
+    trials: list[int]
+    hypervolume: float
+    reference_ms: float
+    reference_miou_pct: float
+
+
+Entry = TypeVar("Entry", bound=BaseModel)
+_BATCHES = TypeAdapter(list[BatchStatistics])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Archive:
+    """A study as an archive has it, after all checks."""
+
+    study: _StudyEntry
+    table: LatencyTable
+    table_text: str
+    batches: tuple[BatchStatistics, ...]
+    trials: tuple[_TrialEntry, ...]
+    proposals: tuple[Proposal, ...]
+    confirmations: tuple[Record, ...]
+    front: _FrontEntry
+    made_by: Mapping[str, str]
+    machine: Mapping[str, Any]
+
+
+def export_study(store: Store, name: str, path: Path) -> Path:
+    """Write a study to an archive; raises `UserError` for an unknown one."""
+    study, trials, batches = store.study(name), store.trials(name), store.batches(name)
+    members = {
+        "study.json": _json(
+            {key: getattr(study, key) for key in ("name", "config", "evaluator", "fidelity", "created", "finished")}
+            | {"rungs": [asdict(rung) for rung in study.rungs], "screens": store.screens(name)}
+        ),
+        "table.lut": study.table_text.encode(),
+        "batches.json": _json([asdict(batch) for batch in batches]),
+        "trials.jsonl": b"".join(_json(_entry(trial)) for trial in trials),
+        "confirmations.jsonl": b"".join(
+            _json(asdict(record)) for rung in study.rungs for record in store.confirmations(name, rung)
+        ),
+        "front.json": _json(_front_of(study, trials)),
+    }
+    manifest = {
+        "format": FORMAT,
+        "made_by": {package: importlib.metadata.version(package) for package in _PACKAGES}
+        | {"python": platform.python_version()},
+        "machine": {"cpu": cpu_model(), "system": platform.platform()},
+        "sha256": {member: hashlib.sha256(content).hexdigest() for member, content in members.items()},
+    }
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for member, content in {_MANIFEST: _json(manifest), **members}.items():
+            archive.writestr(zipfile.ZipInfo(member, _DATE), content, zipfile.ZIP_DEFLATED)
+    write_whole(path, packed.getvalue())
+    return path
+
+
+def read_archive(path: Path) -> Archive:
+    """Read and check: checksums, candidates, latencies from the table, front and hypervolume from the records.
+
+    Raises `UserError` that names the member and what is wrong with it.
+    """
+    members = _contents(path)
+    manifest = _parsed(path, _MANIFEST, _Manifest, members[_MANIFEST])
+    if manifest.format != FORMAT:
+        _refuse(path, _MANIFEST, f"format {manifest.format}, this tool reads {FORMAT}")
+    for member in _MEMBERS:
+        if hashlib.sha256(members[member]).hexdigest() != manifest.sha256.get(member):
+            _refuse(path, member, "its content is not that of its checksum")
+    study = _parsed(path, "study.json", _StudyEntry, members["study.json"])
+    text = _text(path, "table.lut", members["table.lut"])
+    try:
+        config = StudyConfig.model_validate(study.config)
+        config.search_space()
+    except (ValidationError, UserError) as error:
+        _refuse(path, "study.json", str(error).splitlines()[0].rstrip("."))
+    if config.name != study.name or not (study.evaluator and study.fidelity):
+        _refuse(path, "study.json", f"its name is {study.name[:100]!r}, its configuration's {config.name!r}")
+    if any(not 1 <= rung.replicates <= MOST_REPLICATES for rung in study.rungs):
+        _refuse(path, "study.json", f"a rung's replicates must be from 1 to {MOST_REPLICATES}")
+    try:
+        table = LatencyTable.from_text(text, where="table.lut")
+    except UserError as error:
+        _refuse(path, "table.lut", str(error).rstrip("."))
+    try:
+        batches = tuple(_BATCHES.validate_json(members["batches.json"]))
+        strict_json(members["batches.json"])
+    except (ValueError, RecursionError) as error:
+        _refuse(path, "batches.json", first_line(error))
+    if any(value < 0 for batch in batches for value in asdict(batch).values()):
+        _refuse(path, "batches.json", "a batch has counts below 0")
+    trials = tuple(
+        _parsed(path, "trials.jsonl", _TrialEntry, line) for line in members["trials.jsonl"].splitlines() if line
+    )
+    found = Archive(
+        study=study,
+        table=table,
+        table_text=text,
+        batches=batches,
+        trials=trials,
+        proposals=tuple(_proposal(path, table, trial) for trial in trials),
+        confirmations=tuple(_confirmations(path, study, trials, members["confirmations.jsonl"])),
+        front=_parsed(path, "front.json", _FrontEntry, members["front.json"]),
+        made_by=manifest.made_by,
+        machine=manifest.machine,
+    )
+    _require_order(path, found)
+    _require_same_front(path, found)
+    return found
+
+
+def import_study(store: Store, archive: Archive, *, name: str | None = None) -> str:
+    """Write a checked archive's study to a store, all of it or nothing; gives its name.
+
+    Raises `UserError` for a name that is taken, and for a store that has other results of the same evaluations.
+    """
+    entry = archive.study
+    wanted = name or entry.name
+    try:
+        config = StudyConfig.model_validate(dict(entry.config) | {"name": wanted}).model_dump()
+    except ValidationError:
+        raise UserError(
+            f"{wanted[:100]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most 100, the first a "
+            "letter or digit."
+        ) from None
+    store.add_study(
+        replace(_study_of(archive), name=wanted, config=config),
+        batches=archive.batches,
+        confirmations=archive.confirmations,
+        screens=entry.screens,
+        trials=[
+            (trial.number, trial.batch, proposal, _record(trial, proposal, entry), trial.from_cache)
+            for trial, proposal in zip(archive.trials, archive.proposals, strict=True)
+        ],
+    )
+    return wanted
+
+
+def rebuilt_trials(archive: Archive) -> tuple[Trial, ...]:
+    """The archive's trials as a store would give them."""
+    return tuple(
+        Trial(
+            number=trial.number,
+            batch=trial.batch,
+            candidate=proposal.candidate,
+            point=proposal.point,
+            origin=proposal.origin,
+            anchor=proposal.anchor,
+            latency=proposal.latency,
+            state="proposed" if trial.record is None else trial.record.status,
+            record=_record(trial, proposal, archive.study),
+            from_cache=trial.from_cache,
+            weights=None,
+            weights_sha256=None,
+        )
+        for trial, proposal in zip(archive.trials, archive.proposals, strict=True)
+    )
+
+
+def _study_of(archive: Archive) -> Study:
+    entry = archive.study
+    return Study(
+        name=entry.name,
+        config=entry.config,
+        evaluator=entry.evaluator,
+        fidelity=entry.fidelity,
+        table_text=archive.table_text,
+        created=entry.created,
+        finished=entry.finished,
+        rungs=tuple(entry.rungs),
+    )
+
+
+def _entry(trial: Trial) -> dict[str, Any]:
+    record = trial.record
+    return {
+        "number": trial.number,
+        "batch": trial.batch,
+        "candidate_key": trial.candidate.key,
+        "architecture": trial.candidate.arch.as_dict(),
+        "task": trial.candidate.task.as_dict(),
+        "point": dict(trial.point),
+        "origin": trial.origin,
+        "anchor": trial.anchor,
+        "latency_ms": trial.latency.total_ms,
+        "from_cache": trial.from_cache,
+        "record": None
+        if record is None
+        else {
+            "status": record.status,
+            "metrics": None if record.metrics is None else dict(record.metrics),
+            "reason": record.reason,
+            "seconds": record.seconds,
+        },
+    }
+
+
+def _front_of(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    reference = hypervolume_reference(study, trials)
+    return {
+        "trials": [trial.number for trial in front(trials, fidelity=study.fidelity)],
+        "hypervolume": hypervolume_of(trials, fidelity=study.fidelity, reference=reference),
+        "reference_ms": reference[0],
+        "reference_miou_pct": reference[1],
+    }
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    """Of every member; refuses names, sizes and kinds of members that no export writes."""
+    try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            raise UserError(f"the archive {str(path)!r} is no file; name one of: topformer-nas study export.")
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist()]
+            if sorted(names) != sorted((_MANIFEST, *_MEMBERS)):
+                strange = sorted(set(names) - {_MANIFEST, *_MEMBERS}) or ["members missing or there twice"]
+                raise UserError(
+                    f"{path} is no study archive: it must hold {', '.join((_MANIFEST, *_MEMBERS))} and nothing else "
+                    f"({strange[0][:80]!r})."
+                )
+            found = {}
+            for info in archive.infolist():
+                if info.file_size > MOST_MEMBER_BYTES:
+                    _refuse(path, info.filename, f"{info.file_size:,} bytes, more than {MOST_MEMBER_BYTES:,}")
+                with archive.open(info) as member:
+                    found[info.filename] = member.read(MOST_MEMBER_BYTES + 1)
+                if len(found[info.filename]) > MOST_MEMBER_BYTES:
+                    _refuse(path, info.filename, f"more than {MOST_MEMBER_BYTES:,} bytes")
+            return found
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise UserError(f"{path} is not a readable archive ({error}); copy it again.") from None
+    except OSError as error:
+        raise UserError(f"cannot read the archive {str(path)!r} ({error.strerror or error}).") from None
+
+
+def _parsed(path: Path, member: str, kind: type[Entry], content: bytes) -> Entry:
+    try:
+        found = kind.model_validate_json(content)
+        strict_json(content)  # what a field may be at will holds no other numbers either
+    except ValidationError as error:
+        first = error.errors()[0]
+        _refuse(path, member, f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}")
+    except (ValueError, RecursionError) as error:
+        _refuse(path, member, first_line(error))
+    return found
+
+
+def _text(path: Path, member: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        _refuse(path, member, "it is not text")
+
+
+def _proposal(path: Path, table: LatencyTable, trial: _TrialEntry) -> Proposal:
+    """With its latency anew from the table."""
+    member = "trials.jsonl"
+    try:
+        candidate = Candidate(
+            arch=TopFormerConfig.from_dict(trial.architecture), task=Task.from_dict(trial.task, where="task")
+        )
+        latency = table.estimate(candidate_blocks(candidate))
+    except UserError as error:
+        _refuse(path, member, f"trial {trial.number}: {error}")
+    if candidate.key != trial.candidate_key:
+        _refuse(path, member, f"trial {trial.number} has the key of another architecture")
+    if abs(latency.total_ms - trial.latency_ms) > _CLOSE_MS * max(latency.total_ms, 1.0):
+        _refuse(
+            path,
+            member,
+            f"trial {trial.number} is said to take {trial.latency_ms:g} ms, its table says {latency.total_ms:g}",
+        )
+    if trial.record is not None:
+        _require_record(path, member, f"trial {trial.number}", trial.record)
+    return Proposal(candidate=candidate, point=trial.point, origin=trial.origin, anchor=trial.anchor, latency=latency)
+
+
+def _require_record(path: Path, member: str, what: str, record: _RecordEntry) -> None:
+    if (record.metrics is None) != (record.status == "failed"):
+        _refuse(path, member, f"{what} is {record.status} but its metrics are not")
+    if record.metrics is not None:
+        miou = record.metrics.get("miou_pct")
+        if isinstance(miou, bool) or not isinstance(miou, int | float) or not 0 <= miou <= 100:
+            _refuse(path, member, f"{what} has an mIoU of {miou!r} %")
+        try:
+            require_numbers(record.metrics)
+        except TypeError as error:
+            _refuse(path, member, f"{what} has metrics of which {error}")
+
+
+def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry], content: bytes) -> Iterator[Record]:
+    """Of the study's own candidates, at its own rungs."""
+    member = "confirmations.jsonl"
+    keys = {trial.candidate_key for trial in trials}
+    places = {(rung.evaluator, rung.fidelity, number) for rung in study.rungs for number in range(rung.replicates)}
+    for line in content.splitlines():
+        entry = _parsed(path, member, _ConfirmationEntry, line)
+        what = f"the confirmation of {entry.candidate_key}"
+        if entry.candidate_key not in keys or (entry.evaluator, entry.fidelity, entry.replicate) not in places:
+            _refuse(path, member, f"{what} is of no trial, or of no rung, of study {study.name!r}")
+        _require_record(path, member, what, entry)
+        yield Record(**entry.model_dump())
+
+
+def _record(trial: _TrialEntry, proposal: Proposal, study: _StudyEntry) -> Record | None:
+    if trial.record is None:
+        return None
+    return Record(
+        candidate_key=proposal.candidate.key,
+        evaluator=study.evaluator,
+        fidelity=study.fidelity,
+        replicate=0,
+        status=trial.record.status,
+        metrics=trial.record.metrics,
+        reason=trial.record.reason,
+        seconds=trial.record.seconds,
+    )
+
+
+def _require_order(path: Path, archive: Archive) -> None:
+    numbers = [trial.number for trial in archive.trials]
+    keys = [trial.candidate_key for trial in archive.trials]
+    batches = [trial.batch for trial in archive.trials]
+    if numbers != list(range(len(numbers))) or len(set(keys)) < len(keys) or batches != sorted(batches):
+        _refuse(path, "trials.jsonl", "trials are not numbered from 0, or one candidate or batch is there twice")
+    if set(batches) != set(range(len(archive.batches))):
+        _refuse(path, "batches.json", f"{len(archive.batches)} batches, but trials of {len(set(batches))}")
+
+
+def _require_same_front(path: Path, archive: Archive) -> None:
+    """Scored again, offline, from records and table alone."""
+    again = _FrontEntry(**_front_of(_study_of(archive), rebuilt_trials(archive)))
+    if again.trials != archive.front.trials or abs(again.hypervolume - archive.front.hypervolume) > 1e-6 * max(
+        again.hypervolume, 1.0
+    ):
+        _refuse(
+            path,
+            "front.json",
+            f"records and table give the front {again.trials} with hypervolume {again.hypervolume:g}, not "
+            f"{archive.front.trials} with {archive.front.hypervolume:g}",
+        )
+
+
+def _refuse(path: Path, member: str, what: str) -> NoReturn:
+    raise UserError(f"{path}, {member}: {what}; export the study again from the store that has it.")
+
+
+def _json(content: object) -> bytes:
+    return (json.dumps(content, allow_nan=False) + "\n").encode()

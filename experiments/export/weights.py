@@ -1,0 +1,131 @@
+"""Which weights does an export get? A trial's own, a file's, or, only when asked for, random ones."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from experiments.export.onnx import Provenance, settle_random_weights
+from experiments.front.lookup import Chosen
+from experiments.search.study import StudyConfig
+from experiments.store.artefacts import file_sha256
+from experiments.store.store import Store
+from experiments.trust.standing import space_of, standing_in
+from latency_lut.table import LatencyTable
+from topformer.blocks import decompose
+from topformer.config import Task
+from topformer.errors import UserError
+from topformer.model import TopFormer
+from topformer.weights import load_model
+
+
+def network_of(
+    found: Chosen,
+    task: Task,
+    *,
+    weights: Path | None,
+    random_weights: bool,
+    retrain: bool,
+    storage: str,
+    table: LatencyTable | None,
+) -> tuple[TopFormer, Provenance]:
+    """The network to export, in eval mode, and what its card may claim.
+
+    Raises `UserError` where nothing trained is at hand and random weights were not asked for.
+    """
+    if sum((weights is not None, random_weights, retrain)) > 1:
+        raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
+    trial = found.trial
+    own = weights is None and not random_weights
+    if trial is not None and own and task.num_classes != trial.candidate.task.num_classes:
+        raise UserError(
+            f"trial {trial.number} was trained for {trial.candidate.task.num_classes} classes, not {task.num_classes}; "
+            "leave --classes out."
+        )
+    prices = table or (found.study.table if found.study else None)
+    latency = prices.estimate(decompose(found.arch, task)) if prices else None
+    priced = {
+        "latency": latency,
+        "table": prices.header.name if prices else None,
+        "table_checksum": prices.checksum if prices else None,
+    }
+    if random_weights:
+        model = settle_random_weights(_network(found, task, None))
+        return model, Provenance(weights="random", **priced)  # type: ignore[arg-type]
+    if weights is not None:
+        model = _network(found, task, weights)
+        return model, Provenance(weights=str(weights), weights_sha256=file_sha256(weights), **priced)  # type: ignore[arg-type]
+    path, checksum = _trial_weights(found, retrain=retrain, storage=storage)
+    model = _network(found, task, path)
+    assert found.study is not None
+    assert found.trial is not None
+    return model, Provenance(
+        weights=f"study {found.study.name} trial {found.trial.number}",
+        weights_sha256=checksum,
+        study=found.study,
+        trial=found.trial,
+        ranking=standing_in(storage, found.study.evaluator, space_of(found.study.config)),
+        **priced,  # type: ignore[arg-type]
+    )
+
+
+def _network(found: Chosen, task: Task, weights: Path | None) -> TopFormer:
+    return load_model(found.arch, num_classes=task.num_classes, weights=weights, output=task.output)
+
+
+def _trial_weights(found: Chosen, *, retrain: bool, storage: str) -> tuple[Path, str]:
+    """The kept weights of a trial and their checksum, verified."""
+    study, trial = found.study, found.trial
+    if study is None or trial is None:
+        raise UserError(
+            f"{found.label} has no trained weights: name a file with --weights, or export an untrained network "
+            "with --random-weights."
+        )
+    if trial.state != "complete" or trial.record is None:
+        raise UserError(f"trial {trial.number} of study {study.name!r} is {trial.state}, so it has no weights.")
+    if retrain:
+        return _trained_again(found, storage)
+    with Store.open(storage, read_only=True) as store:
+        path = store.fetched_weights(trial)
+    if path is None:
+        raise UserError(
+            f"the weights of trial {trial.number} of study {study.name!r} are not here: a store keeps those that it "
+            "trained for the front, the anchors and confirmations, an archive has none; train it again with --retrain."
+            if trial.weights is None
+            else f"the weights of trial {trial.number} of study {study.name!r} are no longer at {trial.weights}; bring "
+            "them back, or train it again with --retrain."
+        )
+    assert trial.weights_sha256 is not None
+    if file_sha256(path) != trial.weights_sha256:
+        raise UserError(f"{path} has changed since it was trained; train it again with --retrain.")
+    return path, trial.weights_sha256
+
+
+def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:
+    """Repeat a trial's training, which must find its recorded mIoU again, and keep the weights."""
+    study, trial = found.study, found.trial
+    assert study is not None
+    assert trial is not None
+    assert trial.record is not None
+    evaluator = StudyConfig.model_validate(dict(study.config)).evaluator_of(study)
+    if evaluator.fingerprint != trial.record.evaluator:
+        raise UserError(
+            f"trial {trial.number} was trained by evaluator {trial.record.evaluator}; this version has "
+            f"{evaluator.fingerprint} and cannot repeat it."
+        )
+    with Store.open(storage) as store:
+        target = store.weights_path(trial.candidate.key, evaluator.fingerprint, trial.record.replicate)
+        first = store.find_record(trial.candidate.key, evaluator.fingerprint, trial.record.replicate)
+        miou_pct = (first.value if first else None) or 0.0  # of a confirmation, the trial has the mean of several
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            fresh = Path(folder) / target.name
+            metrics = evaluator.evaluate(trial.candidate, replicate=trial.record.replicate, weights_out=fresh)
+            if abs(metrics.miou_pct - miou_pct) > 0.5:
+                raise UserError(
+                    f"training trial {trial.number} again gave mIoU {metrics.miou_pct:.2f} %, recorded is "
+                    f"{miou_pct:.2f} %: another machine or library version; nothing was exported."
+                )
+            fresh.replace(target)
+        store.restore_weights(trial.candidate.key, evaluator.fingerprint, trial.record.replicate, target)
+    return target, file_sha256(target)

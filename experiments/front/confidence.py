@@ -1,0 +1,52 @@
+"""How likely is each trial on the front? From the noise between trainings, and what latencies have in common.
+
+The mIoU of a trial and the latency of every source of error are drawn together, many times; a trial's probability is
+the share of the draws in which no other dominates it. Errors that two architectures share cancel, as they do between
+two networks on one phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.front.pareto import evaluated, nearest, points
+from experiments.store.store import Trial
+from latency_lut.table import LatencyTable
+from topformer.blocks import candidate_blocks
+
+DRAWS = 2000
+MOST_COMPARED = 300
+"""Trials nearest to the front; the others are further below it than these."""
+_SEED = 0
+
+
+def front_probabilities(
+    trials: Sequence[Trial], table: LatencyTable, *, fidelity: str, noise_pct: float
+) -> Mapping[int, float]:
+    """By trial number, for completed trials of one fidelity.
+
+    `noise_pct` is the standard deviation of one training's mIoU, in points of per cent. Only the `MOST_COMPARED`
+    nearest to the front are compared; those below them have 0.
+    """
+    done = evaluated(trials, fidelity=fidelity)
+    if not done:
+        return {}
+    ms = np.array([trial.latency.total_ms for trial in done])
+    miou = np.array([trial.miou_pct for trial in done], dtype=np.float64)
+    near = np.array(nearest(points(done), MOST_COMPARED))
+    errors = [table.error_terms(candidate_blocks(done[i].candidate)) for i in near]
+    sources = sorted({name for one in errors for name in one})
+    terms = np.array([[one.get(name, 0.0) for name in sources] for one in errors])
+    rng = np.random.default_rng(_SEED)
+    latencies = ms[near] + rng.standard_normal((DRAWS, len(sources))) @ terms.T
+    mious = miou[near] + noise_pct * rng.standard_normal((DRAWS, len(near)))
+    on_front = np.zeros(len(near))
+    for row_ms, row_miou in zip(latencies, mious, strict=True):
+        by_latency = np.lexsort((-row_miou, row_ms))
+        sorted_miou = row_miou[by_latency]
+        before = np.concatenate([[-np.inf], np.maximum.accumulate(sorted_miou)[:-1]])
+        on_front[by_latency[sorted_miou > before]] += 1
+    found = dict.fromkeys((trial.number for trial in done), 0.0)
+    return found | {done[i].number: float(count) / DRAWS for i, count in zip(near, on_front, strict=True)}

@@ -1,0 +1,119 @@
+"""What does an `ARCH` argument name? tiny, small, base, a JSON file, STUDY#TRIAL, STUDY@50ms or STUDY@small."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_json
+from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.store.store import Study, Trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """An architecture, and the trial it comes from where it comes from one."""
+
+    arch: TopFormerConfig
+    task: Task | None = None
+    study: Study | None = None
+    trial: Trial | None = None
+
+    @property
+    def label(self) -> str:
+        """A name for people and for files."""
+        if self.study is not None and self.trial is not None:
+            return f"{self.study.name}-{self.trial.number}"
+        return anchor_name(self.arch) or f"arch-{self.arch.key}"
+
+
+def chosen(text: str, *, storage: str, fidelity: str | None = None) -> Chosen:
+    """A trial is as the study's own fidelity has it, or as a confirmation does.
+
+    Raises `UserError` saying what is legal.
+    """
+    if match := re.fullmatch(r"(?P<study>.+)#(?P<number>\d{1,9})", text):
+        return _trial(match["study"], int(match["number"]), storage, fidelity)
+    if match := re.fullmatch(r"(?P<study>.+)@(?P<budget>[^@]+)", text):
+        return _under_budget(match["study"], match["budget"], storage, fidelity)
+    if fidelity is not None:
+        raise UserError(f"--fidelity is of a study's trials; {text!r} is none: give STUDY#TRIAL or STUDY@50ms.")
+    path = Path(text)
+    if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
+        return Chosen(arch=_named(text))
+    return _from_file(path)
+
+
+def _named(text: str) -> TopFormerConfig:
+    try:
+        return named_arch(text)
+    except UserError as error:
+        raise UserError(f"{error} So do STUDY#TRIAL and STUDY@50ms.") from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _from_file(path: Path) -> Chosen:
+    """An architecture's JSON, or the card of an export."""
+    try:
+        if path.is_char_device():  # it may have no end
+            raise UserError(f"the architecture {str(path)!r} is a device; name a JSON file.")
+        text = path.read_text(encoding="utf-8")
+        values = parse_json(text, where=str(path))
+        if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
+            task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
+            return Chosen(arch=TopFormerConfig.from_dict(values["architecture"], where=str(path)), task=task)
+        return Chosen(arch=TopFormerConfig.from_dict(values, where=str(path)))
+    except OSError as error:
+        raise UserError(f"cannot read the architecture {str(path)!r} ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file.") from None
+
+
+def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen:
+    from experiments.store.store import Store  # an anchor or a file needs no database
+    from experiments.views.front import at_rung
+
+    with Store.open(storage, read_only=True) as store:
+        study = store.study(name)
+        found = store.trials(name, numbers=[number])
+        known = store.counts(name).trials
+        if found and fidelity not in (None, study.fidelity):
+            study, confirmed = at_rung(store, name, fidelity)
+            if not (found := tuple(trial for trial in confirmed if trial.number == number)):
+                numbers = ", ".join(str(trial.number) for trial in confirmed) or "none"
+                raise UserError(
+                    f"trial {number} of study {name!r} was not confirmed by {fidelity}; those are {numbers}."
+                )
+    if not found:
+        there = f"trials 0 to {known - 1}" if known else "no trials yet"
+        raise UserError(f"study {name!r} has {there}, not {number}.")
+    return _chosen(study, found[0])
+
+
+def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) -> Chosen:
+    if name in ANCHORS:
+        raise UserError(
+            f"{name}@{budget}: {name} is an anchor, not a study; its image size is said with --size {budget}."
+        )
+    from experiments.front.pareto import best_under, budget_ms
+    from experiments.store.store import Store
+    from experiments.views.front import at_rung
+
+    with Store.open(storage, read_only=True) as store:
+        study, trials = at_rung(store, name, fidelity, every=False)
+    latency_max_ms = budget_ms(budget, trials, fidelity=study.fidelity)
+    return _chosen(study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
+
+
+def _chosen(study: Study, trial: Trial) -> Chosen:
+    return Chosen(arch=trial.candidate.arch, task=trial.candidate.task, study=study, trial=trial)

@@ -1,0 +1,191 @@
+"""Which blocks does a table need, and where does it go? From names on the command line to `latency_lut.measure`."""
+
+from __future__ import annotations
+
+import random
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.search.study import StudyConfig
+from latency_lut.devices import Device, device_named
+from latency_lut.measure import check_networks, measure_table
+from latency_lut.runtimes import Runtime, runtime_named
+from latency_lut.table import SUFFIX, LatencyTable, NetworkCheck, require_table_name, user_tables_folder
+from search_space import PRESETS, SearchSpace, blocks, preset
+from topformer.blocks import Block, candidate_blocks, decompose
+from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name, parse_image_size
+from topformer.errors import UserError
+
+RANDOM_NETWORKS = 12
+"""Random networks that a table is calibrated on, besides the anchors."""
+CALIBRATION_SEED = 0
+_ENUMERABLE = 1000
+_MOST_DRAWN = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to time."""
+
+    blocks: tuple[Block, ...]
+    networks: Mapping[str, Candidate]
+    """Timed as wholes in the same run: the anchors, and random members of the space."""
+
+
+def plan(
+    *,
+    study: str | None,
+    space: str | None,
+    archs: tuple[TopFormerConfig, ...] = (),
+    size: str | None,
+    classes: tuple[int, ...],
+    output: OutputKind | None = None,
+) -> Plan:
+    """Blocks of a study's space, of a preset, or of architectures; always with the anchors' own at 150 classes.
+
+    Where no space is asked for, the random networks are of the quickstart space, and so are blocks measured with them.
+    """
+    spaces = spaces_of(study=study, space=space, size=size, classes=classes, output=output)
+    plans = [_plan_of(each) if study or space else _anchor_plan(each) for each in spaces]
+    own = [block for part in plans for block in part.blocks]
+    own += [block for arch in archs for each in spaces for block in decompose(arch, each.task)]
+    return Plan(blocks=tuple(own), networks=plans[0].networks)
+
+
+def spaces_of(
+    *,
+    study: str | None,
+    space: str | None,
+    size: str | None,
+    classes: tuple[int, ...],
+    output: OutputKind | None = None,
+) -> tuple[SearchSpace, ...]:
+    """A study's space, or a preset on every task asked for: quickstart where none is named, logits."""
+    if study is not None:
+        if space is not None or size is not None or classes or output is not None:
+            raise UserError(
+                "--study says which space, size, classes and output to measure: leave --space, --size, --classes and "
+                "--output out."
+            )
+        return (StudyConfig.load(study).search_space(),)
+    if space is not None and space not in PRESETS and space.endswith(".toml"):
+        raise UserError(
+            f"--space takes a space that comes with the tool ({', '.join(sorted(PRESETS))}), not {space!r}; what a "
+            f"study's file needs is measured with --study {shlex.quote(space)}."
+        )
+    pixels = parse_image_size(size or "512")
+    tasks = [
+        Task(image_size=pixels, num_classes=count, output=output if output is not None else "logits")
+        for count in classes or (Task().num_classes,)
+    ]
+    return tuple(preset(space or "quickstart", task=task) for task in tasks)
+
+
+def measure(
+    wanted: Plan, *, device: Device, runtime: Runtime, out: str, report: Callable[[int, int, str], None]
+) -> LatencyTable:
+    """Raises `UserError` where the table at `out` comes from another machine, runtime or timing."""
+    path = table_path(out)
+    return measure_table(
+        wanted.blocks,
+        networks=wanted.networks,
+        device=device,
+        runtime=runtime,
+        out=path,
+        name=path.stem,
+        progress=report,
+    )
+
+
+def table_path(out: str) -> Path:
+    """A path as it is; a bare name is a table in the user's own folder. Raises `UserError` for an illegal name."""
+    is_path = out.endswith(SUFFIX)
+    require_table_name(Path(out).stem if is_path else out)
+    return Path(out) if is_path else user_tables_folder() / f"{out}{SUFFIX}"
+
+
+def _plan_of(space: SearchSpace) -> Plan:
+    anchors = _anchor_plan(space)
+    return Plan(blocks=(*blocks(space), *anchors.blocks), networks=anchors.networks)
+
+
+def _anchor_plan(space: SearchSpace) -> Plan:
+    task = space.task
+    published = Task(image_size=task.image_size)
+    anchors = {name: Candidate(arch=arch, task=task) for name, arch in ANCHORS.items()}
+    own = [block for arch in ANCHORS.values() for what in (task, published) for block in decompose(arch, what)]
+    return Plan(blocks=tuple(own), networks=anchors | random_networks(space, RANDOM_NETWORKS, seed=CALIBRATION_SEED))
+
+
+def fresh_checks(
+    table: LatencyTable,
+    space: SearchSpace,
+    *,
+    networks: int,
+    seed: int,
+    measured_with: str,
+    report: Callable[[int, int, str], None],
+) -> tuple[NetworkCheck, ...]:
+    """Random members of the space that the table has all rows of and was not calibrated on, timed on its device.
+
+    `measured_with`: the options of `latency measure` that measure the space, for who must.
+    Raises `UserError` where the table is not measured, is of another device or runtime than this one, or has the rows
+    of too few members.
+    """
+    if networks < 1:
+        raise UserError(f"--networks must be at least 1, not {networks}.")
+    if table.kind != "measured":
+        raise UserError(
+            f"table {table.name} is {table.kind}, not measured: there is no device here that its sums could be "
+            "compared on; leave --networks out to see its published checks."
+        )
+    drawn = random_networks(
+        space,
+        networks,
+        seed=seed,
+        without=[check.name for check in table.header.validation],
+        accepts=lambda candidate: all(block.key in table.rows for block in candidate_blocks(candidate)),
+    )
+    if len(drawn) < networks:
+        raise UserError(
+            f"table {table.name} has all rows of only {len(drawn)} random members of space {space.name!r} that it was "
+            f"not calibrated on, {networks} are wanted; ask for fewer, or measure them with: topformer-nas latency "
+            f"measure --device {table.header.device} {measured_with} --table {table.name}"
+        )
+    return check_networks(
+        table,
+        drawn,
+        device=device_named(table.header.device),
+        runtime=runtime_named(table.header.runtime),
+        partial=user_tables_folder() / f"{table.name}.validate.partial",
+        progress=report,
+    )
+
+
+def random_networks(
+    space: SearchSpace,
+    count: int,
+    *,
+    seed: int,
+    without: Collection[str] = (),
+    accepts: Callable[[Candidate], bool] = lambda _: True,
+) -> dict[str, Candidate]:
+    """Distinct members of a space by name, no anchor and none that is named in `without`; fewer where there are not so
+    many, or none among 10,000 drawn."""
+    rng = random.Random(f"networks {seed}")
+    if space.size <= _ENUMERABLE:
+        drawn = list(space.candidates())
+        rng.shuffle(drawn)
+        candidates: Iterable[Candidate] = drawn
+    else:
+        candidates = (space.sample(rng) for _ in range(_MOST_DRAWN))
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        name = f"{space.name}-{candidate.key}"
+        if len(found) == count:
+            break
+        if anchor_name(candidate.arch) is None and name not in without and accepts(candidate):
+            found[name] = candidate
+    return found

@@ -1,0 +1,181 @@
+"""Evaluations as a file: JSON lines without weights, to be committed, handed on and taken in by another store.
+
+The first line says what the file is. Every other line is one evaluation, with a checksum of its content; the key of its
+candidate follows from architecture and task. A file is taken in whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from experiments.store.store import Evaluation, Record, Store, require_numbers
+from topformer.config import Candidate, Task, TopFormerConfig, content_key, strict_json
+from topformer.errors import UserError, first_line, unknown_name
+from topformer.writing import write_whole
+
+FORMAT = "topformer-nas records"
+VERSION = 1
+MOST_BYTES = 256 * 2**20
+MOST_LINE_BYTES = 8 * 2**20
+
+
+class _Line(BaseModel):
+    """One evaluation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    candidate_key: str = Field(max_length=16)
+    architecture: dict[str, Any]
+    task: dict[str, Any]
+    evaluator: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    fidelity: str = Field(pattern=r"^[\x20-\x7e]{1,64}$")
+    replicate: int = Field(ge=0, lt=2**31)
+    status: Literal["complete", "failed"]
+    metrics: dict[str, Any] | None
+    reason: str | None = Field(max_length=10_000)
+    seconds: float = Field(ge=0)
+    created: str = Field(pattern=r"^[0-9T:.+-]{10,40}$")
+    checksum: str
+
+
+def write_records(store: Store, path: Path, *, fidelities: Collection[str] = ()) -> int:
+    """Write the evaluations of a store, or those of some fidelities; gives how many.
+
+    Raises `UserError` for a fidelity that the store does not have, and where the file cannot be written.
+    """
+    every = store.evaluations()
+    known = {one.record.fidelity for one in every}
+    for name in fidelities:
+        if name not in known:
+            raise unknown_name("fidelity", name, known, advice=f"They are those of {store.url}.")
+    chosen = [one for one in every if not fidelities or one.record.fidelity in fidelities]
+    head = {"format": FORMAT, "version": VERSION, "records": len(chosen)}
+    lines = [json.dumps(head), *(json.dumps(_as_line(one), separators=(",", ":")) for one in chosen)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    except OSError as error:
+        raise UserError(f"cannot write the records {str(path)!r} ({error.strerror}).") from None
+    return len(chosen)
+
+
+def read_records(path: Path) -> tuple[Evaluation, ...]:
+    """Read and check every line; raises `UserError` naming the first that is wrong, and why."""
+    lines = _lines(path)
+    try:
+        head = strict_json(next(lines, b"{}"))
+        said = (head.get("format"), head.get("version"), head.get("records"))
+    except (ValueError, AttributeError, RecursionError):
+        said = (None, None, None)
+    if said[0] != FORMAT:
+        raise UserError(f"{path} is no file of records: its first line does not say {FORMAT!r}.")
+    if said[1] != VERSION:
+        raise UserError(f"{path} has version {str(said[1])[:20]} of {FORMAT}, this tool reads {VERSION}.")
+    found = tuple(_evaluation(path, number, line) for number, line in enumerate(lines, start=2))
+    if len(found) != said[2]:
+        raise UserError(
+            f"{path} has {len(found)} records, its first line says {str(said[2])[:20]}: it was cut or added to."
+        )
+    fidelities: dict[str, str] = {}
+    for number, one in enumerate(found, start=2):
+        if (other := fidelities.setdefault(one.record.evaluator, one.record.fidelity)) != one.record.fidelity:
+            _refuse(path, number, f"evaluator {one.record.evaluator} is {one.record.fidelity!r}, and {other!r} before")
+    return found
+
+
+def take_in(store: Store, path: Path) -> tuple[int, int]:
+    """Bring the records of a file into a store, all or none: how many it has, and how many were new.
+
+    Raises `UserError` for a file that is wrong, and where the store knows another result of an evaluation.
+    """
+    found = read_records(path)
+    return len(found), store.add_evaluations(found)
+
+
+def _as_line(one: Evaluation) -> dict[str, Any]:
+    record = one.record
+    content: dict[str, Any] = {
+        "candidate_key": record.candidate_key,
+        "architecture": one.candidate.arch.as_dict(),
+        "task": one.candidate.task.as_dict(),
+        "evaluator": record.evaluator,
+        "fidelity": record.fidelity,
+        "replicate": record.replicate,
+        "status": record.status,
+        "metrics": None if record.metrics is None else dict(record.metrics),
+        "reason": record.reason,
+        "seconds": record.seconds,
+        "created": one.created,
+    }
+    return content | {"checksum": content_key(content)}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UserError(f"cannot read the records {str(path)!r} (not a file).")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} has over {MOST_BYTES // 2**20} MiB; records are not that large.")
+        with path.open("rb") as file:
+            while line := file.readline(MOST_LINE_BYTES + 1):
+                if len(line) > MOST_LINE_BYTES:
+                    raise UserError(
+                        f"{path} has a line of over {MOST_LINE_BYTES // 2**20} MiB; records are not that long."
+                    )
+                yield line
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the records {str(path)[:200]!r} ({first_line(error)}).") from None
+
+
+def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:
+    try:
+        values = strict_json(text)
+        line = _Line.model_validate(values)
+        arch, task = TopFormerConfig.from_dict(line.architecture), Task.from_dict(line.task)
+        require_numbers(line.metrics or {})
+        found = Evaluation(
+            candidate=Candidate(arch=arch, task=task),
+            record=Record(
+                candidate_key=line.candidate_key,
+                evaluator=line.evaluator,
+                fidelity=line.fidelity,
+                replicate=line.replicate,
+                status=line.status,
+                metrics=line.metrics,
+                reason=line.reason,
+                seconds=line.seconds,
+            ),
+            created=line.created,
+        )
+        _require_result(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _refuse(path, number, f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}")
+    except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
+        _refuse(path, number, first_line(error).rstrip("."))
+    if found.candidate.key != line.candidate_key:
+        _refuse(path, number, f"its candidate has the key {found.candidate.key}, not {line.candidate_key!r}")
+    if content_key({key: value for key, value in values.items() if key != "checksum"}) != line.checksum:
+        _refuse(path, number, "its content is not that of its checksum: it was changed")
+    return found
+
+
+def _require_result(line: _Line) -> None:
+    """Raises `ValueError`, `KeyError` or `TypeError` for what no evaluation brings."""
+    if (line.metrics is None) != (line.status == "failed"):
+        raise ValueError(f"it is {line.status}, and {'has no' if line.metrics is None else 'has'} metrics")
+    if line.metrics is None:
+        return
+    float(line.metrics["miou_pct" if "miou_pct" in line.metrics else "value"])  # a score may be any number
+    for name in ("miou_pct", "judge_miou_pct"):
+        if (value := line.metrics.get(name)) is not None and not 0 <= value <= 100:
+            raise ValueError(f"its {name} is {value:g}")
+
+
+def _refuse(path: Path, number: int, what: str) -> NoReturn:
+    raise UserError(f"{path}, line {number}: {what[:300]}; nothing was taken in.")

@@ -1,0 +1,1230 @@
+"""What has been proposed, evaluated and kept? The one persistent truth of all studies, and its only reader-writer.
+
+A SQLite file by default (write-ahead log, so that the dashboard reads while a study writes), any SQLAlchemy URL
+otherwise. Weights lie beside the file, in `<database>.artefacts/`; those of a server's database where
+`TOPFORMER_NAS_ARTEFACTS` says, a folder or object storage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast, get_args
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    CursorResult,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from experiments import DEFAULT_URL, without_password
+from experiments.store.artefacts import Artefacts, file_sha256
+from experiments.store.schema import (
+    HEAD,
+    REVISIONS,
+    Base,
+    BatchRow,
+    CandidateRow,
+    ProposalRow,
+    RecordRow,
+    StudyRow,
+    TrustReportRow,
+    bring_up,
+    foreign_tables,
+    holds_studies,
+    newest_copy,
+    revision_of,
+)
+from latency_lut.table import LatencyEstimate, LatencyTable
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, strict_json
+from topformer.errors import UserError, first_line, unknown_name
+
+if TYPE_CHECKING:
+    from evaluators.base import Scorer
+    from experiments.workers.pool import Outcome
+
+ARTEFACTS = ".artefacts"
+ARTEFACTS_VARIABLE = "TOPFORMER_NAS_ARTEFACTS"
+"""Names the folder of weights where the database is no file; it may be a mounted bucket."""
+LEASE = timedelta(seconds=60)
+RENEWAL_S = 5.0
+"""Sooner a lease is not prolonged again: trials may take less."""
+BUSY_TIMEOUT_S = 30
+PATIENCE_S = 120.0
+"""For a database server to come back."""
+RETRY_S = 0.5
+MOST_DEPTH = 3
+"""Lists in lists of a metric: blocks of images, classes, counts."""
+CHUNK = 500
+"""Rows asked for, or written, at once."""
+T = TypeVar("T")
+
+Origin = Literal["anchor", "sampler", "neighbour", "random"]
+State = Literal["proposed", "complete", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One evaluation of one candidate."""
+
+    candidate_key: str
+    evaluator: str
+    """Fingerprint: evaluator version, data and recipe."""
+    fidelity: str
+    replicate: int
+    status: Literal["complete", "failed"]
+    metrics: Mapping[str, Any] | None
+    """`evaluators.base.Metrics` or `Score` as a mapping; None for a failure."""
+    reason: str | None
+    """Why it failed."""
+    seconds: float
+
+    @classmethod
+    def of(cls, outcome: Outcome, scorer: Scorer, candidate: Candidate, *, replicate: int) -> Self:
+        """What a worker brought back."""
+        metrics = outcome.metrics
+        return cls(
+            candidate_key=candidate.key,
+            evaluator=scorer.fingerprint,
+            fidelity=scorer.fidelity,
+            replicate=replicate,
+            status="failed" if metrics is None else "complete",
+            metrics=None if metrics is None else asdict(metrics),
+            reason=outcome.reason,
+            seconds=0.0 if metrics is None else metrics.seconds,
+        )
+
+    @property
+    def value(self) -> float | None:
+        """The mIoU in per cent, or the score where there is none; None for a failure."""
+        return None if self.metrics is None else float(self.metrics.get("miou_pct", self.metrics.get("value")))
+
+    @property
+    def judge_miou_pct(self) -> float | None:
+        """mIoU in per cent on the images by which nothing is chosen; None where the evaluator does not judge."""
+        found = (self.metrics or {}).get("judge_miou_pct")
+        return None if found is None else float(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A record with its candidate and the time it was written."""
+
+    candidate: Candidate
+    record: Record
+    created: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A candidate on its way into a study."""
+
+    candidate: Candidate
+    point: Mapping[str, int | str]
+    origin: Origin
+    anchor: str | None
+    latency: LatencyEstimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchStatistics:
+    """What the gate before a batch did."""
+
+    asked: int
+    invalid: int
+    """The evaluator cannot evaluate them."""
+    over_budget: int
+    duplicates: int
+    sampler_seconds: float
+    screened: int = 0
+    """Turned away by a screen, after the gate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A proposal and what became of it."""
+
+    number: int
+    batch: int
+    candidate: Candidate
+    point: Mapping[str, int | str]
+    origin: Origin
+    anchor: str | None
+    latency: LatencyEstimate
+    state: State
+    record: Record | None
+    from_cache: bool
+    weights: Path | None
+    weights_sha256: str | None
+
+    @property
+    def miou_pct(self) -> float | None:
+        return None if self.record is None or self.record.metrics is None else float(self.record.metrics["miou_pct"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlines:
+    """A study's trials in a few numbers of each, by number."""
+
+    number: NDArray[np.int64]
+    batch: NDArray[np.int64]
+    is_anchor: NDArray[np.bool_]
+    total_ms: NDArray[np.float64]
+    miou_pct: NDArray[np.float64]
+    """Not a number for one that failed or is not evaluated yet."""
+
+
+class Counts(NamedTuple):
+    """Of a study's trials; those that are neither are open."""
+
+    trials: int
+    complete: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A fidelity at which a study's best trials are confirmed."""
+
+    label: str
+    """Unique in the study; the fidelity of what it ranks."""
+    fidelity: str
+    evaluator: str
+    """Fingerprint."""
+    replicates: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study as stored; `config` is the validated TOML content."""
+
+    name: str
+    config: Mapping[str, Any]
+    evaluator: str
+    fidelity: str
+    table_text: str
+    created: str
+    finished: str | None
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def table(self) -> LatencyTable:
+        """The latency table as it was when the study began."""
+        return _snapshot(self.table_text, self.name)
+
+    @property
+    def replicates(self) -> int:
+        """Trainings of which an mIoU by `fidelity` is the mean."""
+        return next((rung.replicates for rung in self.rungs if rung.label == self.fidelity), 1)
+
+    @property
+    def further(self) -> tuple[Rung, ...]:
+        """Confirmations of what `fidelity` ranks."""
+        labels = [rung.label for rung in self.rungs]
+        return self.rungs[labels.index(self.fidelity) + 1 if self.fidelity in labels else 0 :]
+
+
+class Store:
+    """Open with `Store.open`; usable as a context manager."""
+
+    def __init__(self, engine: Engine, url: str, artefacts: Artefacts, *, read_only: bool) -> None:
+        self.engine = engine
+        self.url = without_password(url)
+        self._whole_url = url
+        self.artefacts = artefacts
+        self.read_only = read_only
+
+    @classmethod
+    def open(cls, url: str = DEFAULT_URL, *, create: bool = False, read_only: bool = False) -> Self:
+        """Open a store, creating it only when asked to.
+
+        Raises `UserError` for a missing, foreign, corrupt or unreachable database.
+        """
+        engine, artefacts = _engine(url, create=create, read_only=read_only)
+        store = cls(engine, url, artefacts, read_only=read_only)
+        try:
+            with _one_sentence(url):
+                store._require_schema(create=create)
+        except BaseException:
+            engine.dispose()
+            raise
+        return store
+
+    @staticmethod
+    def exists(url: str) -> bool:
+        """Whether there may be a store: a SQLite file, or any database that is asked for over the network."""
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            return True  # opening it says what is wrong
+        return parsed.get_backend_name() != "sqlite" or (bool(parsed.database) and Path(str(parsed.database)).is_file())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.dispose()
+
+    def _require_schema(self, *, create: bool) -> None:
+        with self.engine.connect() as connection:
+            revision, others = revision_of(connection), foreign_tables(connection)
+            unmarked = revision is None and holds_studies(connection)
+        if revision is None:  # new, or a first start that was broken off
+            if others:
+                raise UserError(
+                    f"{self.url} is a database of another program (tables {', '.join(others[:4])}); "
+                    "name a new file with --storage."
+                )
+            if unmarked:
+                raise UserError(
+                    f"{self.url} has studies, but not the revision of its tables: it was edited, or is another "
+                    "program's; restore a backup, or name a new file with --storage."
+                )
+            if not create:
+                raise UserError(f"{self.url} holds no studies yet; launch one with: topformer-nas search quickstart")
+        elif revision not in REVISIONS:
+            raise UserError(
+                f"{self.url} has schema revision {revision}, this tool reads {REVISIONS[0]} to {HEAD}; "
+                "open it with the version of topformer-nas that wrote it."
+            )
+        if self.read_only and revision != HEAD:
+            if self.engine.dialect.name != "sqlite":
+                raise UserError(
+                    f"{self.url} has schema revision {revision}, and {HEAD} is the newest; run any command that writes "
+                    "to it, like topformer-nas search, to bring it up."
+                )
+            self.engine = newest_copy(self.engine)
+        if not self.read_only:
+            bring_up(self.engine, backup=_sqlite_file(self.url, suffix=f".{revision}-backup"))
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with _one_sentence(self._whole_url):
+            _await_server(self.engine)
+            with Session(self.engine) as session, session.begin():
+                yield session
+
+    # ---- studies
+
+    def create_study(
+        self, name: str, *, config: Mapping[str, Any], evaluator: str, fidelity: str, table_text: str
+    ) -> Study:
+        with self._session() as session:
+            row = StudyRow(
+                name=name,
+                config_json=json.dumps(config),
+                evaluator=evaluator,
+                fidelity=fidelity,
+                table_text=table_text,
+                created=_now(),
+            )
+            session.add(row)
+            session.flush()
+            return _study(row)
+
+    def add_study(
+        self,
+        study: Study,
+        *,
+        batches: Sequence[BatchStatistics],
+        trials: Iterable[tuple[int, int, Proposal, Record | None, bool]],
+        confirmations: Iterable[Record] = (),
+        screens: Sequence[str] = (),
+    ) -> None:
+        """Write a whole study from elsewhere, or nothing: (number, batch, proposal, record, from cache) of each trial.
+
+        Raises `UserError` for a name that is taken, and where the store knows another result of an evaluation.
+        """
+        with self._session() as session:
+            if session.scalar(select(StudyRow.id).where(StudyRow.name == study.name)) is not None:
+                raise UserError(f"{self.url} has a study {study.name!r} already; give this one another name.")
+            row = StudyRow(
+                name=study.name,
+                config_json=json.dumps(dict(study.config)),
+                evaluator=study.evaluator,
+                fidelity=study.fidelity,
+                table_text=study.table_text,
+                created=study.created,
+                finished=study.finished,
+                rungs_json=json.dumps([asdict(rung) for rung in study.rungs]),
+                screens_json=json.dumps(list(screens)),
+            )
+            session.add(row)
+            session.flush()
+            for number, statistics in enumerate(batches):
+                session.add(BatchRow(study_id=row.id, batch=number, **asdict(statistics)))
+            for chunk in _chunks(trials):
+                self._add_trials(session, row.id, chunk)
+            for records in _chunks(confirmations):
+                self._same_or_new(session, records)
+
+    def _add_trials(
+        self, session: Session, study_id: int, trials: Sequence[tuple[int, int, Proposal, Record | None, bool]]
+    ) -> None:
+        _add_candidates(session, [proposal.candidate for _, _, proposal, _, _ in trials])
+        found = self._same_or_new(session, [record for _, _, _, record, _ in trials if record is not None])
+        session.add_all(
+            _proposal_row(
+                study_id,
+                number,
+                batch,
+                proposal,
+                record_id=None if record is None else found[_identity(record)].id,
+                miou_pct=None if record is None else record.value,
+                from_cache=from_cache,
+            )
+            for number, batch, proposal, record, from_cache in trials
+        )
+
+    def _same_or_new(
+        self, session: Session, records: Sequence[Record], created: Mapping[tuple[str, str, int], str] | None = None
+    ) -> dict[tuple[str, str, int], RecordRow]:
+        """Rows of the records, by identity; those that are not there are written, with the times `created`."""
+        keys = {record.candidate_key for record in records}
+        found = {
+            (row.candidate_key, row.evaluator, row.replicate): row
+            for row in session.scalars(select(RecordRow).where(RecordRow.candidate_key.in_(keys)))
+        }
+        for record in records:
+            known = found.get(_identity(record))
+            if known is None:
+                found[_identity(record)] = row = _record_row_of(record)
+                row.created = (created or {}).get(_identity(record), row.created)
+                session.add(row)
+            elif (value := _record(known).value) != record.value:
+                raise UserError(
+                    f"{self.url} has another result of candidate {record.candidate_key} by {record.fidelity}: "
+                    f"{value}, not {record.value}; import into a new --storage."
+                )
+        session.flush()
+        return found
+
+    def find_study(self, name: str) -> Study | None:
+        with self._session() as session:
+            row = session.scalar(select(StudyRow).where(StudyRow.name == name))
+            return _study(row) if row else None
+
+    def study(self, name: str) -> Study:
+        found = self.find_study(name)
+        if found is None:
+            raise unknown_name(
+                "study", name, [study.name for study in self.studies()], advice=f"They are those of {self.url}."
+            )
+        return found
+
+    def studies(self) -> tuple[Study, ...]:
+        with self._session() as session:
+            return tuple(_study(row) for row in session.scalars(select(StudyRow).order_by(StudyRow.id)))
+
+    def screens(self, name: str) -> list[str]:
+        """Fingerprints of the screens that a study uses, in order."""
+        with self._session() as session, _undamaged(f"study {name!r}"):
+            return [str(one) for one in strict_json(_study_row(session, name).screens_json)]
+
+    def set_screens(self, name: str, fingerprints: Sequence[str]) -> None:
+        with self._session() as session:
+            _study_row(session, name).screens_json = json.dumps(list(fingerprints))
+
+    def set_rungs(self, name: str, rungs: Sequence[Rung]) -> None:
+        with self._session() as session:
+            _study_row(session, name).rungs_json = json.dumps([asdict(rung) for rung in rungs])
+
+    def update_config(self, name: str, config: Mapping[str, Any]) -> None:
+        with self._session() as session:
+            row = _study_row(session, name)
+            row.config_json = json.dumps(config)
+            row.finished = None
+
+    def delete_study(self, name: str) -> None:
+        """Forget a study and its trials; its evaluations stay, for other studies to draw on."""
+        with self._session() as session:
+            row = _study_row(session, name)
+            if driver := _driver(row):
+                raise UserError(f"study {name!r} is being driven by {driver}; stop it first.")
+            for table in (ProposalRow, BatchRow):
+                session.execute(delete(table).where(table.study_id == row.id))
+            session.delete(row)
+
+    def finish_study(self, name: str) -> None:
+        with self._session() as session:
+            row = _study_row(session, name)
+            row.finished = row.finished or _now()  # run again when it is done, it was done before
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[Lease]:
+        """Be the one driver of a study; a second is refused until the lease is given back or expires."""
+        lease = Lease(self, name, f"{socket.gethostname()} process {os.getpid()} {uuid.uuid4().hex[:8]}")
+        lease.take()
+        try:
+            yield lease
+        finally:
+            lease.give_back()
+
+    # ---- proposals and records
+
+    def add_batch(
+        self, name: str, *, batch: int, proposals: Sequence[Proposal], statistics: BatchStatistics
+    ) -> tuple[Trial, ...]:
+        """Write a whole batch, or nothing; gives its trials, numbered on from the study's last."""
+        with self._session() as session:
+            study = _study_row(session, name)
+            study.finished, study_id = None, study.id
+            last = session.scalar(select(func.max(ProposalRow.number)).where(ProposalRow.study_id == study_id))
+            start = 0 if last is None else last + 1
+            _add_candidates(session, [proposal.candidate for proposal in proposals])
+            rows = [_proposal_row(study_id, number, batch, one) for number, one in enumerate(proposals, start=start)]
+            session.add_all(rows)
+            session.add(BatchRow(study_id=study_id, batch=batch, **asdict(statistics)))
+            session.flush()
+            return tuple(self._trial(row) for row in rows)
+
+    def known_records(self, candidate_keys: Collection[str], evaluator: str) -> dict[str, Record]:
+        """First replicates of an evaluator that are there, by candidate."""
+        known: dict[str, Record] = {}
+        with self._session() as session, _undamaged(f"a record by {evaluator}"):
+            for keys in _chunks(candidate_keys):
+                rows = session.scalars(
+                    select(RecordRow).where(
+                        RecordRow.candidate_key.in_(keys), RecordRow.evaluator == evaluator, RecordRow.replicate == 0
+                    )
+                )
+                known |= {row.candidate_key: _record(row) for row in rows}
+        return known
+
+    def find_record(self, candidate_key: str, evaluator: str, replicate: int) -> Record | None:
+        with self._session() as session, _undamaged(f"the record of candidate {candidate_key}"):
+            row = _record_row(session, candidate_key, evaluator, replicate)
+            return _record(row) if row else None
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every evaluation of the store, in the order in which they were written."""
+        with self._session() as session, _undamaged("a record"):
+            rows = session.execute(
+                select(RecordRow, CandidateRow)
+                .outerjoin(CandidateRow, CandidateRow.key == RecordRow.candidate_key)
+                .order_by(RecordRow.id)
+            )
+            return tuple(
+                Evaluation(candidate=_candidate(candidate), record=_record(row), created=row.created)
+                for row, candidate in rows
+            )
+
+    def add_evaluations(self, evaluations: Sequence[Evaluation]) -> int:
+        """Write evaluations from elsewhere, all or none, without weights; gives how many were new.
+
+        Raises `UserError` where the store knows another result of one.
+        """
+        with self._session() as session:
+            before = session.scalar(select(func.count(RecordRow.id))) or 0
+            for chunk in _chunks(evaluations):
+                _add_candidates(session, [one.candidate for one in chunk])
+                times = {_identity(one.record): one.created for one in chunk}
+                rows = self._same_or_new(session, [one.record for one in chunk], times)
+                assert rows.keys() >= times.keys()
+            return (session.scalar(select(func.count(RecordRow.id))) or 0) - before
+
+    def add_record(self, record: Record, *, candidate: Candidate | None = None, weights: Path | None = None) -> None:
+        """Write an evaluation; one that is already there stays (nothing is completed twice).
+
+        `candidate` is written too where no proposal has brought it. Raises `UserError` where the weights cannot be
+        kept, with the record written.
+        """
+        with self._kept(weights) as kept, self._session() as session:
+            if candidate is not None:
+                _add_candidates(session, [candidate])
+            if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
+                return
+            session.add(_record_row_of(record, weights=kept))
+
+    @contextmanager
+    def _kept(self, weights: Path | None) -> Iterator[Path | None]:
+        """The weights, brought where they belong; what goes wrong there is told after the record is written."""
+        trouble = None
+        if weights is not None:
+            try:
+                self.artefacts.keep(weights.name)
+            except UserError as error:
+                trouble, weights = error, None
+        yield weights
+        if trouble is not None:
+            raise trouble
+
+    def settle(
+        self, name: str, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None = None
+    ) -> Trial:
+        """Tie a trial to its record, and write this where it is not there yet (nothing is completed twice).
+
+        Raises `UserError` where the weights cannot be kept, with the record written.
+        """
+        with self._kept(weights) as kept, self._session() as session:
+            row = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
+            if row is None:
+                row = _record_row_of(record, weights=kept)
+                session.add(row)
+                session.flush()
+            settled = replace(trial, from_cache=from_cache, **self._settled(row))
+            study_id = select(StudyRow.id).where(StudyRow.name == name).scalar_subquery()
+            session.execute(
+                update(ProposalRow)
+                .where(ProposalRow.study_id == study_id, ProposalRow.number == trial.number)
+                .values(record_id=row.id, miou_pct=settled.miou_pct, from_cache=from_cache)
+                .execution_options(synchronize_session=False)
+            )
+            return settled
+
+    def _settled(self, row: RecordRow | None) -> dict[str, Any]:
+        """What of a trial its record decides."""
+        if row is None:
+            return {"state": "proposed", "record": None, "weights": None, "weights_sha256": None}
+        return {
+            "state": row.status,
+            "record": _record(row),
+            "weights": None if row.weights_path is None else self.artefacts.path(_weights_name(row)),
+            "weights_sha256": row.weights_sha256,
+        }
+
+    def confirmed(self, name: str, rung: Rung) -> tuple[Trial, ...]:
+        """The trials that a rung has trained as often as it wants: their records with the means of its replicates, and
+        the weights of the first."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for settled in self._confirmations(name, rung):
+            if settled["state"] == "complete":
+                found.setdefault(settled["record"].candidate_key, []).append(settled)
+        numbers = list(range(rung.replicates))
+        members = []
+        for trial in self.trials(name):
+            repeats = found.get(trial.candidate.key, [])
+            if (records := [one["record"] for one in repeats]) and [one.replicate for one in records] == numbers:
+                with _undamaged(f"a confirmation of trial {trial.number}"):
+                    members.append(replace(trial, **repeats[0] | {"record": _mean(records, rung.label)}))
+        return tuple(members)
+
+    def confirmations(self, name: str, rung: Rung) -> tuple[Record, ...]:
+        """Records of a study's candidates at a rung, by replicate."""
+        return tuple(settled["record"] for settled in self._confirmations(name, rung))
+
+    def _confirmations(self, name: str, rung: Rung) -> list[dict[str, Any]]:
+        with self._session() as session, _undamaged(f"a record of study {name!r}"):
+            rows = session.scalars(
+                select(RecordRow)
+                .join(ProposalRow, ProposalRow.candidate_key == RecordRow.candidate_key)
+                .where(
+                    ProposalRow.study_id == _study_row(session, name).id,
+                    RecordRow.evaluator == rung.evaluator,
+                    RecordRow.replicate < rung.replicates,
+                )
+                .order_by(RecordRow.replicate, ProposalRow.number)
+            )
+            return [self._settled(row) for row in rows]
+
+    def trials(self, name: str, *, numbers: Iterable[int] | None = None) -> tuple[Trial, ...]:
+        """Trials of a study, by number: all of them, or those of these numbers."""
+        with self._session() as session:
+            study_id = _study_row(session, name).id
+            chosen = select(ProposalRow).where(ProposalRow.study_id == study_id).order_by(ProposalRow.number)
+            if numbers is not None:
+                chosen = chosen.where(ProposalRow.number.in_(list(numbers)))
+            return tuple(self._trial(row) for row in session.scalars(chosen).unique())
+
+    def outlines(self, name: str) -> Outlines:
+        """What a front needs to know of every trial; read from an index, without the trials."""
+        with self._session() as session, _undamaged(f"a trial of study {name!r}"):
+            rows = session.execute(
+                select(
+                    ProposalRow.number,
+                    ProposalRow.batch,
+                    ProposalRow.anchor,
+                    ProposalRow.total_ms,
+                    ProposalRow.miou_pct,
+                )
+                .where(ProposalRow.study_id == _study_row(session, name).id)
+                .order_by(ProposalRow.number)
+            ).all()
+            number, batch, anchor, total_ms, miou_pct = zip(*rows, strict=True) if rows else ((),) * 5
+            found = Outlines(
+                number=np.array(number, dtype=np.int64),
+                batch=np.array(batch, dtype=np.int64),
+                is_anchor=np.array([one is not None for one in anchor], dtype=np.bool_),
+                total_ms=np.array(total_ms, dtype=np.float64),
+                miou_pct=np.array(miou_pct, dtype=np.float64),
+            )
+            if not np.isfinite(found.total_ms).all() or np.isinf(found.miou_pct).any():
+                raise ValueError("a number is not finite")
+            return found
+
+    def counts(self, name: str) -> Counts:
+        """How many trials a study has, without reading them."""
+        with self._session() as session:
+            trials, settled, complete = session.execute(
+                select(
+                    func.count(ProposalRow.id), func.count(ProposalRow.record_id), func.count(ProposalRow.miou_pct)
+                ).where(ProposalRow.study_id == _study_row(session, name).id)
+            ).one()
+        return Counts(trials, complete, settled - complete)
+
+    def batches(self, name: str) -> tuple[BatchStatistics, ...]:
+        with self._session() as session:
+            study_id = _study_row(session, name).id
+            rows = session.scalars(select(BatchRow).where(BatchRow.study_id == study_id).order_by(BatchRow.batch))
+            with _undamaged(f"a batch of study {name!r}"):
+                return tuple(_batch(row) for row in rows)
+
+    # ---- trust reports
+
+    def add_trust_report(self, name: str, report_json: str) -> None:
+        """Keep a report; one of the same name is replaced."""
+        with self._session() as session:
+            session.execute(delete(TrustReportRow).where(TrustReportRow.name == name))
+            session.add(TrustReportRow(name=name, created=_now(), report_json=report_json))
+
+    def trust_reports(self) -> tuple[tuple[str, str], ...]:
+        """Names and contents, the newest first."""
+        with self._session() as session:
+            rows = session.scalars(select(TrustReportRow).order_by(TrustReportRow.id.desc()))
+            with _undamaged("a trust report"):
+                return tuple(_trust_report(row) for row in rows)
+
+    def delete_trust_report(self, name: str) -> None:
+        with self._session() as session:
+            found = session.scalars(select(TrustReportRow.name)).all()
+            if name not in found:
+                raise unknown_name("trust report", name, found, advice=f"They are those of {self.url}.")
+            session.execute(delete(TrustReportRow).where(TrustReportRow.name == name))
+
+    # ---- weights
+
+    def weights_path(self, candidate_key: str, evaluator: str, replicate: int) -> Path:
+        """Where an evaluation's weights are written."""
+        return self.artefacts.path(_name_of_weights(candidate_key, evaluator, replicate))
+
+    def fetched_weights(self, trial: Trial) -> Path | None:
+        """The kept weights of a trial, as a local file; None where they are not kept or gone."""
+        return trial.weights and self.artefacts.fetched(trial.weights.name, sha256=trial.weights_sha256)
+
+    def drop_weights(self, records: Iterable[tuple[str, str, int]]) -> None:
+        """Delete the weights of records, each given by candidate key, evaluator and replicate; the records stay."""
+        with self._session() as session:
+            for key in records:
+                row = _record_row(session, *key)
+                if row is not None and row.weights_path is not None:
+                    with _undamaged(f"the record of candidate {str(row.candidate_key)[:100]}"):
+                        self.artefacts.delete(_weights_name(row))
+                    row.weights_path = row.weights_sha256 = None
+
+    def restore_weights(self, candidate_key: str, evaluator: str, replicate: int, weights: Path) -> None:
+        """Note weights that were trained again for a record."""
+        self.artefacts.keep(weights.name)
+        with self._session() as session:
+            row = _record_row(session, candidate_key, evaluator, replicate)
+            assert row is not None, "weights belong to a record"
+            row.weights_path, row.weights_sha256 = weights.name, file_sha256(weights)
+
+    def _trial(self, row: ProposalRow) -> Trial:
+        with _undamaged(f"trial {str(row.number)[:40]}"):
+            return self._built_trial(row)
+
+    def _built_trial(self, row: ProposalRow) -> Trial:
+        _require_types(row)
+        candidate = _candidate(row.candidate)
+        if row.origin not in get_args(Origin) or row.anchor not in (None, *ANCHORS):
+            raise ValueError(f"its origin is {row.origin[:40]!r}, its anchor {str(row.anchor)[:40]!r}")
+        return Trial(
+            number=row.number,
+            batch=row.batch,
+            candidate=candidate,
+            point=strict_json(row.point_json),
+            origin=row.origin,  # type: ignore[arg-type]
+            anchor=row.anchor,
+            latency=_estimate(row.latency_json),
+            from_cache=row.from_cache,
+            **self._settled(row.record),
+        )
+
+
+@lru_cache(maxsize=8)
+def _snapshot(text: str, study: str) -> LatencyTable:
+    """A command asks several times; to read a table takes longer than to use it."""
+    return LatencyTable.from_text(text, where=f"table snapshot of study {study!r}")
+
+
+@contextmanager
+def store_if_any(url: str) -> Iterator[Store | None]:
+    """The store of a URL to read from; None where there is none yet."""
+    if not Store.exists(url):
+        yield None
+        return
+    with Store.open(url, read_only=True) as store:
+        yield store
+
+
+class Lease:
+    """The right to drive a study, renewed by `beat`."""
+
+    def __init__(self, store: Store, name: str, owner: str) -> None:
+        self._store = store
+        self._name = name
+        self._owner = owner
+        self._renewed = 0.0
+
+    def take(self) -> None:
+        with self._store._session() as session:
+            row = _study_row(session, self._name, lock=True)
+            if driver := _driver(row):
+                raise UserError(
+                    f"study {self._name!r} is being driven by {driver} (lease until {row.lease_until}); "
+                    "wait for it, or stop it first."
+                )
+            taken = session.execute(
+                update(StudyRow)
+                .where(StudyRow.id == row.id, StudyRow.lease_owner.is_not_distinct_from(row.lease_owner))
+                .values(lease_owner=self._owner, lease_until=_lease_end())
+            )
+            if cast("CursorResult[Any]", taken).rowcount != 1:  # another driver was faster by a moment
+                raise UserError(f"study {self._name!r} has just been taken by another driver; wait for it, or stop it.")
+
+    def beat(self) -> None:
+        """Prolong, a few seconds after the last time; raises `UserError` if another driver took over meanwhile."""
+        if time.monotonic() - self._renewed < RENEWAL_S:
+            return
+        with self._store._session() as session:
+            row = _study_row(session, self._name, lock=True)
+            if row.lease_owner != self._owner:
+                raise UserError(f"study {self._name!r} was taken over by {row.lease_owner}; this driver stops.")
+            row.lease_until = _lease_end()
+        self._renewed = time.monotonic()
+
+    def give_back(self) -> None:
+        with self._store._session() as session:
+            row = _study_row(session, self._name)
+            if row.lease_owner == self._owner:
+                row.lease_owner = row.lease_until = None
+
+
+def _driver(row: StudyRow) -> str | None:
+    """Who holds the study's lease; None where nobody does, or it ran out, or its process is gone."""
+    held = row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner)
+    return row.lease_owner if held else None
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this machine that is gone."""
+    host, _, rest = owner.partition(" process ")
+    if not rest.strip():
+        return True  # no owner that this tool wrote
+    return (
+        host == socket.gethostname() and not Path(f"/proc/{rest.split()[0]}").exists() and Path("/proc/self").exists()
+    )
+
+
+def _sqlite_file(url: str, *, suffix: str) -> Path | None:
+    """A file beside that of a SQLite store; None for a server's database."""
+    parsed = make_url(url)
+    file = Path(str(parsed.database))
+    return file.with_name(file.name + suffix) if parsed.get_backend_name() == "sqlite" else None
+
+
+def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Artefacts]:
+    shown = without_password(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise UserError(
+            f"storage {shown!r} is not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME."
+        ) from None
+    if parsed.get_backend_name() != "sqlite":
+        try:
+            engine = create_engine(parsed, pool_pre_ping=True)
+            return engine, Artefacts(os.environ.get(ARTEFACTS_VARIABLE) or f"topformer-nas{ARTEFACTS}")
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise UserError(f"storage {shown!r} needs a database driver that is not installed ({error}).") from None
+    if "?" in url:
+        raise UserError(
+            f"storage {shown!r}: what follows '?' has no meaning for a file; write a '?' in its name as %3F."
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise UserError(
+            "storage must be a file, sqlite:///FILE: workers and the dashboard cannot see a database in memory."
+        )
+    path = Path(parsed.database)
+    if not path.is_file() and not create:
+        raise UserError(
+            f"no database {str(path)!r}; launch a study first: topformer-nas search quickstart --storage {shown}"
+        )
+    if path.is_dir():
+        raise UserError(f"storage {str(path)!r} is a folder; name a file.")
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {str(path.parent)!r} for the database ({error.strerror})."
+            ) from None
+    opened = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc' if create else 'rw'}"
+    if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+        opened += "&immutable=1"  # nothing can change, and the index of a write-ahead log could not be made there
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(opened, uri=True, timeout=BUSY_TIMEOUT_S)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    if not read_only:
+        event.listen(engine, "connect", _tune_sqlite)
+    return engine, Artefacts(f"{path}{ARTEFACTS}")
+
+
+def _await_server(engine: Engine) -> None:
+    """A server that was there may be restarted beneath a study of hours; a file is there or is not."""
+    if engine.dialect.name == "sqlite":
+        return
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with engine.connect():
+                return
+        except OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(RETRY_S)
+
+
+def _tune_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+@contextmanager
+def _one_sentence(whole_url: str) -> Iterator[None]:
+    """Turn what a person can mend about a database into one sentence, which shows no password of its URL."""
+    url = without_password(whole_url)
+
+    def cause(error: DatabaseError) -> str:
+        return without_password(whole_url, told=first_line(error.orig or error))
+
+    try:
+        yield
+    except (OperationalError, ProgrammingError) as error:
+        if _misses_a_table(error):
+            raise UserError(
+                f"{url} lacks a table or column of this tool ({cause(error)}): it was edited, or is damaged; restore "
+                "a backup."
+            ) from error
+        if isinstance(error, ProgrammingError) and error.statement is not None:
+            raise
+        raise UserError(
+            f"database {url} cannot be used: {cause(error)}. "
+            "Check that it exists, is not read-only, locked or full, and try again; nothing written so far is lost."
+        ) from error
+    except IntegrityError as error:
+        raise UserError(
+            f"another process wrote to {url} at the same moment, or its content is damaged ({cause(error)}); "
+            "nothing was written, run the same command again."
+        ) from error
+    except (DataError, OverflowError) as error:  # PostgreSQL's sizes of texts, SQLite's of integers
+        why = cause(error) if isinstance(error, DataError) else first_line(error)
+        raise UserError(f"{url} cannot keep this, nothing was written: {why}.") from error
+    except DatabaseError as error:
+        if "not a database" in str(error) or "malformed" in str(error):
+            raise UserError(f"{url} is not a database of this tool, or is damaged: {cause(error)}.") from error
+        raise
+
+
+def _misses_a_table(error: DatabaseError) -> bool:
+    """By SQLite's words, or PostgreSQL's codes of undefined tables and columns."""
+    return "no such" in str(error.orig) or getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _lease_end() -> str:
+    return (datetime.now(UTC) + LEASE).isoformat()
+
+
+def _study_row(session: Session, name: str, *, lock: bool = False) -> StudyRow:
+    query = select(StudyRow).where(StudyRow.name == name)
+    row = session.scalar(query.with_for_update() if lock else query)
+    if row is None:
+        raise unknown_name("study", name, session.scalars(select(StudyRow.name)))
+    return row
+
+
+def _record_row(session: Session, candidate_key: str, evaluator: str, replicate: int) -> RecordRow | None:
+    return session.scalar(
+        select(RecordRow).where(
+            RecordRow.candidate_key == candidate_key, RecordRow.evaluator == evaluator, RecordRow.replicate == replicate
+        )
+    )
+
+
+def _identity(record: Record) -> tuple[str, str, int]:
+    return record.candidate_key, record.evaluator, record.replicate
+
+
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
+
+
+def _mean(records: Sequence[Record], label: str) -> Record:
+    """Of replicates; every number of the metrics."""
+
+    def mean(values: list[Any]) -> Any:
+        known = [value for value in values if value is not None]
+        if known and all(isinstance(value, list | tuple) for value in known):
+            return [mean(list(items)) for items in zip(*known, strict=True)]
+        return sum(known) / len(known) if known else None
+
+    metrics = [record.metrics or {} for record in records]
+    return replace(
+        records[0],
+        fidelity=label,
+        metrics={name: mean([one.get(name) for one in metrics]) for name in metrics[0]},
+        seconds=sum(record.seconds for record in records),
+    )
+
+
+def _name_of_weights(candidate_key: str, evaluator: str, replicate: int) -> str:
+    return f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
+
+
+def _weights_name(row: RecordRow) -> str:
+    """The file of a record's weights, in the folder of the store. Raises `ValueError` for any other name: whoever edits
+    a database must not choose which files are read and deleted."""
+    wanted = _name_of_weights(row.candidate_key, row.evaluator, row.replicate)
+    if row.weights_path != wanted:
+        raise ValueError(f"its weights are {str(row.weights_path)[:100]!r}, not {wanted[:100]!r}")
+    return wanted
+
+
+def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:
+    return RecordRow(
+        candidate_key=record.candidate_key,
+        evaluator=record.evaluator,
+        fidelity=record.fidelity,
+        replicate=record.replicate,
+        status=record.status,
+        metrics_json=None if record.metrics is None else json.dumps(dict(record.metrics)),
+        reason=record.reason,
+        seconds=record.seconds,
+        created=_now(),
+        weights_path=None if weights is None else weights.name,
+        weights_sha256=None if weights is None else file_sha256(weights),
+    )
+
+
+def _proposal_row(
+    study_id: int,
+    number: int,
+    batch: int,
+    proposal: Proposal,
+    *,
+    record_id: int | None = None,
+    miou_pct: float | None = None,
+    from_cache: bool = False,
+) -> ProposalRow:
+    return ProposalRow(
+        study_id=study_id,
+        number=number,
+        batch=batch,
+        candidate_key=proposal.candidate.key,
+        point_json=json.dumps(dict(proposal.point)),
+        origin=proposal.origin,
+        anchor=proposal.anchor,
+        latency_json=_estimate_json(proposal.latency),
+        record_id=record_id,
+        from_cache=from_cache,
+        total_ms=proposal.latency.total_ms,
+        miou_pct=miou_pct,
+    )
+
+
+def _add_candidates(session: Session, candidates: Iterable[Candidate]) -> None:
+    """Write those that are not there."""
+    by_key = {candidate.key: candidate for candidate in candidates}
+    known = set(session.scalars(select(CandidateRow.key).where(CandidateRow.key.in_(by_key))))
+    session.add_all(
+        CandidateRow(
+            key=key,
+            arch_key=candidate.arch.key,
+            arch_json=candidate.arch.to_json(),
+            task_json=json.dumps(candidate.task.as_dict()),
+        )
+        for key, candidate in by_key.items()
+        if key not in known
+    )
+    session.flush()
+
+
+def _estimate_json(estimate: LatencyEstimate) -> str:
+    return json.dumps(asdict(estimate) | {"kinds": sorted(estimate.kinds)})
+
+
+def _estimate(text: str) -> LatencyEstimate:
+    values = strict_json(text)
+    by_block = tuple((name, ms) for name, ms in values["by_block"])
+    return LatencyEstimate(**(values | {"by_block": by_block, "kinds": frozenset(values["kinds"])}))
+
+
+@contextmanager
+def _undamaged(what: str) -> Iterator[None]:
+    """What this tool wrote reads back; anything else was written by someone else."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{what} in the store is damaged ({type(error).__name__}: {error}); restore a backup."
+        ) from error
+
+
+_READ_OF_CONFIG: Mapping[tuple[str, str], type | tuple[type, ...]] = {
+    ("task", "image_size"): str,
+    ("task", "num_classes"): int,
+    ("latency", "table"): str,
+    ("latency", "max_ms"): (int, float, type(None)),
+    ("evaluator", "recipe"): str,
+    ("evaluator", "dataset"): str,
+    ("search", "trials"): int,
+    ("search", "sampler"): str,
+    ("search", "seed"): int,
+}
+"""What listings take from a study's content without validating it all."""
+
+
+@lru_cache
+def _column_types(kind: type[Base]) -> tuple[tuple[str, type | tuple[type, ...], bool], ...]:
+    """Of each column: name, what it may hold, whether it may be empty."""
+    columns = inspect(kind).columns
+    return tuple(
+        (one.key, (int, float) if one.type.python_type is float else one.type.python_type, bool(one.nullable))
+        for one in columns
+        if one.key != "id"  # no row has another kind of it, and a new one has none yet
+    )
+
+
+def _require_types(row: Base) -> None:
+    """SQLite keeps anything in any column; raises `TypeError` for what this tool has not written."""
+    for name, wanted, optional in _column_types(type(row)):
+        if not (optional and getattr(row, name) is None):
+            _require_type(name, getattr(row, name), wanted)
+
+
+def _require_type(name: str, value: object, wanted: type | tuple[type, ...]) -> None:
+    fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
+def _study(row: StudyRow) -> Study:
+    with _undamaged(f"study {str(row.name)[:100]!r}"):
+        _require_types(row)
+        config = strict_json(row.config_json)
+        for (section, key), wanted in _READ_OF_CONFIG.items():
+            _require_type(f"{section}.{key}", config[section][key], wanted)
+        _require_type("space", config["space"], dict)
+        rungs = tuple(Rung(**values) for values in strict_json(row.rungs_json))
+        for rung in rungs:
+            for field in fields(rung):
+                wanted = int if field.name == "replicates" else str
+                _require_type(f"a rung's {field.name}", getattr(rung, field.name), wanted)
+            if rung.replicates < 1:
+                raise ValueError(f"a rung has {rung.replicates} replicates")
+    return Study(
+        name=row.name,
+        config=config,
+        evaluator=row.evaluator,
+        fidelity=row.fidelity,
+        table_text=row.table_text,
+        created=row.created,
+        finished=row.finished,
+        rungs=rungs,
+    )
+
+
+def _candidate(row: CandidateRow | None) -> Candidate:
+    if row is None:
+        raise ValueError("its candidate is not there")
+    _require_types(row)
+    return Candidate(
+        arch=TopFormerConfig.from_dict(strict_json(row.arch_json)), task=Task.from_dict(strict_json(row.task_json))
+    )
+
+
+def _trust_report(row: TrustReportRow) -> tuple[str, str]:
+    _require_types(row)
+    return row.name, row.report_json
+
+
+def _batch(row: BatchRow) -> BatchStatistics:
+    _require_types(row)
+    return BatchStatistics(**{field.name: getattr(row, field.name) for field in fields(BatchStatistics)})
+
+
+def require_numbers(metrics: Mapping[str, Any]) -> None:
+    """Raises `TypeError` for metrics that are neither numbers nor lists of them; None is one that there is not."""
+    for name, values in metrics.items():
+        _require_numbers(name, values, depth=MOST_DEPTH)
+
+
+def _require_numbers(name: str, value: object, *, depth: int) -> None:
+    if not (depth and isinstance(value, list)):
+        _require_type(name, value, (int, float, type(None)))
+        return
+    for one in value:
+        _require_numbers(name, one, depth=depth - 1)
+
+
+def _record(row: RecordRow) -> Record:
+    _require_types(row)
+    metrics = None if row.metrics_json is None else strict_json(row.metrics_json)
+    if (row.status, metrics is None) not in (("complete", False), ("failed", True)):
+        raise ValueError(f"its status is {row.status[:40]!r}")
+    if metrics is not None:
+        require_numbers(metrics)
+        float(metrics["miou_pct"] if "miou_pct" in metrics else metrics["value"])
+    return Record(
+        candidate_key=row.candidate_key,
+        evaluator=row.evaluator,
+        fidelity=row.fidelity,
+        replicate=row.replicate,
+        status=row.status,  # type: ignore[arg-type]
+        metrics=metrics,
+        reason=row.reason,
+        seconds=row.seconds,
+    )

@@ -1,0 +1,544 @@
+"""Is a proxy's ranking right? Train a stratified set of architectures at each fidelity, and compare the orders.
+
+Every evaluation is a record of the store, so an interrupted report goes on where it was, and shares what studies and
+earlier reports have trained. A finished report is kept in the store; those of `experiments/trust_reports` come with
+the tool.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from evaluators.base import Evaluator, Scorer
+from evaluators.datasets.scenes import Scenes
+from evaluators.supernet import SupernetEvaluator
+from evaluators.trust import (
+    FAR_CUE_IOU_PCT,
+    LEAST_RANKED,
+    Decision,
+    agreement,
+    decide,
+    published_orderings,
+    replicate_noise,
+    tau_difference,
+    top_regret,
+    variants,
+)
+from evaluators.zero_cost import ZeroCostEvaluator
+from experiments.store.store import Record, Store
+from experiments.trust.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
+from experiments.workers.pool import worker_pool
+from latency_lut.devices.host import cpu_model
+from latency_lut.table import LatencyTable
+from search_space import SearchSpace, require_anchors
+from topformer.blocks import candidate_blocks
+from topformer.config import Candidate, Task, TopFormerConfig, anchor_name, named_arch
+from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluators.datasets import SegmentationDataset
+
+BAND_SHARE_PCT = 15
+MOST_DRAWS = 10_000
+"""40 architectures of `pyramid` take 726."""
+FIRST_DRAWS = 300
+"""What latencies are usual is told from them where there is no anchor."""
+TOPS = (1, 3, 5)
+_PLACE = re.compile(r"(?<![^:,=])/(?:[^/:,=]*/)*(?=[^/:,=])")
+"""The folders of an absolute path, at the start of a word or after a sign that separates names."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrustPlan:
+    """What a report is about. The seed, not the name, decides which architectures are drawn."""
+
+    name: str
+    space: SearchSpace
+    anchors: tuple[str, ...]
+    table: LatencyTable
+    dataset: SegmentationDataset
+    reference: Evaluator
+    scorers: tuple[Scorer, ...]
+    count: int
+    band_ms: float
+    seed: int
+    replicates: int
+    repeated: int
+    orderings: bool
+    """Whether the architectures that the paper compares are trained as well."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(
+                f"a trust report's name has letters, digits, '.', '_' and '-', at most 100, not {self.name!r}; give "
+                "another with --name."
+            )
+        if any(scorer.fingerprint == self.reference.fingerprint for scorer in self.scorers):
+            raise UserError(
+                f"{self.reference.fidelity} is the reference itself; leave it out of --candidates, or choose another "
+                "--reference."
+            )
+
+    def wants(self) -> list[Want]:
+        """Raises `UserError` for a space that has too few architectures of these latencies."""
+        members = stratified(
+            self.space,
+            self.table,
+            count=self.count,
+            band_ms=self.band_ms,
+            seed=self.seed,
+            anchors=self.anchors,
+            scorers=(self.reference, *self.scorers),
+        )
+        if self.orderings:
+            members += orderings_members(self.space.task, members, self.reference)
+        return wants(members, self.reference, self.scorers, replicates=self.replicates, repeated=self.repeated)
+
+
+def run_trust(
+    plan: TrustPlan,
+    wanted: Sequence[Want],
+    store: Store,
+    *,
+    workers: int,
+    command: str,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> TrustReport:
+    """Evaluate what the store does not know of the plan's wants, and keep and give the report."""
+    evaluate_all(wanted, store, workers=workers, report=report)
+    far = plan.dataset.far_classes if isinstance(plan.dataset, Scenes) else ()
+    fidelities, decisions, members = assembled(
+        wanted, store, plan.reference, plan.scorers, band_ms=plan.band_ms, far_classes=far
+    )
+    low, high = band_of(plan.band_ms)
+    name = plan.reference.fidelity
+    ranked = [one for one in members if one.stratum != "ordering"]
+    made = TrustReport(
+        name=plan.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        machine={
+            "cpu": cpu_model(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        space=plan.space.name,
+        image_size=list(plan.space.task.image_size),
+        num_classes=plan.space.task.num_classes,
+        dataset=plan.dataset.name,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        table=plan.table.name,
+        seed=plan.seed,
+        band_ms=plan.band_ms,
+        band_low_ms=low,
+        band_high_ms=high,
+        reference=name,
+        reference_evaluator=plan.reference.fingerprint,
+        reference_noise_pct=replicate_noise([one.values[name] for one in members]),
+        reference_cpu_seconds=float(np.mean([one.cpu_seconds[name] for one in ranked])),
+        reference_far_cue_found_pct=_far_cue_found_pct(ranked, name),
+        fidelities=fidelities,
+        decisions=decisions,
+        members=members,
+    )
+    store.add_trust_report(plan.name, made.to_json())
+    return made
+
+
+def placeless(words: Sequence[str]) -> str:
+    """A command as a report may hand it on: files by their names alone, and nothing of where a database is."""
+    told = []
+    for before, word in pairwise(("", *words)):
+        if before == "--storage" or word.startswith("--storage="):
+            told.append("URL" if before == "--storage" else "--storage=URL")
+        else:
+            told.append(_PLACE.sub("", word))
+    return shlex.join(told)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """An architecture of the set."""
+
+    candidate: Candidate
+    label: str
+    stratum: Stratum
+    latency_ms: float | None
+    """None for an ordering's, whose blocks few tables have."""
+
+
+def stratified(
+    space: SearchSpace,
+    table: LatencyTable,
+    *,
+    count: int,
+    band_ms: float,
+    seed: int,
+    anchors: Sequence[str],
+    scorers: Sequence[Scorer],
+) -> tuple[Member, ...]:
+    """Anchors, at least half of `count` within 15 % of `band_ms`, and the others evenly over the anchors' latencies.
+
+    All at the task's image size, for scores at different sizes are not of the same pixels. Raises `UserError` where
+    the space has too few.
+    """
+    require_anchors(space, anchors)
+    _require_drawable(count, band_ms, seed, anchors)
+
+    def member(arch: TopFormerConfig, stratum: Stratum) -> tuple[Member, float]:
+        candidate = Candidate(arch=arch, task=space.task)
+        ms = table.estimate(candidate_blocks(candidate)).total_ms
+        return Member(candidate=candidate, label=anchor_name(arch) or arch.key, stratum=stratum, latency_ms=ms), ms
+
+    members = [member(named_arch(name), "anchor") for name in anchors]
+    for one, _ in members:
+        _require_scorable(one, scorers)
+    rng = random.Random(seed)
+    low, high = band_of(band_ms)
+    drawn = (member(space.sample(rng).arch, "spread") for _ in range(MOST_DRAWS))
+    first = [next(drawn) for _ in range(FIRST_DRAWS)]
+    within = sum(low <= ms <= high for _, ms in members)
+    wanted_in_band = max(-(-count // 2) - within, 0)
+    ends = [ms for _, ms in members] or list(np.percentile([ms for _, ms in first], [5, 95]))
+    bins = _bins(min(ends), max(ends), (low, high), count - len(members) - wanted_in_band)
+    seen = {one.candidate.arch.key for one, _ in members}
+    in_band: list[Member] = []
+    spread: dict[int, Member] = {}
+    for one, ms in chain(first, drawn):
+        if len(in_band) == wanted_in_band and len(spread) == len(bins):
+            break
+        if one.candidate.arch.key in seen or any(scorer.why_not(one.candidate) for scorer in scorers):
+            continue
+        if low <= ms <= high:
+            if len(in_band) < wanted_in_band:
+                seen.add(one.candidate.arch.key)
+                in_band.append(replace(one, stratum="band"))
+            continue
+        place = next((i for i, (start, end) in enumerate(bins) if start <= ms < end), None)
+        if place is not None and place not in spread:
+            seen.add(one.candidate.arch.key)
+            spread[place] = one
+    else:
+        raise UserError(
+            f"of {MOST_DRAWS} random architectures of {space.name!r} only {len(in_band)} of the {wanted_in_band} that "
+            f"are needed lie within {low:.3g} to {high:.3g} ms, and {len(spread)} of {len(bins)} at the other "
+            "latencies between the anchors; choose another band (--band-ms) or fewer architectures (--count)."
+        )
+    return (*(one for one, _ in members), *in_band, *(spread[place] for place in sorted(spread)))
+
+
+def orderings_members(task: Task, known: Sequence[Member], reference: Scorer) -> tuple[Member, ...]:
+    """The architectures that the paper compares, that are not in the set yet and that the reference can train."""
+    there = {one.candidate.arch.key for one in known}
+    found = [
+        Member(candidate=Candidate(arch=arch, task=task), label=key, stratum="ordering", latency_ms=None)
+        for key, arch in variants().items()
+        if key not in there
+    ]
+    return tuple(one for one in found if reference.why_not(one.candidate) is None)
+
+
+def _bins(low: float, high: float, band: tuple[float, float], count: int) -> list[tuple[float, float]]:
+    """`count` intervals of about equal ratio over [low, high] without the band, which may cut it in two."""
+    if count < 1:
+        return []
+    pieces = [(a, b) for a, b in ((low, min(high, band[0])), (max(low, band[1]), high)) if b > a]
+    if not pieces:
+        raise UserError(
+            f"the band of {band[0]:.3g} to {band[1]:.3g} ms covers all latencies of the anchors, {low:.3g} to "
+            f"{high:.3g} ms; choose another band (--band-ms)."
+        )
+    widths = [float(np.log(b / a)) for a, b in pieces]
+    shares = [round(count * width / sum(widths)) for width in widths]
+    shares[-1] = count - sum(shares[:-1])
+    edges = [np.geomspace(a, b, share + 1) for (a, b), share in zip(pieces, shares, strict=True) if share]
+    return [(float(a), float(b)) for piece in edges for a, b in pairwise(piece)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Want:
+    """One evaluation that a report needs."""
+
+    scorer: Scorer
+    member: Member
+    replicate: int
+
+
+def wants(
+    members: Sequence[Member], reference: Scorer, scorers: Sequence[Scorer], *, replicates: int, repeated: int
+) -> list[Want]:
+    """Every evaluation of a report, the most telling ones first.
+
+    All members once by the reference and by each scorer; anchors, and the first `repeated` others, `replicates` times
+    by whatever trains them. Those of the orderings once, likewise.
+    """
+    for option, number, least in (("--replicates", replicates, 1), ("--repeated", repeated, 0)):
+        if number < least:
+            raise UserError(f"{option} must be at least {least}, not {number}.")
+    ranked = [one for one in members if one.stratum != "ordering"]
+    again = [one for one in ranked if one.stratum == "anchor"]
+    again += [one for one in ranked if one.stratum != "anchor"][:repeated]
+    found = [Want(scorer=scorer, member=one, replicate=0) for one in ranked for scorer in (reference, *scorers)]
+    found += [
+        Want(scorer=scorer, member=one, replicate=replicate)
+        for replicate in range(1, replicates)
+        for one in again
+        for scorer in (reference, *scorers)
+        if _trains(scorer)
+    ]
+    found += [
+        Want(scorer=scorer, member=one, replicate=0)
+        for one in members
+        if one.stratum == "ordering"
+        for scorer in (reference, *scorers)
+        if _trains(scorer) and scorer.why_not(one.candidate) is None
+    ]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """After each evaluation."""
+
+    done: int
+    total: int
+    want: Want
+    value: float
+    cached: bool
+    seconds_left: float | None
+    """By what evaluations of each fidelity took; None while one is unknown."""
+
+
+def evaluate_all(
+    wanted: Sequence[Want], store: Store, *, workers: int, report: Callable[[Progress], None] = lambda _: None
+) -> None:
+    """Run what the store does not know yet; every result is recorded as it comes.
+
+    Raises `UserError` for a fault of the machine, and for an evaluation that failed: a ranking without it is another.
+    """
+    missing: dict[int, Want] = {}
+    seconds: dict[str, list[float]] = {}
+    done = 0
+
+    def tell(want: Want, record: Record, *, cached: bool) -> None:
+        nonlocal done
+        done += 1
+        seconds.setdefault(want.scorer.fidelity, []).append(record.seconds)
+        left = _seconds_left(missing.values(), seconds, workers)
+        value = _value(record, want)
+        report(Progress(done=done, total=len(wanted), want=want, value=value, cached=cached, seconds_left=left))
+
+    known = [(want, _found(store, want)) for want in wanted]
+    missing |= {number: want for number, (want, record) in enumerate(known) if record is None}
+    for want, record in known:
+        if record is not None:
+            tell(want, record, cached=True)
+    with worker_pool(workers) as pool:
+        jobs = {n: (want.scorer, want.member.candidate, want.replicate, None) for n, want in missing.items()}
+        for number, outcome in pool.results(jobs, lambda: None):
+            want = missing.pop(number)
+            outcome.require_no_fault(f"{want.member.label} could not be evaluated by {want.scorer.fidelity}")
+            record = Record.of(outcome, want.scorer, want.member.candidate, replicate=want.replicate)
+            store.add_record(record, candidate=want.member.candidate)
+            tell(want, record, cached=False)
+
+
+def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]], workers: int) -> float | None:
+    counts = Counter(want.scorer.fidelity for want in missing)
+    if not counts.keys() <= seconds.keys():
+        return None
+    return sum(count * float(np.mean(seconds[fidelity])) for fidelity, count in counts.items()) / workers
+
+
+def _found(store: Store, want: Want) -> Record | None:
+    return store.find_record(want.member.candidate.key, want.scorer.fingerprint, want.replicate)
+
+
+def _value(record: Record, want: Want) -> float:
+    """What a want is ranked by: the mIoU on the images that judge, where its evaluator scores them."""
+    value = record.value if record.judge_miou_pct is None else record.judge_miou_pct
+    if value is None:
+        raise UserError(
+            f"{want.member.label} failed by {want.scorer.fidelity} ({record.reason}); a ranking without it would be "
+            "another one: choose another --seed, or a recipe that trains it."
+        )
+    return value
+
+
+def assembled(
+    wanted: Sequence[Want],
+    store: Store,
+    reference: Scorer,
+    scorers: Sequence[Scorer],
+    *,
+    band_ms: float,
+    far_classes: Sequence[int],
+) -> tuple[list[FidelityTrust], list[OrderingRow], list[MemberScores]]:
+    """Fidelities, orderings and members of a report, from records alone."""
+    members = _scores(wanted, store, far_classes)
+    ranked = [one for one in members if one.stratum != "ordering"]
+    low, high = band_of(band_ms)
+    in_band = [one for one in ranked if one.latency_ms is not None and low <= one.latency_ms <= high]
+    truth = {one.key: float(np.mean(one.values[reference.fidelity])) for one in ranked}
+    baseline = _best_zero_cost(in_band, truth, scorers)
+    fidelities = [_fidelity(scorer, reference, ranked, in_band, truth, baseline) for scorer in scorers]
+    trained = [one.fidelity for one in (reference, *scorers) if _trains(one)]
+    return fidelities, [row for fidelity in trained for row in _decisions(members, fidelity)], members
+
+
+def band_of(band_ms: float) -> tuple[float, float]:
+    """15 % below and above."""
+    return band_ms * (1 - BAND_SHARE_PCT / 100), band_ms * (1 + BAND_SHARE_PCT / 100)
+
+
+def _scores(wanted: Sequence[Want], store: Store, far_classes: Sequence[int]) -> list[MemberScores]:
+    found: dict[str, MemberScores] = {}
+    costs: dict[tuple[str, str], list[float]] = {}
+    for want in sorted(wanted, key=lambda want: want.replicate):
+        record = _found(store, want)
+        assert record is not None, "a report is assembled when everything is evaluated"
+        member = want.member
+        scores = found.setdefault(
+            member.candidate.key,
+            MemberScores(
+                label=member.label,
+                key=member.candidate.arch.key,
+                stratum=member.stratum,
+                latency_ms=member.latency_ms,
+                architecture=member.candidate.arch.as_dict(),
+                values={},
+                cpu_seconds={},
+                far_iou_pct={},
+            ),
+        )
+        scores.values.setdefault(want.scorer.fidelity, []).append(_value(record, want))
+        assert record.metrics is not None
+        if "cpu_seconds" not in record.metrics:
+            raise UserError(
+                f"the record of {member.label} by {want.scorer.fidelity} is of an earlier version, which did not "
+                "measure CPU seconds; start with a new --storage."
+            )
+        seconds = costs.setdefault((member.candidate.key, want.scorer.fidelity), [])
+        seconds.append(float(record.metrics["cpu_seconds"]))
+        scores.cpu_seconds[want.scorer.fidelity] = float(np.mean(seconds))
+        if far_classes and "per_class_iou_pct" in record.metrics:
+            ious = [record.metrics["per_class_iou_pct"][label] for label in far_classes]
+            known = [iou for iou in ious if iou is not None]
+            scores.far_iou_pct.setdefault(want.scorer.fidelity, []).append(float(np.mean(known)) if known else 0.0)
+    return list(found.values())
+
+
+def _fidelity(
+    scorer: Scorer,
+    reference: Scorer,
+    ranked: Sequence[MemberScores],
+    in_band: Sequence[MemberScores],
+    truth: Mapping[str, float],
+    baseline: str | None,
+) -> FidelityTrust:
+    name = scorer.fidelity
+    zero_cost = isinstance(scorer, ZeroCostEvaluator)
+
+    def columns(members: Sequence[MemberScores], fidelity: str) -> tuple[list[float], list[float]]:
+        return [truth[one.key] for one in members], [one.values[fidelity][0] for one in members]
+
+    seconds = float(np.mean([one.cpu_seconds[name] for one in ranked]))
+    reference_seconds = float(np.mean([one.cpu_seconds[reference.fidelity] for one in ranked]))
+    above = None
+    if baseline is not None and not zero_cost:
+        above = tau_difference(*columns(in_band, name), columns(in_band, baseline)[1])
+    return FidelityTrust(
+        fidelity=name,
+        evaluator=scorer.fingerprint,
+        zero_cost=zero_cost,
+        overall=agreement(*columns(ranked, name)),
+        band=agreement(*columns(in_band, name)),
+        regret_pct={str(top): top_regret(*columns(ranked, name), top=top) for top in TOPS},
+        band_regret_pct={str(top): top_regret(*columns(in_band, name), top=top) for top in TOPS} if in_band else {},
+        noise_pct=None if zero_cost else replicate_noise([one.values[name] for one in ranked]),
+        cpu_seconds=seconds,
+        cost_share=seconds / reference_seconds,
+        above_zero_cost=above,
+        far_cue_found_pct=_far_cue_found_pct(ranked, name),
+    )
+
+
+def _far_cue_found_pct(ranked: Sequence[MemberScores], fidelity: str) -> float | None:
+    ious = [iou for one in ranked for iou in one.far_iou_pct.get(fidelity, ())]
+    return 100 * sum(iou > FAR_CUE_IOU_PCT for iou in ious) / len(ious) if ious else None
+
+
+def _best_zero_cost(
+    in_band: Sequence[MemberScores], truth: Mapping[str, float], scorers: Sequence[Scorer]
+) -> str | None:
+    """The one with the greatest tau within the band."""
+    taus: dict[str, float] = {}
+    for scorer in scorers:
+        if isinstance(scorer, ZeroCostEvaluator):
+            found = agreement([truth[one.key] for one in in_band], [one.values[scorer.fidelity][0] for one in in_band])
+            if found is not None:
+                taus[scorer.fidelity] = found.kendall.value
+    return max(taus, key=lambda name: taus[name]) if taus else None
+
+
+def _trains(scorer: Scorer) -> bool:
+    """Whether another replicate is another training."""
+    return not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator)
+
+
+def _decisions(members: Sequence[MemberScores], fidelity: str) -> list[OrderingRow]:
+    """Of every published ordering whose two architectures were trained; none without a known noise."""
+    by_key = {one.key: one.values[fidelity] for one in members if fidelity in one.values}
+    noise = replicate_noise(list(by_key.values()))
+    if noise is None:
+        return []
+    return [
+        _decision_row(fidelity, decide(one, by_key[one.first.key], by_key[one.second.key], noise_pct=noise))
+        for one in published_orderings()
+        if one.first.key in by_key and one.second.key in by_key
+    ]
+
+
+def _decision_row(fidelity: str, decision: Decision) -> OrderingRow:
+    ordering = decision.ordering
+    return OrderingRow(
+        fidelity=fidelity,
+        ordering=ordering.name,
+        relation=ordering.relation,
+        published_pct=ordering.published_pct,
+        tuned=ordering.tuned,
+        difference_pct=decision.difference_pct,
+        margin_pct=decision.margin_pct,
+        verdict=decision.verdict,
+    )
+
+
+def _require_drawable(count: int, band_ms: float, seed: int, anchors: Sequence[str]) -> None:
+    least = max(LEAST_RANKED, 2 * len(anchors))
+    if count < least:
+        raise UserError(f"--count must be at least {least} with {len(anchors)} anchors, not {count}.")
+    if not 0 < band_ms < float("inf"):
+        raise UserError(f"--band-ms must be a positive number of ms, not {band_ms:g}.")
+    if seed < 0:
+        raise UserError(f"--seed must be a whole number from 0, not {seed}.")
+
+
+def _require_scorable(member: Member, scorers: Sequence[Scorer]) -> None:
+    for scorer in scorers:
+        if reason := scorer.why_not(member.candidate):
+            raise UserError(f"anchor {member.label} cannot be evaluated by {scorer.fidelity}: {reason}")

@@ -1,0 +1,125 @@
+"""Export: one file, the opset asked for, equal to torch, and a card that can be checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from experiments.export.onnx import OPSET, Export, Provenance, checked_opset, export, settle_random_weights
+from tests.support.toys import toy_table
+from topformer import ANCHORS, TINY, Task, UserError
+from topformer.blocks import decompose
+from topformer.model import TopFormer
+
+NARROW = TINY.replace(injection_channels=32, num_blocks=1)
+
+
+def network(num_classes: int = 7) -> TopFormer:
+    torch.manual_seed(0)
+    return settle_random_weights(TopFormer(NARROW, num_classes=num_classes))
+
+
+def exported(task: Task, out: Path) -> Export:
+    model = TopFormer(NARROW, num_classes=task.num_classes, output=task.output)
+    model.load_state_dict(network(task.num_classes).state_dict())
+    return export(model.eval(), task, out, name="mine", provenance=Provenance(weights="random"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(64, 64), (70, 99)])
+def test_the_file_is_whole_static_and_equal_to_torch(size: tuple[int, int], tmp_path: Path) -> None:
+    task = Task(image_size=size, num_classes=7)
+    result = exported(task, tmp_path)
+    assert (result.opset, result.max_abs_error < 1e-4) == (OPSET, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.onnx"]
+    session = onnxruntime.InferenceSession(result.onnx_path)
+    assert session.get_inputs()[0].shape == [1, 3, *size]
+    image = np.random.default_rng(9).normal(size=(1, 3, *size)).astype(np.float32)
+    (logits,) = session.run(None, {"image": image})
+    with torch.inference_mode():
+        assert np.abs(logits - network()(torch.from_numpy(image)).numpy()).max() < 1e-4
+    assert logits.shape[1:] == decompose(NARROW, task)[-1].output
+
+
+@pytest.mark.slow
+def test_labels_can_be_exported(tmp_path: Path) -> None:
+    result = exported(Task(image_size=(64, 64), num_classes=7, output="labels"), tmp_path)
+    (labels,) = onnxruntime.InferenceSession(result.onnx_path).run(None, {"image": np.ones((1, 3, 64, 64), np.float32)})
+    assert (labels.shape, labels.dtype, result.max_abs_error) == ((1, 1, 64, 64), np.int64, 0.0)
+
+
+@pytest.mark.slow
+def test_the_card_carries_architecture_task_checksum_and_latency(tmp_path: Path) -> None:
+    task = Task(image_size=(64, 64), num_classes=59)
+    table = toy_table()
+    estimate = table.estimate(decompose(TINY, task))
+    provenance = Provenance(weights="random", latency=estimate, table=table.name, table_checksum=table.checksum)
+    torch.manual_seed(0)
+    model = settle_random_weights(TopFormer(TINY, num_classes=59))
+    result = export(model, task, tmp_path, name="tiny", provenance=provenance)
+    card = json.loads(result.card_path.read_text())
+    assert card["onnx_sha256"] == hashlib.sha256(result.onnx_path.read_bytes()).hexdigest()
+    assert (card["arch_key"], card["anchor"]) == (TINY.key, "tiny")
+    assert Task.from_dict(card["task"]) == task
+    assert card["latency"]["total_ms"] == estimate.total_ms
+    assert (card["latency"]["kind"], card["latency"]["table_checksum"]) == ("estimated", table.checksum)
+    assert card["parity"]["max_abs_error"] == result.max_abs_error
+
+
+def test_a_damaged_network_is_not_exported(tmp_path: Path) -> None:
+    model = network()
+    with torch.no_grad():
+        model.get_parameter("head.classifier.conv.bias")[0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        export(
+            model, Task(image_size=(64, 64), num_classes=7), tmp_path, name="bad", provenance=Provenance(weights="?")
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_opset_changed_behind_our_back_is_refused() -> None:
+    """The exporter is known to write opset 18 when it cannot convert, and to report success."""
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    with pytest.raises(UserError, match="opset 18 instead of 20"):
+        checked_opset(model.SerializeToString())
+
+
+def test_operators_that_phones_lack_are_refused() -> None:
+    node = onnx.helper.make_node("Shape", ["x"], ["y"])
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1])
+    graph = onnx.helper.make_graph([node], "g", [x], [y])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    with pytest.raises(UserError, match="operators that phone runtimes lack: Shape"):
+        checked_opset(model.SerializeToString())
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_random_weights_are_well_conditioned(name: str) -> None:
+    """As initialised for training, float32 and float64 differed by 0.5, so that no parity could be shown."""
+    torch.manual_seed(0)
+    model = settle_random_weights(TopFormer(ANCHORS[name], num_classes=19))
+    image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = model(image)
+        exact = model.double()(image.double())
+    assert 1e-2 < float(logits.abs().max()) < 100
+    assert float((logits.double() - exact).abs().max()) < 1e-4
+
+
+def test_an_export_that_cannot_write_its_card_leaves_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").mkdir()
+    task = Task(image_size=(64, 64), num_classes=7)
+    with pytest.raises(UserError, match="it is a folder; nothing was exported"):
+        export(network(), task, tmp_path, name="bad", provenance=Provenance(weights="random"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.json"]

@@ -1,0 +1,130 @@
+"""A study on Ray Tune is the local one."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from experiments.search.study import Event
+from experiments.workers.ray import LOCAL, Resources, ray_pool
+from tests.support.toys import ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config
+from topformer.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning:ray"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers import the toys, as they import the package where it is installed."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture
+def cluster(importable: None) -> Iterator[Cluster]:
+    """Two nodes of one CPU each on this machine."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+def test_the_local_study_whatever_dies(tmp_path: Path) -> None:
+    (tmp_path / "marks").mkdir()
+    config = toy_config()
+    here = run_toy(tmp_path / "here", config, ToyEvaluator(keeps_weights=True, fails=is_unlucky), workers=2)
+    wild = ToyEvaluator(keeps_weights=True, fails=is_unlucky, dies_once_in=tmp_path / "marks")
+    there = run_toy(tmp_path / "there", config, wild, elsewhere=ray_pool(LOCAL, 2, Resources()))
+    assert len(list((tmp_path / "marks").iterdir())) == 3
+    assert outline(there) == outline(here)
+    assert not ray.is_initialized()
+    weights = [sorted(file.name for file in (tmp_path / place).rglob("*.safetensors")) for place in ("here", "there")]
+    assert weights[0] == weights[1] != []
+
+
+def test_a_node_is_lost_in_the_middle(tmp_path: Path, cluster: Cluster) -> None:
+    def alive() -> int:
+        return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+    def lose_one(event: Event) -> None:
+        if event.done == 1:
+            assert alive() == 2
+        if event.done == 8:
+            cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        if event.done == event.total:
+            end = time.monotonic() + 60
+            while alive() != 1:  # the head looks at its nodes now and then
+                assert time.monotonic() < end
+                time.sleep(0.2)
+
+    elsewhere = ray_pool(cluster.address, 0, Resources())
+    there = run_toy(tmp_path / "there", evaluator=ToyEvaluator(seconds=0.5), elsewhere=elsewhere, report=lose_one)
+    assert outline(there) == outline(run_toy(tmp_path / "here"))
+
+
+def test_what_is_wrong_around_a_candidate_is_not_held_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, unknown = ToyEvaluator(disk_is_full=True), ToyEvaluator(fails=always)
+    with pytest.raises(UserError, match=r"trial \d could not be evaluated: No space left .* Nothing is recorded"):
+        run_toy(tmp_path, evaluator=full, elsewhere=ray_pool(LOCAL, 2, Resources()))
+    with pytest.raises(UserError, match="study 'toy' stops: 3 of 3 evaluations failed"):
+        run_toy(tmp_path, evaluator=unknown, elsewhere=ray_pool(LOCAL, 2, Resources()))
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT])
+    with pytest.raises(
+        UserError, match=r"trial \d could not be evaluated: a Ray worker failed: .*No module named 'tests"
+    ):
+        run_toy(tmp_path, elsewhere=ray_pool(LOCAL, 2, Resources()))
+    assert not ray.is_initialized()
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="more than 0 and at most 1024 CPUs and from 0 to 64 GPUs, not 0 and -1"):
+        Resources(cpus=0, gpus=-1)
+    with pytest.raises(UserError, match="workers must be at least 1, not -1"), ray_pool(LOCAL, -1, Resources()):
+        pass
+    with (
+        pytest.raises(UserError, match=r"one evaluation wants 64 GPUs, the Ray cluster at 'local' has 0"),
+        ray_pool(LOCAL, 1, Resources(gpus=64)),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match=r"no Ray cluster answers at '127.0.0.1:1' \(.+refused\); give the address"),
+        ray_pool("127.0.0.1:1", 1, Resources()),
+    ):
+        pass
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with (
+            pytest.raises(UserError, match=r"no Ray cluster answers at .* \(it is another server\)"),
+            ray_pool(f"127.0.0.1:{port}", 1, Resources()),
+        ):
+            pass
+        thread.join()
+    with (
+        pytest.raises(UserError, match="'nowhere' is no address of a Ray cluster: HOST:PORT, 'auto' or 'local'"),
+        ray_pool("nowhere", 1, Resources()),
+    ):
+        pass
+    assert not ray.is_initialized()
