@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from test_training import MICRO, RECIPE, Halves
 from torch import nn
 
 from evaluators.recipe import Augmentation, TrainingRecipe
 from evaluators.training import Execution, train
+from tests.support.trainings import MICRO, RECIPE, Halves
 from topformer import TopFormer, UserError
 
 FROZEN = replace(

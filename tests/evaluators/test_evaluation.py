@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import MICRO, Halves, Oracle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +21,7 @@ from evaluators.datasets.named import dataset_named
 from evaluators.evaluation import evaluate, labels_of, normalised, right_answers, score, segmented
 from evaluators.recipe import Protocol
 from evaluators.training import train
+from tests.support.trainings import AUGMENTED, MICRO, Halves, Oracle
 from tests.support.trees import ade20k_tree, imagenet_tree
 from topformer import TopFormer, TopFormerClassifier
 
@@ -111,7 +111,6 @@ def test_images_of_any_size_are_scored_from_their_files(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_image_ends_a_training_by_its_name(tmp_path: Path) -> None:
-    from test_resuming import AUGMENTED  # noqa: PLC0415
 
     root = ade20k_tree(tmp_path / "ade")
     victim = sorted((root / "images" / "training").rglob("*.jpg"))[1]
@@ -124,7 +123,6 @@ def test_a_corrupt_image_ends_a_training_by_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_corrupt_image_in_a_worker_ends_a_training_by_its_name(tmp_path: Path) -> None:
-    from test_resuming import AUGMENTED  # noqa: PLC0415
 
     from evaluators.training import Execution  # noqa: PLC0415
 
@@ -164,7 +162,6 @@ def test_of_a_ribbon_only_the_middle_is_resized(tmp_path: Path) -> None:
 
 
 def test_the_classification_variant_learns_on_folders_of_images(tmp_path: Path) -> None:
-    from test_resuming import AUGMENTED  # noqa: PLC0415
 
     from evaluators.recipe import ResizedCrop  # noqa: PLC0415
 

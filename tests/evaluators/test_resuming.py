@@ -7,30 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training import MICRO, RECIPE, Halves
 from torch import nn
 
 from evaluators.checkpoints import RunFolder
-from evaluators.recipe import Augmentation, TrainingRecipe
+from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, train
+from tests.support.trainings import AUGMENTED, MICRO, Halves
 from topformer import TopFormer, UserError
 
-AUGMENTED = replace(
-    RECIPE,
-    iterations=9,
-    drop_path=0.2,
-    ema_decay=0.9,
-    recalibration_images=0,
-    augmentation=Augmentation(
-        long_side=128, short_side=64, scale_min=0.5, scale_max=2, crop=(64, 64), class_share_max=0.75, photometric=True
-    ),
-)
 KILLS = 20
 
 

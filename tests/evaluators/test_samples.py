@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_training import CROPPED, Halves, Sides
 from torch.nn import functional as F
 
 from evaluators.datasets import IGNORE
 from evaluators.recipe import Augmentation, Protocol, ResizedCrop, fitting_factor
 from evaluators.samples import PADDING, Samples, augmented, batches, resized_crop
+from tests.support.trainings import CROPPED, Halves, Sides
 from topformer import UserError
 
 AS_IT_IS = Augmentation(

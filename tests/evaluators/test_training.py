@@ -6,93 +6,23 @@ import math
 import multiprocessing
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluators.datasets import IGNORE, Colour, Split
 from evaluators.evaluation import normalised, recalibrate_batch_norm, score
-from evaluators.recipe import Augmentation, TrainingRecipe
 from evaluators.samples import Samples
 from evaluators.training import Execution, NonFiniteLoss, train
-from topformer import TINY, MBConv, TopFormer, TopFormerConfig, UserError
+from tests.support.trainings import CROPPED, MICRO, RECIPE, Halves, Oracle, Sides, trained
+from topformer import TopFormer, UserError
 
 if TYPE_CHECKING:
-    from evaluators.datasets import Image, Labels
-
-RECIPE = TrainingRecipe(
-    iterations=12,
-    batch_size=2,
-    learning_rate=4e-3,
-    head_multiplier=1.0,
-    weight_decay=0.02,
-    decay_norms=True,
-    schedule="cosine",
-    warmup_share=0.1,
-    warmup_start=0.1,
-    clip_norm=5.0,
-    drop_path=0.0,
-    ema_decay=0.0,
-    loss_at="logits",
-    class_weight_power=-0.5,
-    auxiliary_weight=0.5,
-    freeze_norms=False,
-    zero_start=True,
-    recalibration_images=4,
-    augmentation=None,
-)
-MICRO = TINY.replace(
-    stages=tuple((MBConv(3, 2, channels, 2),) for channels in (8, 12, 16, 24)),
-    num_blocks=2,
-    num_heads=2,
-    key_dim=4,
-    injection_channels=16,
-)
-
-
-CROPPED = Augmentation(
-    long_side=96, short_side=64, scale_min=0.5, scale_max=2, crop=(64, 64), class_share_max=0.9, photometric=False
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Halves:
-    """Dark below, bright above a line that moves; 3 classes, the third is never shown. Obeys `SegmentationDataset`."""
-
-    image_size: tuple[int, int] = (64, 96)
-    name: str = "halves"
-    class_names: tuple[str, ...] = ("bright", "dark", "absent")
-    palette: tuple[Colour, ...] = ((255, 255, 255), (0, 0, 0), (255, 0, 0))
-    num_classes: int = 3
-    fingerprint: str = "halves"
-
-    def length(self, split: Split) -> int:
-        return 6 if split == "train" else 3
-
-    def item(self, split: Split, index: int) -> tuple[Image, Labels]:
-        height, width = self.image_size
-        line = height // 4 + 5 * index + (split == "val")
-        labels = np.repeat(np.arange(height)[:, None] >= line, width, axis=1).astype(np.uint8)
-        image = np.where(labels[..., None], 60, 190).astype(np.uint8).repeat(3, axis=2)
-        labels[:2] = IGNORE
-        return image, labels
-
-    def at_size(self, image_size: tuple[int, int]) -> Self:
-        return replace(self, image_size=image_size)
-
-
-def trained(
-    arch: TopFormerConfig = MICRO, *, seed: int = 0, recipe: TrainingRecipe = RECIPE, **kwargs: Any
-) -> TopFormer:
-    torch.manual_seed(0)
-    model = TopFormer(arch, num_classes=3)
-    train(model, Halves(), recipe, train_images=6, seed=seed, **kwargs)
-    return model
+    pass
 
 
 def parameters_of(model: nn.Module) -> torch.Tensor:
@@ -232,18 +162,6 @@ def test_recalibration_keeps_mode_momentum_and_weights() -> None:
     assert torch.equal(parameters_of(model), before)
 
 
-class Oracle(nn.Module):
-    """Logits from the brightness, at the resolution of the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        bright = images[:, :1] * self.slope
-        return torch.cat([bright, -bright, torch.full_like(bright, -99)], dim=1)
-
-
 @pytest.mark.parametrize("stride", [1, 2, 4, 5])
 def test_a_perfect_network_scores_100_at_any_stride(stride: int) -> None:
     matrix = score(Oracle().eval(), Halves(image_size=(40, 50)), stride=stride)
@@ -251,15 +169,6 @@ def test_a_perfect_network_scores_100_at_any_stride(stride: int) -> None:
         assert matrix.counts.sum() == 3 * 38 * 50
     assert matrix.pixel_accuracy_pct > 95  # cells across the line are mixed by the resizing
     assert matrix.per_class_iou_pct[2] is None
-
-
-class Sides(Halves):
-    """Bright on the right."""
-
-    def item(self, split: Split, index: int) -> tuple[Image, Labels]:
-        labels = np.zeros((32, 32), np.uint8)
-        labels[:, 20:] = 1
-        return np.where(labels[..., None] == 1, 200, 10).astype(np.uint8).repeat(3, axis=2), labels
 
 
 def test_flips_keep_image_and_labels_together() -> None:
@@ -312,7 +221,7 @@ def test_a_killed_worker_is_one_sentence() -> None:
 @pytest.mark.slow
 def test_without_a_compiler_the_advice_is_not_to_compile(tmp_path: Path) -> None:
     program = (
-        "from tests.evaluators.test_training import trained; from evaluators.training import Execution; "
+        "from tests.support.trainings import trained; from evaluators.training import Execution; "
         "trained(execution=Execution(compile=True))"
     )
     root = Path(__file__).parents[2]

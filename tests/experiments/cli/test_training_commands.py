@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_training import MICRO
 
 from evaluators.datasets.named import dataset_named
 from experiments.training.recipe_files import recipe_named, shipped_recipes
 from tests.support import trees
 from tests.support.shell import Shell
+from tests.support.trainings import MICRO
 from topformer import TopFormer, saved_model
 from topformer.errors import UserError
 from topformer.weights import save_model, saved_classes

@@ -1,8 +1,8 @@
 """A study on Ray Tune is the local one."""
 
+import importlib
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -82,12 +82,16 @@ def test_what_is_wrong_around_a_candidate_is_not_held_against_it(
         run_toy(tmp_path, evaluator=full, elsewhere=ray_pool(LOCAL, 2, Resources()))
     with pytest.raises(UserError, match="study 'toy' stops: 3 of 3 evaluations failed"):
         run_toy(tmp_path, evaluator=unknown, elsewhere=ray_pool(LOCAL, 2, Resources()))
-    monkeypatch.setenv("PYTHONPATH", "")
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT])
+    (tmp_path / "only_here.py").write_text(
+        "from tests.support.toys import ToyEvaluator as Base\nclass Here(Base): pass"
+    )
+    with monkeypatch.context() as here:
+        here.syspath_prepend(tmp_path)
+        stranger = importlib.import_module("only_here").Here()
     with pytest.raises(
-        UserError, match=r"trial \d could not be evaluated: a Ray worker failed: .*No module named 'tests"
+        UserError, match=r"trial \d could not be evaluated: a Ray worker failed: .*No module named 'only_here'"
     ):
-        run_toy(tmp_path, elsewhere=ray_pool(LOCAL, 2, Resources()))
+        run_toy(tmp_path, evaluator=stranger, elsewhere=ray_pool(LOCAL, 2, Resources()))
     assert not ray.is_initialized()
 
 
