@@ -439,7 +439,7 @@ def savings(
     """Which single change within a space saves how much? Exact by the table, which is additive; most first."""
     from evaluators.compiled import CompiledTable
     from experiments.front.lookup import chosen
-    from experiments.latency.scan import space_named
+    from experiments.study_config import space_named
     from latency_lut.table import find_table
     from topformer.blocks import candidate_blocks
     from topformer.config import Candidate
@@ -506,7 +506,8 @@ def scan(
 ) -> None:
     """Which share of a space fits a budget, and how are its latencies distributed?"""
     from evaluators.compiled import CompiledTable
-    from experiments.latency.scan import ScanPlan, scan, space_named
+    from experiments.latency.scan import ScanPlan, scan
+    from experiments.study_config import space_named
     from latency_lut.table import LEVEL, find_table
 
     plan = ScanPlan(budget_ms=latency_max, samples=samples, seed=seed)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.search.study import StudyConfig
+from experiments.study_config import StudyConfig
 from latency_lut.devices import Device, device_named
 from latency_lut.measure import check_networks, measure_table
 from latency_lut.runtimes import Runtime, runtime_named
