@@ -195,7 +195,7 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
             edited("record.metrics.seconds", "long", line=3),
             r"record\.metrics\.seconds: Input should be a valid number",
         ),
-        ("trials.jsonl", edited("record.metrics.seconds", float("nan"), line=3), "NaN is no finite number"),
+        ("trials.jsonl", edited("record.metrics.seconds", float("nan"), line=3), "finite number"),
         ("trials.jsonl", edited("record.metrics", None, line=3), "trial 3: it is complete, and has no metrics"),
         ("trials.jsonl", edited("latency_ms", 0.01, line=3), r"said to take 0\.01 ms, its table says"),
         ("trials.jsonl", edited("architecture.num_blocks", 5, line=3), "key of another architecture"),
