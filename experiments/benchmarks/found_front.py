@@ -32,6 +32,7 @@ from experiments.front.pareto import evaluated
 from experiments.search.assembly import dataset_of
 from experiments.store.records import Study, Trial
 from experiments.store.store import Store
+from experiments.workers.recorded import Want
 from topformer.blocks import candidate_blocks
 from topformer.config import TopFormerConfig
 
@@ -68,7 +69,11 @@ def trained(
     trials: Mapping[str, Trial], evaluator: Evaluator, store: Store, *, seeds: int, workers: int
 ) -> dict[str, list[float]]:
     """mIoU in per cent of every seed, by candidate."""
-    wants = [(evaluator, trial.candidate, seed) for trial in trials.values() for seed in range(seeds)]
+    wants = [
+        Want(scorer=evaluator, candidate=trial.candidate, replicate=seed)
+        for trial in trials.values()
+        for seed in range(seeds)
+    ]
     records = recorded_by(wants, store, workers=workers, what="training")
     mious = iter([float(record.value or 0.0) for record in records])
     return {key: [next(mious) for _ in range(seeds)] for key in trials}

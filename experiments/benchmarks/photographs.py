@@ -16,14 +16,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from evaluators.base import Scorer
 from evaluators.datasets.named import dataset_named
 from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE
 from experiments.store.store import Store
 from experiments.trust.standing import shipped_reports
 from experiments.workers.pool import worker_pool
-from experiments.workers.recorded import recorded
+from experiments.workers.recorded import Want, recorded
 from topformer.config import BASE, SMALL, TINY, Candidate, Task, TopFormerConfig
 
 SPLITS = {"train": "fit", "val": "pick", "test": "judge"}
@@ -42,8 +41,6 @@ ORDERINGS = (
     TINY.replace(token_stride=128),
 )
 """What the paper compares, on T where it does not say."""
-
-Want = tuple[Scorer, Candidate, int]
 
 
 def split(camvid: Path, out: Path) -> None:
@@ -72,10 +69,12 @@ def wants(step: str, data: str) -> Iterator[Want]:
     match step:
         case "iii":  # the 40 architectures of the shipped report, at one seed
             for one in (candidate(arch) for arch in shipped_architectures()):
-                yield reference, one, 0
-                yield from ((scorer, one, 0) for scorer in cheap)
+                yield Want(scorer=reference, candidate=one)
+                yield from (Want(scorer=scorer, candidate=one) for scorer in cheap)
         case "iv":  # orderings of the paper, three seeds
-            yield from ((reference, candidate(arch), seed) for seed in range(3) for arch in ORDERINGS)
+            for seed in range(3):
+                for arch in ORDERINGS:
+                    yield Want(scorer=reference, candidate=candidate(arch), replicate=seed)
         case _:
             raise SystemExit(f"no step {step!r}; there are iii and iv.")
 
@@ -89,17 +88,17 @@ def shipped_architectures() -> tuple[TopFormerConfig, ...]:
 def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | None) -> None:
     """One evaluation after the other, each recorded at once; begins none after `until`."""
     with Store.open(storage, create=True) as store, worker_pool(workers) as pool:
-        for number, (scorer, candidate, replicate) in enumerate(every, start=1):
-            if store.find_record(candidate.key, scorer.fingerprint, replicate) is not None:
+        for number, want in enumerate(every, start=1):
+            if store.find_record(*want.identity) is not None:
                 continue
             if until is not None and datetime.now() > until:
                 print(
                     f"{until:%H:%M} is past: the first {number - 1} of {len(every)} evaluations are known", flush=True
                 )
                 return
-            (record,) = recorded([(scorer, candidate, replicate)], store, pool)
-            said = f"{datetime.now():%H:%M:%S} {number} of {len(every)}: {candidate.arch.key} by {record.fidelity}"
-            print(f"{said}, replicate {replicate}: {record.value}, judged {record.judge_miou_pct}", flush=True)
+            (record,) = recorded([want], store, pool)
+            said = f"{datetime.now():%H:%M:%S} {number} of {len(every)}: {want.candidate.arch.key} by {record.fidelity}"
+            print(f"{said}, replicate {want.replicate}: {record.value}, judged {record.judge_miou_pct}", flush=True)
     print(f"all {len(every)} evaluations are known", flush=True)
 
 

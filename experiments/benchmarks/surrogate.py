@@ -39,7 +39,7 @@ from experiments.search.schedule import promoted
 from experiments.store.records import Record
 from experiments.store.store import Store
 from experiments.workers.pool import worker_pool
-from experiments.workers.recorded import recorded
+from experiments.workers.recorded import Want, recorded
 from latency_lut.table import find_table
 from search_space import SearchSpace, preset
 from topformer.config import ANCHORS, Candidate, Task
@@ -163,7 +163,7 @@ def record(file: Path, out: Path, *, storage: str, count: int, workers: int) -> 
     with Store.open(storage, create=True) as store:
         records: list[Record] = []
         while True:
-            wants = [(evaluator, one, 0) for one in wanted[len(records) : count]]
+            wants = [Want(scorer=evaluator, candidate=one) for one in wanted[len(records) : count]]
             records += recorded_by(wants, store, workers=workers, what="evaluating")
             if len(records) >= count:
                 break
@@ -229,10 +229,8 @@ def children(
     return made
 
 
-def recorded_by(
-    wants: Sequence[tuple[Evaluator, Candidate, int]], store: Store, *, workers: int, what: str
-) -> list[Record]:
-    """Of every (evaluator, candidate, replicate), from the store where it is known; with a bar."""
+def recorded_by(wants: Sequence[Want], store: Store, *, workers: int, what: str) -> list[Record]:
+    """Records of evaluations, from the store where they are known; with a bar."""
     with worker_pool(workers) as pool, Progress() as progress:
         bar = progress.add_task(what, total=len(wants))
         return recorded(wants, store, pool, tell=lambda done, _: progress.update(bar, completed=done))

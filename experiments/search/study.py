@@ -26,8 +26,8 @@ from experiments.search.schedule import Confirmation, Schedule, promoted
 from experiments.store.records import Proposal, Record, Rung, Trial
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
-from experiments.workers.pool import Job, Pool, worker_pool
-from experiments.workers.recorded import record_of, recorded
+from experiments.workers.pool import Pool, worker_pool
+from experiments.workers.recorded import Want, answers, recorded
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, require_anchors
 from topformer.blocks import candidate_blocks
@@ -104,7 +104,7 @@ def run_study(
             store.update_config(config)
         run.tell()
         while len(run.trials) < config.search.trials or run.open_trials():
-            if not run.open_trials() and not run.propose(pool, lease.beat):
+            if not run.open_trials() and run.propose(pool, lease.beat) is None:
                 run.tell(note=run.why_exhausted())
                 break
             run.evaluate(pool, lease.beat)
@@ -241,8 +241,8 @@ class _Run:
     def open_trials(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "proposed"]
 
-    def propose(self, pool: Pool, beat: Callable[[], None]) -> bool:
-        """Add the next batch; False when the space has nothing left."""
+    def propose(self, pool: Pool, beat: Callable[[], None]) -> Sequence[Trial] | None:
+        """Add the next batch, and give its trials; None when the space has nothing left."""
         search = self.config.search
         batch = 1 + max((trial.batch for trial in self.trials), default=-1)
         size = max(min(search.batch_size, search.trials - len(self.trials)), len(search.anchors) if batch == 0 else 1)
@@ -259,11 +259,13 @@ class _Run:
             guide=self.guide,
             fidelity=self.evaluator.fidelity,
         )
-        if proposals:
-            kept = self._screened(proposals, size, pool, beat)
-            statistics = replace(statistics, screened=len(proposals) - len(kept))
-            self.trials += self.store.add_batch(self.config.name, batch=batch, proposals=kept, statistics=statistics)
-        return bool(proposals)
+        if not proposals:
+            return None
+        kept = self._screened(proposals, size, pool, beat)
+        statistics = replace(statistics, screened=len(proposals) - len(kept))
+        added = self.store.add_batch(self.config.name, batch=batch, proposals=kept, statistics=statistics)
+        self.trials += added
+        return added
 
     def why_exhausted(self) -> str:
         """Why nothing more can be proposed: a budget that nothing keeps, or a space that is used up."""
@@ -284,10 +286,9 @@ class _Run:
         anchors = [one for one in proposals if one.anchor]
         others = [one for one in proposals if not one.anchor]
         for number, screen in enumerate(self.schedule.screens, start=1):
-            wants = [(screen.scorer, one.candidate, 0) for one in others]
-            records = recorded(
-                wants, self.store, pool, beat, functools.partial(self._tell_rung, screen.scorer.fidelity)
-            )
+            wants = [Want(scorer=screen.scorer, candidate=one.candidate) for one in others]
+            tell = functools.partial(self._tell_rung, screen.scorer.fidelity)
+            records = recorded(wants, self.store, pool, beat=beat, tell=tell)
             values = [record.value for record in records]
             known = [(one, value) for one, value in zip(others, values, strict=True) if value is not None]
             last = number == len(self.schedule.screens)
@@ -312,13 +313,18 @@ class _Run:
         for rung, stored in zip(self.schedule.confirmations, rungs, strict=True):
             members = self._worth_confirming(ranked, rung)
             wants = [
-                (rung.evaluator, trial.candidate, replicate)
+                Want(
+                    scorer=rung.evaluator,
+                    candidate=trial.candidate,
+                    replicate=replicate,
+                    keeps_weights=replicate == 0,
+                )
                 for replicate in range(rung.replicates)
                 for trial in members
                 if rung.evaluator.why_not(trial.candidate) is None
             ]
             tell = functools.partial(self._tell_confirming, rung.label)
-            recorded(wants, self.store, pool, beat, tell, keeps=lambda replicate: replicate == 0)
+            recorded(wants, self.store, pool, beat=beat, tell=tell)
             numbers = {trial.number for trial in members}
             found = self.store.confirmed(self.config.name, stored)
             ranked = tuple(trial for trial in found if trial.number in numbers)
@@ -340,37 +346,37 @@ class _Run:
 
         Asynchronously, further batches follow while some still run.
         """
-        jobs: dict[int, Job] = {}
-        self._begin(jobs)
-        for taken, (number, outcome) in enumerate(pool.results(jobs, beat), start=1):
-            trial = self.trials[number]
-            outcome.require_no_fault(f"trial {number} could not be evaluated")
-            record = record_of(outcome, self.evaluator, trial.candidate, replicate=0)
-            weights = self._weights(trial)
-            self.trained += 1
-            self._settle(trial, record, from_cache=False, weights=weights if weights.is_file() else None)
-            self._stop_on_failures()
-            if self.config.search.asynchronous and taken % self.config.search.batch_size == 0:
-                self.prune_weights()
-                self.tell_so_far()
-            while self._has_idle(pool, len(jobs) - taken) and self.propose(pool, beat):
-                self._begin(jobs)
+        trials = self.open_trials()
+        wants = [self._want(trial) for trial in trials]
+
+        def write(number: int, record: Record, weights: Path | None) -> None:
+            self._settle(trials[number], record, from_cache=False, weights=weights)
+
+        asynchronous, size = self.config.search.asynchronous, self.config.search.batch_size
+        taken = 0
+        for answered, answer in enumerate(answers(wants, self.store, pool, beat=beat, write=write), start=1):
+            if answer.cached:
+                self.cached += 1
+                self._settle(trials[answer.number], answer.record, from_cache=True)
+            else:
+                self.trained += 1
+                taken += 1
+                self._stop_on_failures()
+                if asynchronous and taken % size == 0:
+                    self.prune_weights()
+                    self.tell_so_far()
+            while self._has_idle(pool, len(wants) - answered) and (fresh := self.propose(pool, beat)) is not None:
+                trials += fresh
+                wants += [self._want(trial) for trial in fresh]
 
     def _has_idle(self, pool: Pool, in_flight: int) -> bool:
         search = self.config.search
         return search.asynchronous and in_flight < pool.workers and len(self.trials) < search.trials
 
-    def _begin(self, jobs: dict[int, Job]) -> None:
-        """Settle what the store knows; add the other open trials to the jobs."""
-        fresh = [trial for trial in self.open_trials() if trial.number not in jobs]
-        records = self.store.known_records([trial.candidate.key for trial in fresh], self.evaluator.fingerprint)
-        for trial in fresh:
-            known = records.get(trial.candidate.key)
-            if known is None:
-                jobs[trial.number] = (self.evaluator, trial.candidate, 0, self._weights(trial))
-            else:
-                self.cached += 1
-                self._settle(trial, known, from_cache=True)
+    def _want(self, trial: Trial) -> Want:
+        return Want(
+            scorer=self.evaluator, candidate=trial.candidate, keeps_weights=True, called=f"trial {trial.number}"
+        )
 
     def tell_so_far(self) -> None:
         study, gates = self.store.study(self.config.name), self.store.batches(self.config.name)
@@ -411,9 +417,6 @@ class _Run:
         self.store.drop_weights((trial.candidate.key, self.evaluator.fingerprint, 0) for trial in doomed)
         for trial in doomed:
             self.trials[trial.number] = replace(trial, weights=None, weights_sha256=None)
-
-    def _weights(self, trial: Trial) -> Path:
-        return self.store.weights_path(trial.candidate.key, self.evaluator.fingerprint, 0)
 
     def _settle(self, trial: Trial, record: Record, *, from_cache: bool, weights: Path | None = None) -> None:
         settled = self.store.settle(self.config.name, trial, record, from_cache=from_cache, weights=weights)

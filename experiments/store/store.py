@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -342,17 +342,24 @@ class Store:
             session.flush()
             return tuple(self._trial(row) for row in rows)
 
-    def known_records(self, candidate_keys: Collection[str], evaluator: str) -> dict[str, Record]:
-        """First replicates of an evaluator that are there, by candidate."""
-        known: dict[str, Record] = {}
-        with self._session() as session, _undamaged(f"a record by {evaluator}"):
-            for keys in _chunks(candidate_keys):
-                rows = session.scalars(
-                    select(RecordRow).where(
-                        RecordRow.candidate_key.in_(keys), RecordRow.evaluator == evaluator, RecordRow.replicate == 0
+    def known_records(self, identities: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str, int], Record]:
+        """Those of the evaluations (candidate key, evaluator, replicate) that are there."""
+        wanted: dict[tuple[str, int], list[str]] = {}
+        for candidate_key, evaluator, replicate in identities:
+            wanted.setdefault((evaluator, replicate), []).append(candidate_key)
+        known: dict[tuple[str, str, int], Record] = {}
+        with self._session() as session:
+            for (evaluator, replicate), keys in wanted.items():
+                for chunk in _chunks(keys):
+                    rows = session.scalars(
+                        select(RecordRow).where(
+                            RecordRow.candidate_key.in_(chunk),
+                            RecordRow.evaluator == evaluator,
+                            RecordRow.replicate == replicate,
+                        )
                     )
-                )
-                known |= {row.candidate_key: _record(row) for row in rows}
+                    with _undamaged(f"a record by {evaluator}"):
+                        known |= {(row.candidate_key, evaluator, replicate): _record(row) for row in rows}
         return known
 
     def find_record(self, candidate_key: str, evaluator: str, replicate: int) -> Record | None:

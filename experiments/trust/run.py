@@ -41,8 +41,8 @@ from evaluators.zero_cost import ZeroCostEvaluator
 from experiments.store.records import Record
 from experiments.store.store import Store
 from experiments.trust.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
+from experiments.workers import recorded
 from experiments.workers.pool import worker_pool
-from experiments.workers.recorded import record_of
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from search_space import SearchSpace, require_anchors
@@ -333,31 +333,28 @@ def evaluate_all(
 
     Raises `UserError` for a fault of the machine, and for an evaluation that failed: a ranking without it is another.
     """
-    missing: dict[int, Want] = {}
+    missing = dict(enumerate(wanted))
     seconds: dict[str, list[float]] = {}
-    done = 0
-
-    def tell(want: Want, record: Record, *, cached: bool) -> None:
-        nonlocal done
-        done += 1
-        seconds.setdefault(want.scorer.fidelity, []).append(record.seconds)
-        left = _seconds_left(missing.values(), seconds, workers)
-        value = _value(record, want)
-        report(Progress(done=done, total=len(wanted), want=want, value=value, cached=cached, seconds_left=left))
-
-    known = [(want, _found(store, want)) for want in wanted]
-    missing |= {number: want for number, (want, record) in enumerate(known) if record is None}
-    for want, record in known:
-        if record is not None:
-            tell(want, record, cached=True)
+    asked = [
+        recorded.Want(
+            scorer=want.scorer, candidate=want.member.candidate, replicate=want.replicate, called=want.member.label
+        )
+        for want in wanted
+    ]
     with worker_pool(workers) as pool:
-        jobs = {n: (want.scorer, want.member.candidate, want.replicate, None) for n, want in missing.items()}
-        for number, outcome in pool.results(jobs, lambda: None):
-            want = missing.pop(number)
-            outcome.require_no_fault(f"{want.member.label} could not be evaluated by {want.scorer.fidelity}")
-            record = record_of(outcome, want.scorer, want.member.candidate, replicate=want.replicate)
-            store.add_record(record, candidate=want.member.candidate)
-            tell(want, record, cached=False)
+        for done, answer in enumerate(recorded.answers(asked, store, pool), start=1):
+            want = missing.pop(answer.number)
+            seconds.setdefault(want.scorer.fidelity, []).append(answer.record.seconds)
+            report(
+                Progress(
+                    done=done,
+                    total=len(wanted),
+                    want=want,
+                    value=_value(answer.record, want),
+                    cached=answer.cached,
+                    seconds_left=_seconds_left(missing.values(), seconds, workers),
+                )
+            )
 
 
 def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]], workers: int) -> float | None:

@@ -8,11 +8,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -60,9 +60,11 @@ class Pool(Protocol):
     workers: int
     """Evaluations at a time."""
 
-    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-        """Outcomes as they come; `beat` is called at least every 15 s. `jobs` may grow while they are taken."""
-        ...
+    def submit(self, number: int, job: Job) -> None:
+        """Evaluate a job as soon as there is room; `number` names it until its outcome is taken."""
+
+    def next(self, beat: Callable[[], None]) -> tuple[int, Outcome]:
+        """Wait for the outcome of any job that was submitted; `beat` is called at least every 15 s."""
 
 
 class WorkerPool:
@@ -71,29 +73,49 @@ class WorkerPool:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._jobs: dict[int, Job] = {}
+        self._waiting: deque[int] = deque()
+        self._running: dict[Future[Outcome], int] = {}
+        self._ready: deque[tuple[int, Outcome]] = deque()
+        self._suspects: list[int] = []
+        """Any of those that were running may have killed its process: each shows itself alone."""
 
-    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-        running: dict[Future[Outcome], int] = {}
-        begun = 0
-        while begun < len(jobs) or running:
-            for number in list(islice(jobs, begun, begun + self.workers - len(running))):
-                running[self._submit(jobs[number])] = number
-                begun += 1
-            done, _ = wait(running, timeout=BEAT_S, return_when=FIRST_COMPLETED)
+    def submit(self, number: int, job: Job) -> None:
+        self._jobs[number] = job
+        self._waiting.append(number)
+
+    def next(self, beat: Callable[[], None]) -> tuple[int, Outcome]:
+        while not self._ready:
+            if self._suspects:
+                number = self._suspects.pop(0)
+                self._ready.append((number, self._alone(self._jobs[number], beat)))
+                continue
+            self._fill()
+            done, _ = wait(self._running, timeout=BEAT_S, return_when=FIRST_COMPLETED)
             beat()
-            suspects = []
             for future in done:
-                number = running.pop(future)
-                try:
-                    yield number, future.result()
-                except BrokenProcessPool:
-                    suspects.append(number)
-            if suspects:  # any of those that were running may have killed its process: each shows itself alone
-                suspects += running.values()
-                running.clear()
-                self.stop()
-                for number in sorted(suspects):
-                    yield number, self._alone(jobs[number], beat)
+                self._take(future)
+        number, outcome = self._ready.popleft()
+        del self._jobs[number]
+        return number, outcome
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self.workers:
+            number = self._waiting.popleft()
+            self._running[self._submit(self._jobs[number])] = number
+
+    def _take(self, future: Future[Outcome]) -> None:
+        if future not in self._running:
+            return  # its process died with another's
+        number = self._running.pop(future)
+        try:
+            self._ready.append((number, future.result()))
+        except BrokenProcessPool:
+            self._suspects = sorted([*self._suspects, number])
+            for other in list(self._running):
+                if not other.done() or isinstance(other.exception(), BrokenProcessPool):
+                    self._suspects = sorted([*self._suspects, self._running.pop(other)])
+            self.stop()
 
     def _alone(self, job: Job, beat: Callable[[], None]) -> Outcome:
         for _ in range(RETRIES + 1):

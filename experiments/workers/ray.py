@@ -21,7 +21,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +86,21 @@ class RayPool:
         self._hands = _Hands()
         self._folder = tempfile.mkdtemp(prefix="topformer-nas-tune-")
         self._failure: BaseException | None = None
+        self._weights: dict[int, Path | None] = {}
         self._thread = threading.Thread(target=self._run, args=(resources,), daemon=True)
         self._thread.start()
 
-    def results(self, jobs: Mapping[int, Job], beat: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-        begun = taken = 0
-        while taken < len(jobs):
-            for number, job in list(islice(jobs.items(), begun, None)):
-                self._hands.waiting.put((number, _packed((*job[:3], job[3] is not None))))
-                begun += 1
-            number, outcome, weights = self._next(beat)
-            taken += 1
-            path = jobs[number][3]
-            if weights is not None and path is not None:
-                write_whole(path, weights)
-            beat()
-            yield number, outcome
+    def submit(self, number: int, job: Job) -> None:
+        self._weights[number] = job[3]
+        self._hands.waiting.put((number, _packed((*job[:3], job[3] is not None))))
+
+    def next(self, beat: Callable[[], None]) -> tuple[int, Outcome]:
+        number, outcome, weights = self._next(beat)
+        path = self._weights.pop(number)
+        if weights is not None and path is not None:
+            write_whole(path, weights)
+        beat()
+        return number, outcome
 
     def _next(self, beat: Callable[[], None]) -> tuple[int, Outcome, bytes | None]:
         while True:

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from experiments.front import confidence
+from experiments.front import confidence, lookup
 from experiments.front.lookup import at_rung
 from experiments.front.pareto import front, hypervolume, hypervolume_reference, knee_of, shortlisted
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing
-from experiments.views import front as summaries
 from experiments.views.front import front_rows
 from tests.support.shell import Shell
 from tests.support.toys import ToyEvaluator, is_unlucky, run_toy, toy_config, toy_report, toy_table, toy_url
@@ -112,7 +111,7 @@ def test_archives_that_are_damaged_or_lie_are_refused(studied: Shell) -> None:
 def test_what_leads_says_the_same_as_all(studied: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large study only those near the front are read."""
     known = Standing(report="toy-report", trust=toy_report(0.9).fidelities[0], noise_pct=0.3)
-    for module in (summaries, confidence):
+    for module in (lookup, confidence):
         monkeypatch.setattr(module, "MOST_COMPARED", 7)
     with Store.open(toy_url(studied.folder), read_only=True) as store:
         for name in ("one", "two", "three"):

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from experiments.search.study import Event, run_study
+from experiments.store import database
 from experiments.store import store as store_module
 from experiments.store.store import Store
 from experiments.workers import pool as workers
@@ -71,7 +72,7 @@ def test_a_driver_that_is_killed_loses_at_most_what_was_in_flight(tmp_path: Path
 def test_a_database_that_fails_in_the_middle_is_one_sentence_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, said: str
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.2)
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     folder = tmp_path / "broken"
@@ -108,7 +109,7 @@ def test_workers_that_do_not_start_are_no_fault_of_an_architecture(
     """Three anchors were once recorded as failed."""
     with monkeypatch.context() as patch:
         patch.setattr(workers, "_end_with_driver", os.abort)
-        with pytest.raises(UserError, match=r"trial \d could not be evaluated: worker processes end as soon as"):
+        with pytest.raises(UserError, match=r"trial \d could not be evaluated by toy: worker processes end as soon as"):
             run_toy(tmp_path)
     assert settled(tmp_path) == 0
     assert all(trial.state == "complete" for trial in run_toy(tmp_path).trials)

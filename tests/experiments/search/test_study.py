@@ -218,7 +218,9 @@ def test_too_many_failures_stop_the_study_with_the_last_reason(tmp_path: Path) -
 
 def test_a_fault_of_the_machine_is_not_recorded_against_an_architecture(tmp_path: Path) -> None:
     """A full disk or a cache that cannot be written once failed three anchors for every later study."""
-    with pytest.raises(UserError, match=r"trial \d could not be evaluated: No space left .* Nothing is recorded"):
+    with pytest.raises(
+        UserError, match=r"trial \d could not be evaluated by toy: No space left .* Nothing is recorded"
+    ):
         run_toy(tmp_path, evaluator=ToyEvaluator(disk_is_full=True))
     result = run_toy(tmp_path)
     assert all(trial.state == "complete" for trial in result.trials)

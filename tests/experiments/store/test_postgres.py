@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from experiments.search.study import Event, StudyResult, run_study
-from experiments.store import schema, store
+from experiments.store import database, schema
 from experiments.store.database import ARTEFACTS_VARIABLE
 from experiments.store.store import Store
 from tests.support import postgres
@@ -150,7 +150,7 @@ def test_a_study_goes_on_when_the_server_comes_back(server: postgres.Server, url
 def test_a_server_that_stays_away_is_one_sentence_and_loses_nothing(
     server: postgres.Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.5)
 
     def report(event: Event) -> None:
         if event.done == 7:

@@ -78,7 +78,9 @@ def test_what_is_wrong_around_a_candidate_is_not_held_against_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full, unknown = ToyEvaluator(disk_is_full=True), ToyEvaluator(fails=always)
-    with pytest.raises(UserError, match=r"trial \d could not be evaluated: No space left .* Nothing is recorded"):
+    with pytest.raises(
+        UserError, match=r"trial \d could not be evaluated by toy: No space left .* Nothing is recorded"
+    ):
         run_toy(tmp_path, evaluator=full, elsewhere=ray_pool(LOCAL, 2, Resources()))
     with pytest.raises(UserError, match="study 'toy' stops: 3 of 3 evaluations failed"):
         run_toy(tmp_path, evaluator=unknown, elsewhere=ray_pool(LOCAL, 2, Resources()))
@@ -89,7 +91,7 @@ def test_what_is_wrong_around_a_candidate_is_not_held_against_it(
         here.syspath_prepend(tmp_path)
         stranger = importlib.import_module("only_here").Here()
     with pytest.raises(
-        UserError, match=r"trial \d could not be evaluated: a Ray worker failed: .*No module named 'only_here'"
+        UserError, match=r"trial \d could not be evaluated by toy: a Ray worker failed: .*No module named 'only_here'"
     ):
         run_toy(tmp_path, evaluator=stranger, elsewhere=ray_pool(LOCAL, 2, Resources()))
     assert not ray.is_initialized()
