@@ -15,7 +15,7 @@ from statistics import NormalDist, fmean
 from latency_lut import tables
 from latency_lut.counting import CountTable
 from latency_lut.devices.qemu import LINE_BYTES, Counts
-from latency_lut.table import LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, TableHeader
+from latency_lut.table import ESTIMATING_DEVICE, LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, TableHeader
 from topformer.blocks import Block, decompose
 from topformer.config import ANCHORS, Task
 from topformer.keys import kind_of
@@ -163,7 +163,7 @@ def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) ->
     }
     header = TableHeader(
         name=name,
-        device="qemu",
+        device=ESTIMATING_DEVICE,
         soc="Snapdragon 865 (not at hand: estimated)",
         core="Cortex-A77",
         frequency_mhz=SNAPDRAGON_865.frequency_mhz,
