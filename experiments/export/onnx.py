@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from latency_lut.table import LatencyEstimate
 from topformer.config import Task, TopFormerConfig, anchor_name
 from topformer.errors import UserError
 from topformer.model import TopFormer
+from topformer.version import tool_version
 
 OPSET = 20
 """What the exporter of torch 2.13 writes without converting."""
@@ -232,7 +232,7 @@ def _card(
         "evaluator": None if trial is None or trial.record is None else trial.record.evaluator,
         "ranking_trust": None if provenance.ranking is None else provenance.ranking.as_dict(),
         "made_by": {
-            "topformer-nas": version("topformer-nas"),
+            "topformer-nas": tool_version(),
             "torch": torch.__version__,
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,

@@ -47,6 +47,7 @@ from search_space import SearchSpace, require_anchors
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task, TopFormerConfig, anchor_name, named_arch
 from topformer.errors import UserError
+from topformer.version import DISTRIBUTION, tool_version
 
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
@@ -119,6 +120,7 @@ def run_trust(
     report: Callable[[Progress], None] = lambda _: None,
 ) -> TrustReport:
     """Evaluate what the store does not know of the plan's wants, and keep and give the report."""
+    made_by = tool_version()  # of the code that evaluates, whatever lies in its folder hours later
     evaluate_all(wanted, store, workers=workers, report=report)
     far = plan.dataset.far_classes if isinstance(plan.dataset, Scenes) else ()
     fidelities, decisions, members = assembled(
@@ -134,6 +136,7 @@ def run_trust(
         machine={
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
+            DISTRIBUTION: made_by,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

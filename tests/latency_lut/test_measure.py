@@ -33,6 +33,7 @@ from latency_lut.validation import contradictions
 from search_space import preset
 from topformer import SMALL, TINY, Candidate, Task, UserError
 from topformer.blocks import Block, candidate_blocks
+from topformer.version import tool_version
 
 NETWORKS = {
     "tiny": Candidate(arch=TINY, task=Task(image_size=(64, 64))),
@@ -151,6 +152,7 @@ def test_a_table_has_a_row_for_every_distinct_block_and_its_provenance(tmp_path:
     table = measure(tmp_path / "toy.lut")
     stem = table.rows[TINY_BLOCKS[0].key]
     assert set(table.rows) == {block.key for block in TINY_BLOCKS}
+    assert table.header.tool_version == tool_version()
     assert (stem.median_ms, stem.n, stem.kind) == (3 * 64 * 64 / 1000, 2, "measured")
     assert (table.header.soc, table.header.runtime, table.header.protocol["clock"]) == ("Toy SoC", "toyrt", "toy")
     assert LatencyTable.load(tmp_path / "toy.lut") == table

@@ -17,6 +17,7 @@ from tests.support.toys import toy_table
 from topformer import ANCHORS, TINY, Task, UserError
 from topformer.blocks import decompose
 from topformer.model import TopFormer
+from topformer.version import tool_version
 
 NARROW = TINY.replace(injection_channels=32, num_blocks=1)
 
@@ -71,6 +72,7 @@ def test_the_card_carries_architecture_task_checksum_and_latency(tmp_path: Path)
     assert card["latency"]["total_ms"] == estimate.total_ms
     assert (card["latency"]["kind"], card["latency"]["table_checksum"]) == ("estimated", table.checksum)
     assert card["parity"]["max_abs_error"] == result.max_abs_error
+    assert card["made_by"]["topformer-nas"] == tool_version()
 
 
 def test_a_damaged_network_is_not_exported(tmp_path: Path) -> None:
