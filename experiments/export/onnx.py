@@ -24,6 +24,7 @@ from torch import nn
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
 from evaluators.trust import Z_90
+from experiments.front.lookup import CARD_FORMAT
 from experiments.store.store import Study, Trial
 from experiments.trust.standing import Standing
 from latency_lut.runtimes.onnxruntime import exportable
@@ -196,6 +197,7 @@ def _card(
     latency, trial = provenance.latency, provenance.trial
     arch: TopFormerConfig = model.arch
     return {
+        "format": CARD_FORMAT,
         "architecture": arch.as_dict(),
         "arch_key": arch.key,
         "anchor": anchor_name(arch),

@@ -39,7 +39,7 @@ from evaluators.trust import (
 )
 from evaluators.zero_cost import ZeroCostEvaluator
 from experiments.store.store import Record, Store
-from experiments.trust.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
+from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.workers.pool import worker_pool
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
@@ -130,6 +130,7 @@ def run_trust(
     name = plan.reference.fidelity
     ranked = [one for one in members if one.stratum != "ordering"]
     made = TrustReport(
+        format=FORMAT,
         name=plan.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
