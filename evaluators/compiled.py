@@ -261,7 +261,7 @@ class _Filler:
 
     def require_complete(self) -> None:
         if self._missing:
-            raise MissingRows(self._table.name, self._table.header.device, tuple(self._missing.values()))
+            raise MissingRows(self._table.header, tuple(self._missing.values()))
 
     def _blocks_of(self, choices: dict[str, Choice]) -> dict[str, Block]:
         key = tuple(sorted(choices.items()))

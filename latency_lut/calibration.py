@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.optimize import nnls
 
 from latency_lut.table import (
@@ -201,9 +202,5 @@ def calibrate(
 
 
 def student_t(degrees: int) -> float:
-    """The 95 % point of Student's t, for intervals at `LEVEL`; from 11 degrees on by Cornish and Fisher's expansion."""
-    table = (6.3138, 2.9200, 2.3534, 2.1318, 2.0150, 1.9432, 1.8946, 1.8595, 1.8331, 1.8125)
-    if degrees <= len(table):
-        return table[degrees - 1]
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    """The point of Student's t that bounds intervals at `LEVEL`, on either side."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))

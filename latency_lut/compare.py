@@ -14,6 +14,7 @@ from statistics import median
 
 from latency_lut.table import LatencyEstimate, LatencyTable, RowKind, Setting
 from topformer.blocks import MODULES, Block
+from topformer.keys import kind_of
 
 _ROUNDING = 1e-9
 """Relative; what two products of the same numbers may differ by."""
@@ -45,7 +46,7 @@ class RowRatio:
 
     @property
     def block_kind(self) -> str:
-        return self.key.partition("(")[0]
+        return kind_of(self.key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from latency_lut.devices.qemu import COUNT_NAMES, Counts, count_block
 from latency_lut.payload import build
 from topformer.blocks import Block
 from topformer.errors import UserError
+from topformer.keys import kind_of
 from topformer.progress import Progress
 
 SUFFIX = ".counts.gz"
@@ -145,7 +146,7 @@ def count_blocks(
                 added[key] = future.result()
                 journal.write("\t".join((key, *map(str, astuple(added[key])))) + "\n")
                 journal.flush()
-                progress(done, len(todo), f"counting {key.partition('(')[0]}")
+                progress(done, len(todo), f"counting {kind_of(key)}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -15,9 +15,10 @@ from statistics import NormalDist, fmean
 from latency_lut import tables
 from latency_lut.counting import CountTable
 from latency_lut.devices.qemu import LINE_BYTES, Counts
-from latency_lut.table import LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, TableHeader
+from latency_lut.table import ESTIMATING_DEVICE, LEVEL, ErrorModel, LatencyRow, LatencyTable, NetworkCheck, TableHeader
 from topformer.blocks import Block, decompose
 from topformer.config import ANCHORS, Task
+from topformer.keys import kind_of
 from topformer.published import LATENCY_PROTOCOL, PUBLISHED
 
 WHOLE_NETWORK_PCT = 10.0
@@ -153,16 +154,16 @@ def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) ->
     }
     kinds = _kind_ratios(times, others)
     rows = [
-        _row(key, ms, [other[key] / kinds[what][_kind(key)] for what, other in others.items()])
+        _row(key, ms, [other[key] / kinds[what][kind_of(key)] for what, other in others.items()])
         for key, ms in times.items()
     ]
     kind_pct = {
         kind: round(100 * _Z * _rms(ratios[kind] - 1 for ratios in kinds.values()), 2)
-        for kind in sorted({_kind(key) for key in times})
+        for kind in sorted({kind_of(key) for key in times})
     }
     header = TableHeader(
         name=name,
-        device="qemu",
+        device=ESTIMATING_DEVICE,
         soc="Snapdragon 865 (not at hand: estimated)",
         core="Cortex-A77",
         frequency_mhz=SNAPDRAGON_865.frequency_mhz,
@@ -221,7 +222,7 @@ def _kind_ratios(times: Mapping[str, float], others: Mapping[str, Mapping[str, f
     """What each alternative says of each kind's sum over all rows, relative to the core model."""
     kinds: dict[str, list[str]] = {}
     for key in times:
-        kinds.setdefault(_kind(key), []).append(key)
+        kinds.setdefault(kind_of(key), []).append(key)
     return {
         what: {
             kind: math.fsum(other[key] for key in keys) / math.fsum(times[key] for key in keys)
@@ -241,10 +242,6 @@ def _row(key: str, ms: float, others_ms: list[float]) -> LatencyRow:
 def _anchor_blocks(anchor: str, side: int) -> tuple[Block, ...]:
     """Of the network whose latency is published: 150 classes, logits."""
     return decompose(ANCHORS[anchor], Task(image_size=(side, side)))
-
-
-def _kind(key: str) -> str:
-    return key.partition("(")[0]
 
 
 def _vector(counts: Counts) -> int:

@@ -8,8 +8,8 @@ and the standard library.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,6 +18,7 @@ from latency_lut.table import LatencyEstimate, LatencyTable, MissingRows
 from topformer.blocks import decompose
 from topformer.config import OutputKind, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
+from topformer.keys import ParsedKey, kind_of, parse_key
 
 Topic = Literal["output", "threads", "precision", "frequency", "size", "bits", "classes", "batch", "runtime", "core"]
 """What may differ, likeliest first. The order is a judgement: deployed graphs often end in labels, runtimes take
@@ -49,8 +50,6 @@ _OUTPUTS: Mapping[OutputKind, str] = {
     "resized": "the graph resizes the logits to the image",
     "labels": "the graph resizes the logits to the image and takes the argmax",
 }
-_STEM = re.compile(r"stem\(.*\) 3x(\d+)x(\d+)->")
-_HEAD = re.compile(r"head\(.*\bnum_classes=(\d+)\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -365,12 +364,21 @@ def table_bits(table: LatencyTable) -> int:
 
 def covered_sizes(table: LatencyTable) -> set[tuple[int, int]]:
     """Image sizes, (height, width), that some stem of the table has a row for."""
-    return {(int(found[1]), int(found[2])) for key in table.rows if (found := _STEM.match(key))}
+    return {parsed.inputs[0][1:] for parsed in _parsed_keys(table, "stem") if parsed.inputs}
 
 
 def covered_classes(table: LatencyTable) -> set[int]:
     """Numbers of classes that some head of the table has a row for."""
-    return {int(found[1]) for key in table.rows if (found := _HEAD.match(key))}
+    counts = (parsed.settings.get("num_classes") for parsed in _parsed_keys(table, "head"))
+    return {count for count in counts if isinstance(count, int)}
+
+
+def _parsed_keys(table: LatencyTable, kind: str) -> Iterator[ParsedKey]:
+    """What the keys of one kind of block say; a text that is no key names no block, so it covers nothing."""
+    for key in table.rows:
+        if kind_of(key) == kind:
+            with suppress(UserError):
+                yield parse_key(key)
 
 
 def _batch(count: int, role: Role) -> Cause:

@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -39,6 +38,7 @@ from topformer.blocks import Block, candidate_blocks
 from topformer.config import Candidate
 from topformer.errors import UserError
 from topformer.progress import Progress, silent
+from topformer.version import tool_version
 
 _NETWORK_BLOCKS = 8
 """A network in memory, twice, counts as so many blocks."""
@@ -129,6 +129,7 @@ def measure_table(
         partial.unlink(missing_ok=True)  # of a run killed between its last two steps
         report(1, 1, f"{out} has all {len(wanted)} rows: nothing to measure")
         return old
+    made_by = tool_version()  # of the code that measures, whatever lies in its folder hours later
     with _Journal(partial, source | {"timing": asdict(timing)}) as journal:
         _time_all(missing, every, device, runtime, timing, journal, report)
     rows = dict(old.rows) if old else {}
@@ -145,7 +146,7 @@ def measure_table(
         protocol=_protocol(timing, journal.samples.values())
         | {"timed_again": journal.timed_again, "contradictions": len(contradictions(rows.values()))}
         | dict(device.conditions()),
-        tool_version=_tool_version(),
+        tool_version=made_by,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         error_model=error_model,
         validation=validation,
@@ -536,10 +537,3 @@ def _protocol(timing: Timing, samples: Iterable[Sequence[float]]) -> dict[str, S
         "median_half_width_pct": round(median(widths), 3),
         "drift_pct": round(drift_pct(series), 2),
     }
-
-
-def _tool_version() -> str:
-    try:
-        return version("topformer-nas")
-    except PackageNotFoundError:
-        return "not installed"

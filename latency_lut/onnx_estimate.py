@@ -37,8 +37,8 @@ from latency_lut.devices.qemu import count_and_infer
 from latency_lut.estimate import SNAPDRAGON_865, CoreModel
 from latency_lut.runtimes.ncnn import NcnnLayer, NcnnNetwork
 from latency_lut.runtimes.pnnx import PNNX_VERSION, convert, input_name, input_shape, read_onnx
-from topformer.blocks import Shape
 from topformer.errors import UserError, unknown_name
+from topformer.keys import Shape
 from topformer.progress import Progress
 
 if TYPE_CHECKING:

@@ -31,6 +31,8 @@ RowKind = Literal["measured", "interpolated", "estimated"]
 
 FORMAT = 1
 SUFFIX = ".lut"
+ESTIMATING_DEVICE = "qemu"
+"""Device of the tables whose times are estimated from instructions that qemu counts."""
 TABLES_VARIABLE = "TOPFORMER_NAS_TABLES"
 LEAST_SHARE = 0.1
 """Of a row's time is left by the correction, however much it takes off."""
@@ -242,6 +244,11 @@ class TableHeader:
             raise UserError(f"table {self.name}: date must be ISO 8601, not {self.date!r}.") from None
 
     @property
+    def estimated(self) -> bool:
+        """Whether times are worked out from counted instructions, for a core that is not at hand, instead of taken."""
+        return self.device == ESTIMATING_DEVICE
+
+    @property
     def source(self) -> dict[str, Setting]:
         """What rows must share to stand in one table."""
         names = ("device", "soc", "core", "frequency_mhz", "governor", "threads", "precision")
@@ -287,9 +294,8 @@ class LatencyDifference(NamedTuple):
 class MissingRows(UserError):  # noqa: N818, the design's name
     """Blocks that a table has no time for."""
 
-    def __init__(self, table: str, device: str, blocks: tuple[Block, ...]) -> None:
-        self.table = table
-        self.device = device
+    def __init__(self, header: TableHeader, blocks: tuple[Block, ...]) -> None:
+        self.header = header
         self.blocks = blocks
         """Distinct, in the order asked for."""
         super().__init__(self._sentence("--space SPACE"))
@@ -301,16 +307,16 @@ class MissingRows(UserError):  # noqa: N818, the design's name
     def _sentence(self, options: str) -> str:
         shown = "; ".join(block.key for block in self.blocks[:3])
         shown += f"; and {len(self.blocks) - 3} more" if len(self.blocks) > 3 else ""
-        how, out = "Measure them on the table's device", self.table
-        if self.device == "qemu":  # estimated tables have the shipped rows anyway; one of that name would hide it
-            how, out = "Count them into a table of your own", f"{self.table}-mine"
+        how, out = "Measure them on the table's device", self.header.name
+        if self.header.estimated:  # such a table has the shipped rows anyway; one of that name would hide it
+            how, out = "Count them into a table of your own", f"{out}-mine"
         return (
-            f"table {self.table} has no row for {len(self.blocks)} block{'s' if len(self.blocks) > 1 else ''}: "
-            f"{shown}. {how} with: topformer-nas latency measure --device {self.device} {options} --table {out}"
+            f"table {self.header.name} has no row for {len(self.blocks)} block{'s' if len(self.blocks) > 1 else ''}: "
+            f"{shown}. {how} with: topformer-nas latency measure --device {self.header.device} {options} --table {out}"
         )
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str, tuple[Block, ...]]]:
-        return type(self), (self.table, self.device, self.blocks)
+    def __reduce__(self) -> tuple[type[Self], tuple[TableHeader, tuple[Block, ...]]]:
+        return type(self), (self.header, self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -423,7 +429,7 @@ class LatencyTable:
             return [rows[block.key] for block in blocks]
         except KeyError:
             missing = {block.key: block for block in blocks if block.key not in rows}
-            raise MissingRows(self.name, self.header.device, tuple(missing.values())) from None
+            raise MissingRows(self.header, tuple(missing.values())) from None
 
     def _half_width_ms(self, terms: Iterable[tuple[Block, int]]) -> float:
         """Of a signed sum of rows."""

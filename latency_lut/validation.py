@@ -5,7 +5,6 @@ May import numpy, scipy and `latency_lut.table`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,10 +15,8 @@ from scipy import stats
 
 from latency_lut.table import ErrorModel, LatencyRow, NetworkCheck, TableHeader
 from topformer.errors import UserError
+from topformer.keys import SIZE_SETTINGS, parse_key
 
-_KEY = re.compile(r"(?P<kind>\w+)\((?P<settings>[^()]*)\) (?P<shapes>[0-9x+>-]+)")
-_SIZES = ("num_heads", "key_dim", "num_classes")
-"""Settings of a block that make it larger; so do those that end in "channels". The others make it another block."""
 _DEVIATIONS = 3
 _LEAST_PCT = 2.0
 """A row is slower than another beyond noise if by more than three standard errors and by more than this."""
@@ -118,10 +115,13 @@ def _within(group: Sequence[tuple[tuple[int, ...], LatencyRow]]) -> Iterable[Con
 
 def _taken_apart(key: str) -> tuple[tuple[object, ...], tuple[int, ...]]:
     """What must be equal, and what may grow; a key of another form has nothing to compare with."""
-    if not (match := _KEY.fullmatch(key)):
+    try:
+        parsed = parse_key(key)
+    except UserError:
         return (key,), ()
-    settings = dict(item.split("=", 1) for item in match["settings"].split(",") if "=" in item)
-    growing = [name for name in settings if (name.endswith("channels") or name in _SIZES) and settings[name].isdigit()]
-    fixed = tuple((name, value) for name, value in settings.items() if name not in growing)
-    shapes = tuple(map(int, re.findall(r"\d+", match["shapes"])))
-    return (match["kind"], fixed, len(shapes)), (*(int(settings[name]) for name in growing), *shapes)
+    growing = {
+        name: value for name, value in parsed.settings.items() if name in SIZE_SETTINGS and isinstance(value, int)
+    }
+    fixed = tuple((name, value) for name, value in parsed.settings.items() if name not in growing)
+    shapes = (*parsed.inputs, parsed.output)
+    return (parsed.kind, fixed, len(shapes)), (*growing.values(), *(size for shape in shapes for size in shape))

@@ -62,6 +62,8 @@ def test_a_package_stays_clear_of_the_libraries_of_upper_layers(package: str) ->
     [
         "topformer.config",
         "topformer.blocks",
+        "topformer.keys",
+        "topformer.version",
         "search_space",
         "search_space.space",
         "latency_lut.table",

@@ -9,6 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from setuptools import find_packages
 
+from topformer.version import PACKAGES
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -49,3 +51,7 @@ def test_every_dependency_is_pinned_and_the_pin_is_installed() -> None:
 def test_the_given_packages_are_dependencies() -> None:
     names = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
     assert names >= {"torch", "optuna", "ray", "fvcore", "onnx", "onnxruntime", "sqlalchemy", "streamlit"}
+
+
+def test_the_version_is_that_of_all_packages_that_are_installed() -> None:
+    assert {name.partition(".")[0] for name in find_packages(str(ROOT), exclude=["tests*"])} == set(PACKAGES)

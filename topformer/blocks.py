@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from math import prod
 from typing import ClassVar, NamedTuple, Protocol
 
 from topformer.config import STAGE_STRIDES, Candidate, InjectionKind, Task, TopFormerConfig
-
-Shape = tuple[int, int, int]
-"""(channels, height, width) of one image's feature map."""
+from topformer.keys import Shape, write_key
 
 VALUE_RATIO = 2
 """Value channels per key channel of the attention."""
@@ -508,7 +507,7 @@ class ArgmaxSpec:
         return FREE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """One node of the network: where it is, what it is, and the shapes it runs on."""
 
@@ -517,7 +516,6 @@ class Block:
     spec: Spec
     inputs: tuple[Shape, ...]
     output: Shape
-    _key: str = field(default="", init=False, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -528,21 +526,17 @@ class Block:
         """The part of the network it belongs to, one of `MODULES`."""
         return self.name.partition(".")[0]
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Latency-table key: all that decides the block's time, and nothing else.
+        """Latency-table key (`topformer.keys`); a query reads it thousands of times.
 
-        A concatenation's time depends on how much it copies, not on where one token ends: its key has the sum.
+        Settings are the spec's fields by name and in their order. To rename, add or move a field would change keys that
+        tables hold: write the old name here, then.
         """
-        if not self._key:
-            object.__setattr__(self, "_key", self._written_key())  # written once: a query reads it thousands of times
-        return self._key
-
-    def _written_key(self) -> str:
         if isinstance(self.spec, ConcatSpec):
-            return f"{self.kind}(parts={len(self.inputs)}) {_text(self.output)}"
-        settings = ",".join(f"{item.name}={_value(self.spec, item.name)}" for item in fields(self.spec))  # type: ignore[arg-type]
-        return f"{self.kind}({settings}) {'+'.join(map(_text, self.inputs))}->{_text(self.output)}"
+            return write_key(self.kind, {"parts": len(self.inputs)}, (), self.output)
+        settings = {item.name: getattr(self.spec, item.name) for item in fields(self.spec)}  # type: ignore[arg-type]
+        return write_key(self.kind, settings, self.inputs, self.output)
 
     @property
     def parameters(self) -> int:
@@ -702,12 +696,3 @@ def _segmentation_head(
         concatenates=arch.head == "concat",
     )
     return walk.add("head", head, *injected)
-
-
-def _text(shape: Shape) -> str:
-    return "x".join(map(str, shape))
-
-
-def _value(spec: Spec, name: str) -> str:
-    value = getattr(spec, name)
-    return str(int(value)) if isinstance(value, bool) else str(value)

@@ -29,6 +29,7 @@ from experiments.cli.terminal import (
 )
 from experiments.cli.trust import trust
 from topformer.errors import UserError, ran_out_of_memory
+from topformer.version import DISTRIBUTION, tool_version
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -119,9 +120,7 @@ def root(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        print(f"topformer-nas {installed('topformer-nas')}")
+        print(f"{DISTRIBUTION} {tool_version()}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import nn
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
 from evaluators.trust import Z_90
+from experiments.front.lookup import CARD_FORMAT
 from experiments.store.records import Study, Trial
 from experiments.trust.standing import Standing
 from latency_lut.runtimes.onnxruntime import exportable
@@ -32,6 +32,7 @@ from latency_lut.table import LatencyEstimate
 from topformer.config import Task, TopFormerConfig, anchor_name
 from topformer.errors import UserError
 from topformer.model import TopFormer
+from topformer.version import tool_version
 
 OPSET = 20
 """What the exporter of torch 2.13 writes without converting."""
@@ -196,6 +197,7 @@ def _card(
     latency, trial = provenance.latency, provenance.trial
     arch: TopFormerConfig = model.arch
     return {
+        "format": CARD_FORMAT,
         "architecture": arch.as_dict(),
         "arch_key": arch.key,
         "anchor": anchor_name(arch),
@@ -232,7 +234,7 @@ def _card(
         "evaluator": None if trial is None or trial.record is None else trial.record.evaluator,
         "ranking_trust": None if provenance.ranking is None else provenance.ranking.as_dict(),
         "made_by": {
-            "topformer-nas": version("topformer-nas"),
+            "topformer-nas": tool_version(),
             "torch": torch.__version__,
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,

@@ -40,6 +40,7 @@ from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task, TopFormerConfig, strict_json
 from topformer.errors import UserError, first_line
+from topformer.version import DISTRIBUTION, tool_version
 from topformer.writing import write_whole
 
 FORMAT = 1
@@ -48,7 +49,7 @@ _MANIFEST = "manifest.json"
 _MEMBERS = ("study.json", "table.lut", "batches.json", "trials.jsonl", "confirmations.jsonl", "front.json")
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Of every member: equal studies make equal archives."""
-_PACKAGES = ("topformer-nas", "torch", "numpy", "optuna", "sqlalchemy")
+_LIBRARIES = ("torch", "numpy", "optuna", "sqlalchemy")
 _CLOSE_MS = 1e-9
 
 
@@ -153,7 +154,8 @@ def export_study(store: Store, name: str, path: Path) -> Path:
     }
     manifest = {
         "format": FORMAT,
-        "made_by": {package: importlib.metadata.version(package) for package in _PACKAGES}
+        "made_by": {DISTRIBUTION: tool_version()}
+        | {library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
         "machine": {"cpu": cpu_model(), "system": platform.platform()},
         "sha256": {member: hashlib.sha256(content).hexdigest() for member, content in members.items()},

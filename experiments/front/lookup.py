@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from experiments.store.records import Outlines, Study, Trial
     from experiments.store.store import Store
 
+CARD_FORMAT = 1
+"""Version of an export's card; a card that does not say it is of this one. See docs/formats.md."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
@@ -75,6 +78,11 @@ def _from_file(path: Path) -> Chosen:
         text = path.read_text(encoding="utf-8")
         values = parse_json(text, where=str(path))
         if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
+            if (said := values.get("format", CARD_FORMAT)) != CARD_FORMAT:
+                raise UserError(
+                    f"{path} is a card of format {str(said)[:20]}, this tool reads {CARD_FORMAT}; save its "
+                    '"architecture" alone as a JSON file.'
+                )
             task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
             return Chosen(arch=TopFormerConfig.from_dict(values["architecture"], where=str(path)), task=task)
         return Chosen(arch=TopFormerConfig.from_dict(values, where=str(path)))

@@ -24,6 +24,7 @@ from search_space import blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Task
 from topformer.errors import UserError
+from topformer.keys import kind_of
 from topformer.progress import Progress
 
 SHIPPED_SPACES = ("quickstart", "pyramid")
@@ -187,7 +188,7 @@ def _compared(counts: CountTable, table: LatencyTable, what: str, networks: list
     off_pct = [100 * abs(theirs / ours - 1) for ours, theirs in zip(own_ms, other_ms, strict=True)]
     by_kind: dict[str, list[float]] = {}
     for key, ratio in ratios.items():
-        by_kind.setdefault(key.partition("(")[0], []).append(ratio)
+        by_kind.setdefault(kind_of(key), []).append(ratio)
     return {
         "scale": other.scale,
         "anchor_error_pct": {anchor.name: anchor.error_pct for anchor in other.anchors},

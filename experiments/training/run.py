@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -231,7 +232,7 @@ def _work(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> T
         model = TopFormer(job.arch, num_classes=job.dataset.num_classes)
     if job.backbone is not None:
         load_backbone(model, job.backbone)
-    with _Reporting(report if fabric.is_global_zero else None) as say:
+    with report() if report and fabric.is_global_zero else nullcontext(_say_nothing) as say:
         keeper = _Keeper(fabric, job, folder, say)
         rate = _Rate(job.recipe.batch_size)
         trained = train(
@@ -383,21 +384,8 @@ class _Rate:
         return f", {(done - since) * self.batch_size / (now - started):.1f} images/s" if done > since else ""
 
 
-class _Reporting:
-    """A `Report`, from what makes one, or none."""
-
-    def __init__(self, make: Callable[[], Any] | None) -> None:
-        self.context = make() if make else None
-
-    def __enter__(self) -> Report:
-        if self.context is None:
-            return lambda *_: None
-        report: Report = self.context.__enter__()
-        return report
-
-    def __exit__(self, *error: object) -> None:
-        if self.context is not None:
-            self.context.__exit__(*error)
+def _say_nothing(step: str, done: int, total: int, detail: str) -> None:
+    """A `Report` of processes that are not the first, and of trainings that nobody watches."""
 
 
 def _classes(job: TrainingJob) -> tuple[tuple[str, tuple[int, int, int]], ...]:

@@ -40,7 +40,7 @@ from evaluators.trust import (
 from evaluators.zero_cost import ZeroCostEvaluator
 from experiments.store.records import Record
 from experiments.store.store import Store
-from experiments.trust.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
+from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.workers import recorded
 from experiments.workers.pool import worker_pool
 from latency_lut.devices.host import cpu_model
@@ -49,6 +49,7 @@ from search_space import SearchSpace, require_anchors
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task, TopFormerConfig, anchor_name, named_arch
 from topformer.errors import UserError
+from topformer.version import DISTRIBUTION, tool_version
 
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
@@ -121,6 +122,7 @@ def run_trust(
     report: Callable[[Progress], None] = lambda _: None,
 ) -> TrustReport:
     """Evaluate what the store does not know of the plan's wants, and keep and give the report."""
+    made_by = tool_version()  # of the code that evaluates, whatever lies in its folder hours later
     evaluate_all(wanted, store, workers=workers, report=report)
     far = plan.dataset.far_classes if isinstance(plan.dataset, Scenes) else ()
     fidelities, decisions, members = assembled(
@@ -130,12 +132,14 @@ def run_trust(
     name = plan.reference.fidelity
     ranked = [one for one in members if one.stratum != "ordering"]
     made = TrustReport(
+        format=FORMAT,
         name=plan.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         machine={
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
+            DISTRIBUTION: made_by,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

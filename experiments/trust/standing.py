@@ -23,6 +23,9 @@ from search_space import SearchSpace
 from topformer.config import TopFormerConfig, strict_json
 from topformer.errors import UserError, first_line, unknown_name
 
+FORMAT = 1
+"""Version of the trust report; see docs/formats.md."""
+
 Stratum = Literal["anchor", "band", "spread", "ordering"]
 """band: of about equal latency; spread: any other; ordering: one that the paper compares, left out of ranks."""
 
@@ -264,6 +267,8 @@ class OrderingRow:
 class TrustReport:
     """All that was found, with what is needed to find it again."""
 
+    format: int = 0
+    """`FORMAT` of the code that made it; 0 in reports from before they said so."""
     name: str
     created: str
     command: str
@@ -296,13 +301,19 @@ class TrustReport:
         return member.latency_ms is not None and self.band_low_ms <= member.latency_ms <= self.band_high_ms
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        content = asdict(self)
+        if not self.format:
+            del content["format"]  # an old report stays the text that it was
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, where: str, or_else: str = "") -> TrustReport:
         try:
             strict_json(text)
-            return _READER.validate_json(text)
+            found = _READER.validate_json(text)
+            if 0 <= found.format <= FORMAT:
+                return found
+            wrong = f"its format is {found.format}, this tool reads up to {FORMAT}"
         except ValidationError as error:
             first = error.errors()[0]
             wrong = f"{'.'.join(str(part) for part in first['loc']) or 'its content'}: {first['msg']}"

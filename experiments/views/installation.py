@@ -14,9 +14,9 @@ from experiments.store.store import Store
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import available_tables, find_table
 from topformer.errors import UserError
+from topformer.version import DISTRIBUTION, tool_version
 
-PACKAGES = (
-    "topformer-nas",
+LIBRARIES = (
     "torch",
     "numpy",
     "optuna",
@@ -41,7 +41,7 @@ def diagnose(storage: str) -> dict[str, dict[str, Any]]:
             "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
             "gpu": _gpu(),
         },
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {DISTRIBUTION: tool_version()} | {name: _version(name) for name in LIBRARIES},
         "store": _store(storage),
         "tables": {path.stem: _table(path) for path in available_tables()},
     }

@@ -34,13 +34,13 @@ from topformer.blocks import (
     PPMSpec,
     ResizeSpec,
     SemanticsSpec,
-    Shape,
     StemSpec,
     TransformerSpec,
     candidate_blocks,
 )
 from topformer.config import Candidate
 from topformer.errors import UserError
+from topformer.keys import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

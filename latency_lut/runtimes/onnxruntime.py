@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latency_lut.runtimes import Inference, RuntimeInfo
-from topformer.blocks import PPM_BINS, Block, Shape
+from topformer.blocks import PPM_BINS, Block
 from topformer.config import Candidate
+from topformer.keys import Shape
 from topformer.model import BlockModule, Pool, PyramidPoolingModule, TopFormer, TopFormerClassifier, upsample
 
 OPSET = 17

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from latency_lut.payload import build
 from latency_lut.runtimes.ncnn import NcnnLayer, NcnnNetwork
-from topformer.blocks import Shape
 from topformer.errors import UserError
+from topformer.keys import Shape
 
 if TYPE_CHECKING:
     import onnx

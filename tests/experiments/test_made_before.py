@@ -2,6 +2,7 @@
 
 `made_before/` was written by the code of commit bd63d92: a store with a study of eight trials and a trust report, its
 archive, a latency table, an architecture, weights and the card of their export; `said.json` is what that code printed.
+Records of that store, a study and a recipe came later; `test_formats.py` reads them.
 """
 
 from __future__ import annotations

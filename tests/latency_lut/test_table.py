@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latency_lut.table import (
+    ESTIMATING_DEVICE,
     TABLES_VARIABLE,
     Correction,
     ErrorModel,
@@ -138,6 +139,13 @@ def test_a_table_without_a_scale_error_says_that_it_was_not_validated() -> None:
     assert "not validated on whole networks" in bare.interval_note
     assert bare.estimate([STEM]).interval_note == bare.interval_note
     assert "not validated" not in table(row(STEM, 2), error_model=ErrorModel(scale_pct=3)).interval_note
+
+
+def test_rows_of_an_estimated_table_are_counted_into_another_one() -> None:
+    counted = LatencyTable.of(replace(table(row(STEM, 2)).header, device=ESTIMATING_DEVICE), [row(STEM, 2)])
+    assert (counted.header.estimated, table(row(STEM, 2)).header.estimated) == (True, False)
+    with pytest.raises(MissingRows, match=r"Count them into .* --device qemu --space SPACE --table toy-mine"):
+        counted.estimate([BLOCK_A])
 
 
 def test_a_missing_row_is_an_error_that_names_it_not_a_zero() -> None:

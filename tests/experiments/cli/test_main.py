@@ -26,6 +26,7 @@ from tests.support.topformer_oracle import released_segmentation_checkpoint
 from tests.support.toys import ToyEvaluator, run_toy, toy_config, toy_table
 from topformer import ANCHORS, TINY
 from topformer.model import TopFormer
+from topformer.version import tool_version
 from topformer.weights import save_model
 
 NO_PAYLOAD = [name for name in ("qemu-aarch64", "cc") if not shutil.which(name)]
@@ -329,13 +330,14 @@ def test_a_study_can_be_forgotten_and_its_evaluations_stay(studied: Shell) -> No
 
 def test_the_version_is_printed(shell: Shell) -> None:
     code, out, _ = shell("--version")
-    assert (code, out.split()[0]) == (0, "topformer-nas")
+    assert (code, out.split()) == (0, ["topformer-nas", tool_version()])
 
 
 def test_doctor_reports_without_a_store(shell: Shell) -> None:
     content = shell.json("doctor")
     assert isinstance(content, dict)
     assert content["packages"]["torch"].startswith("2.")
+    assert content["packages"]["topformer-nas"] == tool_version()
     assert "no database" in content["store"]["state"]
 
 

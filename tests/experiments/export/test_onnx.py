@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from experiments.export.onnx import OPSET, Export, Provenance, checked_opset, export, settle_random_weights
+from experiments.front.lookup import chosen
 from tests.support.toys import toy_table
 from topformer import ANCHORS, TINY, Task, UserError
 from topformer.blocks import decompose
 from topformer.model import TopFormer
+from topformer.version import tool_version
 
 NARROW = TINY.replace(injection_channels=32, num_blocks=1)
 
@@ -71,6 +73,12 @@ def test_the_card_carries_architecture_task_checksum_and_latency(tmp_path: Path)
     assert card["latency"]["total_ms"] == estimate.total_ms
     assert (card["latency"]["kind"], card["latency"]["table_checksum"]) == ("estimated", table.checksum)
     assert card["parity"]["max_abs_error"] == result.max_abs_error
+    assert card["made_by"]["topformer-nas"] == tool_version()
+    assert chosen(str(result.card_path), storage="sqlite://").task == task
+    assert card["format"] == 1
+    result.card_path.write_text(json.dumps(card | {"format": 2}))
+    with pytest.raises(UserError, match="is a card of format 2, this tool reads 1"):
+        chosen(str(result.card_path), storage="sqlite://")
 
 
 def test_a_damaged_network_is_not_exported(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from experiments.search.study import run_study
 from experiments.store.store import Store
 from tests.support.toys import ToyEvaluator, is_unlucky, outline, run_toy, toy_config, toy_table, toy_url
 from topformer.errors import UserError
+from topformer.version import tool_version
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,7 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         assert found.front.trials == [trial.number for trial in front(store.trials("toy"), fidelity="toy")]
     assert found.front.hypervolume > 0
     assert {"torch", "topformer-nas", "python"} <= found.made_by.keys()
+    assert found.made_by["topformer-nas"] == tool_version()
     assert found.table.checksum == toy_table().checksum
 
 

@@ -279,6 +279,13 @@ def test_a_report_reads_back(tmp_path: Path) -> None:
         assert find_report("toy-report", store) == find_report(None, store) == report
 
 
+def test_a_report_says_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
+    report, _ = run(tmp_path, toy_plan())
+    assert json.loads(report.to_json())["format"] == 1
+    with pytest.raises(UserError, match="its format is 2, this tool reads up to 1"):
+        TrustReport.from_json(report.to_json().replace('"format": 1', '"format": 2'), where="here")
+
+
 @pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"name": 3}', "nonsense"])
 def test_a_damaged_report_is_refused_by_name(damage: str) -> None:
     with pytest.raises(UserError, match=r"^broken\.json: no trust report of this version \(.*trust run$") as error:
