@@ -17,13 +17,9 @@ from experiments.cli.terminal import (
     Classes,
     Size,
     Storage,
-    pixels,
     print_json,
     print_rows,
     progress_bar,
-    rows_named,
-    space_options,
-    task_of,
 )
 from latency_lut import tables
 from topformer.config import Task, parse_image_size
@@ -50,7 +46,8 @@ def latency_query(
     as_json: AsJson = False,
 ) -> None:
     """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
-    from experiments.front.lookup import chosen
+    from experiments.front.lookup import chosen, task_of
+    from experiments.latency.plan import rows_named
     from latency_lut.table import find_table
     from topformer.blocks import MODULES, decompose
     from topformer.config import anchor_name
@@ -143,6 +140,8 @@ def _post_processing_line(content: "dict[str, float | None]", task: Task) -> str
 
 
 def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:
+    from experiments.latency.plan import pixels
+
     longest = max(ms for _, ms in estimate.by_block)
     for name, ms in estimate.by_block:
         print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
@@ -537,7 +536,7 @@ def _timed_now(
     size: str | None,
     classes: int | None,
 ) -> "tuple[NetworkCheck, ...]":
-    from experiments.latency.plan import fresh_checks, spaces_of
+    from experiments.latency.plan import fresh_checks, space_options, spaces_of
 
     name = study or space
     if name is None:

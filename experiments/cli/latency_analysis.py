@@ -12,13 +12,9 @@ from experiments.cli.terminal import (
     Classes,
     Size,
     Storage,
-    pixels,
     print_json,
     print_rows,
     progress_bar,
-    rows_named,
-    space_rows_named,
-    task_of,
 )
 from latency_lut import tables
 from topformer.errors import UserError
@@ -133,8 +129,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Where two tables differ: provenance, coverage, common rows by block kind, and totals of networks."""
-    from experiments.front.lookup import chosen
+    from experiments.front.lookup import chosen, task_of
     from experiments.latency.own_times import network_name
+    from experiments.latency.plan import rows_named
     from latency_lut.compare import compare_network, compare_tables
     from latency_lut.table import find_table
     from topformer.blocks import decompose
@@ -310,8 +307,9 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Why is your measurement not what a table says? What you state is applied; what you leave out may be the cause."""
-    from experiments.front.lookup import chosen
+    from experiments.front.lookup import chosen, task_of
     from experiments.latency.own_times import network_name
+    from experiments.latency.plan import rows_named
     from latency_lut.gap import Setup, explain
     from latency_lut.table import find_table
 
@@ -439,7 +437,7 @@ def savings(
     """Which single change within a space saves how much? Exact by the table, which is additive; most first."""
     from evaluators.compiled import CompiledTable
     from experiments.front.lookup import chosen
-    from experiments.latency.scan import space_named
+    from experiments.latency.plan import pixels, rows_named, space_named, space_rows_named
     from latency_lut.table import find_table
     from topformer.blocks import candidate_blocks
     from topformer.config import Candidate
@@ -447,7 +445,7 @@ def savings(
     if not 0 <= save_ms <= 1e12:
         raise UserError(f"--save-ms must be a number of ms from 0, not {save_ms}.")
     found = chosen(arch, storage=storage)
-    over = space_named(space, size=size, classes=classes, base=found.task)
+    over = space_named(space, size=size, classes=classes, like=found)
     task = over.task if found.task is None or size is not None or classes is not None else found.task
     candidate = Candidate(arch=found.arch, task=task)
     prices = find_table(table)
@@ -489,6 +487,8 @@ def savings(
 
 
 def _task_of_space(space: "SearchSpace") -> str:
+    from experiments.latency.plan import pixels
+
     sizes = next((knob.choices for knob in space.knobs if knob.name == "image_size"), (pixels(space.task),))
     return f"{', '.join(map(str, sizes))} px, {space.task.num_classes} classes"
 
@@ -506,7 +506,8 @@ def scan(
 ) -> None:
     """Which share of a space fits a budget, and how are its latencies distributed?"""
     from evaluators.compiled import CompiledTable
-    from experiments.latency.scan import ScanPlan, scan, space_named
+    from experiments.latency.plan import space_named, space_rows_named
+    from experiments.latency.scan import ScanPlan, scan
     from latency_lut.table import LEVEL, find_table
 
     plan = ScanPlan(budget_ms=latency_max, samples=samples, seed=seed)

@@ -21,11 +21,8 @@ from experiments.cli.terminal import (
     Size,
     Storage,
     console_of,
-    pixels,
     print_json,
-    rows_named,
     storage_flag,
-    task_of,
 )
 from experiments.cli.trust import trust
 from topformer.errors import UserError, ran_out_of_memory
@@ -396,7 +393,8 @@ def describe(
 ) -> None:
     """Parameters and multiply-adds of an architecture, whole and per block."""
     from evaluators.cost import costs
-    from experiments.front.lookup import chosen
+    from experiments.front.lookup import chosen, task_of
+    from experiments.latency.plan import pixels
     from topformer.blocks import decompose
     from topformer.config import anchor_name
     from topformer.published import published_figures
@@ -476,7 +474,8 @@ def export(
     """Export an architecture as one ONNX file, proven equal to the network, with a JSON card beside it."""
     from experiments.export.onnx import export as write
     from experiments.export.weights import network_of
-    from experiments.front.lookup import chosen
+    from experiments.front.lookup import chosen, task_of
+    from experiments.latency.plan import rows_named
     from latency_lut.table import find_table
     from topformer.weights import class_count
 

@@ -52,7 +52,7 @@ def supernet_train(
     from evaluators.datasets.named import SCENES, dataset_named
     from evaluators.supernet import SUPERNET, describes, train_supernet
     from evaluators.training import Execution
-    from experiments.latency.scan import space_named
+    from experiments.latency.plan import space_named
     from experiments.training.run import PRECISIONS
     from search_space import PRESETS
     from topformer.config import parse_image_size

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_json
+from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size, parse_json
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +46,25 @@ def chosen(text: str, *, storage: str, fidelity: str | None = None) -> Chosen:
     if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
         return Chosen(arch=_named(text))
     return _from_file(path)
+
+
+def task_of(
+    found: Chosen | None,
+    size: str | None,
+    classes: int | None,
+    *,
+    output: str = "logits",
+    classification: bool = False,
+) -> Task:
+    """The task asked for; what is not given is the trial's, or the published one's."""
+    base = found.task if found is not None else None
+    base = base or (Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task())
+    return Task(
+        kind="classification" if classification else "segmentation",
+        image_size=parse_image_size(size) if size is not None else base.image_size,
+        num_classes=classes if classes is not None else base.num_classes,
+        output=output,  # type: ignore[arg-type]  # checked by Task
+    )
 
 
 def _named(text: str) -> TopFormerConfig:

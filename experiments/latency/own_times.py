@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments.cli.terminal import rows_named, task_of
-from experiments.front.lookup import chosen
-from experiments.latency.plan import table_path
+from experiments.front.lookup import chosen, task_of
+from experiments.latency.plan import rows_named, table_path
 from latency_lut.anchoring import OwnTime, Residual, anchored, residuals
 from latency_lut.table import SUFFIX, LatencyTable, available_tables, find_table
 from topformer.blocks import decompose

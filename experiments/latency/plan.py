@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments.search.study import StudyConfig
-from latency_lut.devices import Device, device_named
-from latency_lut.measure import check_networks, measure_table
-from latency_lut.runtimes import Runtime, runtime_named
-from latency_lut.table import SUFFIX, LatencyTable, NetworkCheck, require_table_name, user_tables_folder
+from experiments.front.lookup import Chosen, task_of
+from latency_lut.table import (
+    SUFFIX,
+    LatencyTable,
+    MissingRows,
+    NetworkCheck,
+    require_table_name,
+    user_tables_folder,
+)
 from search_space import PRESETS, SearchSpace, blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
-from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name, parse_image_size
+from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name
 from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from latency_lut.devices import Device
+    from latency_lut.runtimes import Runtime
 
 RANDOM_NETWORKS = 12
 """Random networks that a table is calibrated on, besides the anchors."""
@@ -69,24 +80,76 @@ def spaces_of(
                 "--study says which space, size, classes and output to measure: leave --space, --size, --classes and "
                 "--output out."
             )
+        from experiments.search.study import StudyConfig
+
         return (StudyConfig.load(study).search_space(),)
     if space is not None and space not in PRESETS and space.endswith(".toml"):
         raise UserError(
             f"--space takes a space that comes with the tool ({', '.join(sorted(PRESETS))}), not {space!r}; what a "
             f"study's file needs is measured with --study {shlex.quote(space)}."
         )
-    pixels = parse_image_size(size or "512")
-    tasks = [
-        Task(image_size=pixels, num_classes=count, output=output if output is not None else "logits")
-        for count in classes or (Task().num_classes,)
-    ]
+    tasks = [task_of(None, size, count, output=output or "logits") for count in classes or (None,)]
     return tuple(preset(space or "quickstart", task=task) for task in tasks)
+
+
+def space_named(name: str, *, size: str | None, classes: int | None, like: Chosen | None = None) -> SearchSpace:
+    """The space that a name means: a preset on this task, or a study's space on the study's own task.
+
+    What is not given of a preset's task is that of `like`, or the published one.
+    """
+    if name in PRESETS:
+        return preset(name, task=task_of(like, size, classes))
+    if size is not None or classes is not None:
+        raise UserError(
+            f"--size and --classes go with a space that comes with the tool ({', '.join(sorted(PRESETS))}); the study "
+            f"{name!r} says its own."
+        )
+    if not os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+        raise UserError(
+            f"unknown search space {name!r}; available: {', '.join(sorted(PRESETS))}. A study's TOML file works too."
+        )
+    return spaces_of(study=name, space=None, size=None, classes=())[0]
+
+
+def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
+    """Errors about rows that an architecture lacks end with the options of `latency measure` that measure them."""
+    return _needed_for("--arch", arch, *_task_options(task))
+
+
+def space_rows_named(name: str, task: Task) -> AbstractContextManager[None]:
+    """Errors about rows that a space lacks end with the options of `latency measure` that measure them."""
+    return _needed_for(*space_options(name, task))
+
+
+def space_options(name: str, task: Task) -> tuple[str, ...]:
+    """Options of `latency measure` that name a preset on this task, or a study's file, which says its own."""
+    return ("--space", name, *_task_options(task)) if name in PRESETS else ("--study", name)
+
+
+def pixels(task: Task) -> str:
+    """Height x width of the images, for people and for --size."""
+    return "x".join(map(str, task.image_size))
+
+
+def _task_options(task: Task) -> tuple[str, ...]:
+    output = () if task.output == "logits" else ("--output", task.output)
+    return ("--size", pixels(task), "--classes", str(task.num_classes), *output)
+
+
+@contextmanager
+def _needed_for(*options: str) -> Iterator[None]:
+    try:
+        yield
+    except MissingRows as error:
+        raise error.needed_for(shlex.join(options)) from None
 
 
 def measure(
     wanted: Plan, *, device: Device, runtime: Runtime, out: str, report: Callable[[int, int, str], None]
 ) -> LatencyTable:
     """Raises `UserError` where the table at `out` comes from another machine, runtime or timing."""
+    from latency_lut.measure import measure_table
+
     path = table_path(out)
     return measure_table(
         wanted.blocks,
@@ -134,6 +197,10 @@ def fresh_checks(
     Raises `UserError` where the table is not measured, is of another device or runtime than this one, or has the rows
     of too few members.
     """
+    from latency_lut.devices import device_named
+    from latency_lut.measure import check_networks
+    from latency_lut.runtimes import runtime_named
+
     if networks < 1:
         raise UserError(f"--networks must be at least 1, not {networks}.")
     if table.kind != "measured":

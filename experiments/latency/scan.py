@@ -6,7 +6,6 @@ May import numpy, evaluators.compiled, search_space and latency_lut: no torch, n
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 
 from evaluators.compiled import CHUNK, CompiledTable
 from latency_lut.table import LEVEL
-from search_space import PRESETS, SearchSpace, preset
-from topformer.config import Task, parse_image_size
+from search_space import SearchSpace
 from topformer.errors import UserError
 
 MOST_ENUMERATED = 100_000
@@ -123,26 +121,6 @@ def scan(compiled: CompiledTable, plan: ScanPlan, *, report: Callable[[int, int]
         latencies_ms=np.sort(np.concatenate(parts)),
         scale_pct=compiled.table.header.error_model.scale_pct,
     )
-
-
-def space_named(name: str, *, size: str | None, classes: int | None, base: Task | None = None) -> SearchSpace:
-    """A preset on this task (what is not given is `base`'s or the usual one), or a study's space on its own."""
-    if name in PRESETS:
-        usual = base or Task()
-        pixels = parse_image_size(size) if size is not None else usual.image_size
-        return preset(name, task=Task(image_size=pixels, num_classes=usual.num_classes if classes is None else classes))
-    if size is not None or classes is not None:
-        raise UserError(
-            f"--size and --classes go with a space that comes with the tool ({', '.join(sorted(PRESETS))}); the study "
-            f"{name!r} says its own."
-        )
-    if not os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
-        raise UserError(
-            f"unknown search space {name!r}; available: {', '.join(sorted(PRESETS))}. A study's TOML file works too."
-        )
-    from experiments.search.study import StudyConfig  # a preset needs no torch
-
-    return StudyConfig.load(name).search_space()
 
 
 def _chunks(samples: int) -> list[int]:
