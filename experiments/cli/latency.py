@@ -26,8 +26,8 @@ from topformer.config import Task, parse_image_size
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.front.lookup import Chosen
-    from latency_lut.table import LatencyEstimate, LatencyTable, NetworkCheck, TableHeader
+    from experiments.views.architecture import PostProcessing, Priced
+    from latency_lut.table import LatencyTable, NetworkCheck, TableHeader
     from latency_lut.validation import Agreement
 
 latency = typer.Typer(help="Query, measure, validate and list latency tables.", no_args_is_help=True)
@@ -46,111 +46,50 @@ def latency_query(
     as_json: AsJson = False,
 ) -> None:
     """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
-    from experiments.front.lookup import chosen, task_of
-    from experiments.latency.plan import rows_named
-    from latency_lut.table import find_table
-    from topformer.blocks import MODULES, decompose
-    from topformer.config import anchor_name
-    from topformer.published import published_figures
+    from experiments.front.lookup import chosen, table_of, task_of
+    from experiments.views.architecture import priced
 
     found = chosen(arch, storage=storage)
-    task = task_of(found, size, classes, output=output)
-    prices = (
-        found.study.table
-        if found.study and table is None
-        else find_table(tables.SNAPDRAGON_865 if table is None else table)
-    )
-    blocks = decompose(found.arch, task)
-    with rows_named(arch, task):
-        estimate = prices.estimate(blocks)
-    published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
-    by_module = {
-        module: prices.estimate(own)
-        for module in MODULES
-        if (own := [block for block in blocks if block.module == module])
-    }
-    post_processing = _post_processing(found, task, prices, estimate)
+    shown = priced(found, task_of(found, size, classes, output=output), table_of(found, table))
     if as_json:
-        print_json(
-            {
-                "arch_key": found.arch.key,
-                "task": task.as_dict(),
-                "total_ms": estimate.total_ms,
-                "low_ms": estimate.low_ms,
-                "high_ms": estimate.high_ms,
-                "kind": estimate.kind,
-                "by_block": [{"block": name, "ms": ms} for name, ms in estimate.by_block],
-                "by_module": [
-                    {"module": module, "ms": part.total_ms, "low_ms": part.low_ms, "high_ms": part.high_ms}
-                    for module, part in by_module.items()
-                ],
-                "post_processing": post_processing,
-                "published": published,
-                "interval": estimate.interval_note,
-                "coverage": prices.coverage(blocks),
-                "validated": prices.validated,
-                "table": prices.header.name,
-                "table_checksum": prices.checksum,
-            }
-        )
-        return
-    _print_estimate(found, task, prices, estimate)
-    for module, part in by_module.items():
-        print(
-            f"  {module:20s} {part.total_ms:9.3f} ms ({part.low_ms:.3f} to {part.high_ms:.3f}) "
-            f"{100 * part.total_ms / estimate.total_ms:5.1f} %"
-        )
-    print(_post_processing_line(post_processing, task))
-    if published:
-        print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+        print_json(shown.as_dict())
+    else:
+        _print_priced(shown)
 
 
-def _post_processing(
-    found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate"
-) -> dict[str, float | None]:
-    """What resizing the logits and taking the argmax costs here, and what the rest of it would add."""
-    from dataclasses import replace
-
-    from topformer.blocks import decompose
-
-    included = {name: ms for name, ms in estimate.by_block if name.startswith("post_processing.")}
-    whole = decompose(found.arch, replace(task, output="labels"))
-    rest = [block for block in whole if block.module == "post_processing" and block.name not in included]
-    known = prices.coverage(rest) == 1
-    more = prices.estimate(rest) if rest and known else None
-    return {
-        "included_ms": sum(included.values()),
-        "share_pct": 100 * sum(included.values()) / estimate.total_ms,
-        "would_add_ms": more.total_ms if more else 0.0 if known else None,
-        "would_add_low_ms": more.low_ms if more else 0.0 if known else None,
-        "would_add_high_ms": more.high_ms if more else 0.0 if known else None,
-    }
-
-
-def _post_processing_line(content: "dict[str, float | None]", task: Task) -> str:
-    here = f"post-processing (output {task.output}): {content['share_pct']:.1f} % of the total"
-    if task.output == "labels":
-        return here
-    if content["would_add_ms"] is None:
-        return f"{here}; what --output labels would add is not in the table"
-    return (
-        f"{here}; --output labels would add {content['would_add_ms']:.2f} ms ({content['would_add_low_ms']:.2f} to "
-        f"{content['would_add_high_ms']:.2f})"
-    )
-
-
-def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:
+def _print_priced(shown: "Priced") -> None:
     from experiments.latency.plan import pixels
 
+    estimate, task = shown.estimate, shown.task
     longest = max(ms for _, ms in estimate.by_block)
     for name, ms in estimate.by_block:
         print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
     print(
-        f"{found.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
+        f"{shown.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
         f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
         f"{estimate.interval_note}"
     )
-    print(f"table {prices.name}: {_provenance(prices.header)}; coverage 100 %")
+    print(f"table {shown.table.name}: {_provenance(shown.table.header)}; coverage 100 %")
+    for module, part in shown.by_module.items():
+        print(
+            f"  {module:20s} {part.total_ms:9.3f} ms ({part.low_ms:.3f} to {part.high_ms:.3f}) "
+            f"{100 * part.total_ms / estimate.total_ms:5.1f} %"
+        )
+    print(_post_processing_line(shown.post_processing, task))
+    if published := shown.published:
+        print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+
+
+def _post_processing_line(part: "PostProcessing", task: Task) -> str:
+    share = f"post-processing (output {task.output}): {part.share_pct:.1f} % of the total"
+    if task.output == "labels":
+        return share
+    if part.would_add_ms is None:
+        return f"{share}; what --output labels would add is not in the table"
+    return (
+        f"{share}; --output labels would add {part.would_add_ms:.2f} ms ({part.would_add_low_ms:.2f} to "
+        f"{part.would_add_high_ms:.2f})"
+    )
 
 
 def _provenance(header: "TableHeader") -> str:

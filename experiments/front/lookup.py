@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latency_lut import tables
+from latency_lut.table import LatencyTable, find_table
 from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size, parse_json
 from topformer.errors import UserError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 class Chosen:
     """An architecture, and the trial it comes from where it comes from one."""
 
+    text: str
+    """The `ARCH` that names it again."""
     arch: TopFormerConfig
     task: Task | None = None
     study: Study | None = None
@@ -44,8 +48,8 @@ def chosen(text: str, *, storage: str, fidelity: str | None = None) -> Chosen:
         raise UserError(f"--fidelity is of a study's trials; {text!r} is none: give STUDY#TRIAL or STUDY@50ms.")
     path = Path(text)
     if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
-        return Chosen(arch=_named(text))
-    return _from_file(path)
+        return Chosen(text=text, arch=_named(text))
+    return _from_file(text, path)
 
 
 def task_of(
@@ -67,6 +71,13 @@ def task_of(
     )
 
 
+def table_of(found: Chosen, name: str | None) -> LatencyTable:
+    """The latency table asked for; where none is, the one that priced the trial, or the Snapdragon 865's."""
+    if name is None and found.study is not None:
+        return found.study.table
+    return find_table(tables.SNAPDRAGON_865 if name is None else name)
+
+
 def _named(text: str) -> TopFormerConfig:
     try:
         return named_arch(text)
@@ -81,7 +92,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _from_file(path: Path) -> Chosen:
+def _from_file(argument: str, path: Path) -> Chosen:
     """An architecture's JSON, or the card of an export."""
     try:
         if path.is_char_device():  # it may have no end
@@ -90,8 +101,9 @@ def _from_file(path: Path) -> Chosen:
         values = parse_json(text, where=str(path))
         if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
             task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
-            return Chosen(arch=TopFormerConfig.from_dict(values["architecture"], where=str(path)), task=task)
-        return Chosen(arch=TopFormerConfig.from_dict(values, where=str(path)))
+            arch = TopFormerConfig.from_dict(values["architecture"], where=str(path))
+            return Chosen(text=argument, arch=arch, task=task)
+        return Chosen(text=argument, arch=TopFormerConfig.from_dict(values, where=str(path)))
     except OSError as error:
         raise UserError(f"cannot read the architecture {str(path)!r} ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -116,7 +128,7 @@ def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen
     if not found:
         there = f"trials 0 to {known - 1}" if known else "no trials yet"
         raise UserError(f"study {name!r} has {there}, not {number}.")
-    return _chosen(study, found[0])
+    return _chosen(f"{name}#{number}", study, found[0])
 
 
 def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) -> Chosen:
@@ -131,8 +143,8 @@ def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) ->
     with Store.open(storage, read_only=True) as store:
         study, trials = at_rung(store, name, fidelity, every=False)
     latency_max_ms = budget_ms(budget, trials, fidelity=study.fidelity)
-    return _chosen(study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
+    return _chosen(f"{name}@{budget}", study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
 
 
-def _chosen(study: Study, trial: Trial) -> Chosen:
-    return Chosen(arch=trial.candidate.arch, task=trial.candidate.task, study=study, trial=trial)
+def _chosen(text: str, study: Study, trial: Trial) -> Chosen:
+    return Chosen(text=text, arch=trial.candidate.arch, task=trial.candidate.task, study=study, trial=trial)

@@ -18,7 +18,7 @@ from topformer.blocks import decompose
 from topformer.config import Task
 from topformer.errors import UserError
 
-ON_448 = Chosen(arch=TINY, task=Task(image_size=(448, 448), num_classes=19))
+ON_448 = Chosen(text="tiny", arch=TINY, task=Task(image_size=(448, 448), num_classes=19))
 
 
 def test_a_preset_is_taken_on_the_task_asked_for_then_on_the_chosen_one_s_then_on_the_published() -> None:
