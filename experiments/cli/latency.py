@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,8 +27,8 @@ from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.views.architecture import PostProcessing, Priced
+    from experiments.views.latency_table import Validation
     from latency_lut.table import LatencyTable, NetworkCheck, TableHeader
-    from latency_lut.validation import Agreement
 
 latency = typer.Typer(help="Query, measure, validate and list latency tables.", no_args_is_help=True)
 
@@ -144,80 +144,44 @@ def latency_measure(
     blocks are counted instead: the shipped Snapdragon 865 table with the rows that it lacks, estimated.
     """
     from experiments.front.lookup import chosen
-    from experiments.latency.plan import measure, plan, table_path
-    from latency_lut.devices import device_named
-    from latency_lut.runtimes import runtime_named
-    from latency_lut.validation import stored_agreement
+    from experiments.latency.plan import make_table
+    from experiments.views.latency_table import validated
 
-    if device == "qemu" and (core is not None or soc is not None or runtime not in (None, "ncnn")):
-        raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
-    where = None if device == "qemu" else device_named(device, core=core, soc=soc)
-    if out is None and device != "host":
-        raise UserError(f"a table of {device} needs a name: choose one with --table.")
-    name = out or "host"
-    table_path(name)  # an illegal name is found before anything is timed
-    archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
-    wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()), output=output)  # type: ignore[arg-type]  # checked by Task
-    if where is None:
-        from experiments.latency.shipped import estimate
-
-        with progress_bar() as report:
-            table = estimate(wanted, out=name, report=report)
-    else:
-        how = runtime_named(runtime if runtime is not None else "onnxruntime" if device == "host" else "ncnn")
-        where.require(how.info())
-        with progress_bar() as report:
-            table = measure(wanted, device=where, runtime=how, out=name, report=report)
-    header = table.header
-    found = stored_agreement(header)
-    content = {
-        "table": header.name,
-        "path": str(table_path(name)),
-        "rows": len(table.rows),
-        "kind": table.kind,
-        "soc": header.soc,
-        "validation": [
-            {
-                "network": check.name,
-                "whole_ms": check.whole_ms,
-                "repeat_ms": check.repeat_ms,
-                "sum_ms": check.sum_ms,
-                "error_pct": check.scaled_error_pct(header.error_model.scale),
-                "noise_pct": check.noise_pct,
-                "unseen_ms": check.unseen_ms,
-            }
-            for check in header.validation
-        ],
-        "agreement": asdict(found) if found else None,
-        "contradictions": header.protocol.get("contradictions"),
-        "correction": asdict(header.error_model.correction),
-        "scale": header.error_model.scale,
-        "interval": table.interval_note,
-    }
+    with progress_bar() as report:
+        table, path = make_table(
+            device=device,
+            runtime=runtime,
+            core=core,
+            soc=soc,
+            study=study,
+            space=space,
+            archs=tuple(chosen(text, storage=storage).arch for text in arch or ()),
+            size=size,
+            classes=tuple(classes or ()),
+            output=output,  # type: ignore[arg-type]  # checked by Task
+            out=out,
+            report=report,
+        )
+    shown = validated(table)
     if as_json:
-        print_json(content)
+        print_json(shown.measured_dict(path))
         return
-    for line in (*check_lines(header), *(_agreement_lines(found, _stored_how(header)) if found else ())):
+    for line in (*_check_lines(shown), *_agreement_lines(shown)):
         print(line)
-    print(f"{content['path']}: {len(table.rows)} rows on {header.soc}, core {header.core}")
+    print(f"{path}: {len(table.rows)} rows on {table.header.soc}, core {table.header.core}")
 
 
-def check_lines(header: "TableHeader", checks: "Iterable[NetworkCheck] | None" = None) -> list[str]:
-    """Whole networks, the table's own where no others are given, beside the table's sums."""
-    scale = header.error_model.scale
-    lines = []
-    for check in header.validation if checks is None else checks:
+def _check_lines(shown: "Validation") -> Iterator[str]:
+    """Whole networks beside the table's sums."""
+    scale = shown.table.header.error_model.scale
+    for check in shown.checks:
         table_ms, error_pct = scale * check.sum_ms, check.scaled_error_pct(scale)
+        again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
         unseen = ""
         if check.unseen_ms is not None:
             unseen = f"; unseen {100 * (check.unseen_ms / check.reference_ms - 1):+z.1f} %"
-        lines.append(f"{_whole(check)} table {table_ms:8.2f} ms ({error_pct:+z.1f} %{unseen})")
-    return lines
-
-
-def _whole(check: "NetworkCheck") -> str:
-    again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
-    return f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again}"
+        whole = f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again}"
+        yield f"{whole} table {table_ms:8.2f} ms ({error_pct:+z.1f} %{unseen})"
 
 
 @latency.command("fit")
@@ -365,76 +329,29 @@ def latency_validate(
     as_json: AsJson = False,
 ) -> None:
     """How far a table's sums are from whole networks: its own report, or networks timed now."""
+    from experiments.views.latency_table import validated
     from latency_lut.table import find_table
-    from latency_lut.validation import agreement, contradictions, predicted_ms
 
     prices = find_table(table)
-    header = prices.header
-    checks = header.validation
+    checks = None
     if networks is not None:
         checks = _timed_now(prices, networks, space=space, study=study, seed=seed, size=size, classes=classes)
     elif any(given is not None for given in (space, study, seed, size, classes)):
         raise UserError(
             "--space, --study, --seed, --size and --classes say which networks to time: give --networks too."
         )
-    how = _stored_how(header) if networks is None else "by the table, which they did not calibrate"
-    predictions = [predicted_ms(check, header.error_model) for check in checks]
-    found = agreement(checks, predictions) if checks else None
+    shown = validated(prices, checks)
     if plot is not None:
-        if not checks:
-            raise UserError(f"table {header.name} was compared with no network: there is nothing to draw.")
+        if not shown.checks:
+            raise UserError(f"table {prices.name} was compared with no network: there is nothing to draw.")
         from experiments.reports.figures import draw_agreement
 
-        measured = [check.reference_ms for check in checks]
-        draw_agreement(f"table {header.name}: {len(checks)} networks", measured, predictions, plot)
-    contradicting = contradictions(prices.rows.values())
-    content = {
-        "table": header.name,
-        "kind": prices.kind,
-        "validated": prices.validated,
-        "timed_now": networks is not None,
-        "networks": [
-            {
-                "network": check.name,
-                "whole_ms": check.whole_ms,
-                "repeat_ms": check.repeat_ms,
-                "table_ms": header.error_model.scale * check.sum_ms,
-                "predicted_ms": ms,
-                "error_pct": 100 * (ms / check.reference_ms - 1),
-                "noise_pct": check.noise_pct,
-            }
-            for check, ms in zip(checks, predictions, strict=True)
-        ],
-        "agreement": asdict(found) if found else None,
-        "error_model": asdict(header.error_model),
-        "interval": prices.interval_note,
-        "contradictions": [each._asdict() for each in contradicting],
-        "source": header.source,
-        "protocol": dict(header.protocol),
-        "date": header.date,
-        "tool_version": header.tool_version,
-    }
+        measured = [check.reference_ms for check in shown.checks]
+        draw_agreement(f"table {prices.name}: {len(measured)} networks", measured, shown.predicted_ms, plot)
     if as_json:
-        print_json(content)
+        print_json(shown.as_dict())
         return
-    for line in check_lines(header, checks):
-        print(line)
-    if found is None:
-        print(f"table {header.name} has no report: its sums were never compared with whole networks.")
-    else:
-        for line in _agreement_lines(found, how):
-            print(line)
-    print(
-        f"rows that contradict each other (slower than a larger block, beyond noise): {len(contradicting)} of "
-        f"{len(prices.rows)}"
-    )
-    for each in contradicting[:_SHOWN]:
-        print(f"  {each.key} is {each.slower_pct:.0f} % slower than {each.larger_key}")
-    if len(contradicting) > _SHOWN:
-        print(f"  ... {len(contradicting) - _SHOWN} more with --json")
-    drift = header.protocol.get("drift_pct")
-    drifted = "" if drift is None else f"the machine drifted by {drift} % while it was timed; "
-    print(f"table {header.name}, {prices.kind}: {_provenance(header)}; {drifted}{prices.interval_note}")
+    _print_validation(shown)
     if plot is not None:
         print(f"drawn: {plot}")
 
@@ -442,27 +359,40 @@ def latency_validate(
 _SHOWN = 5
 
 
-def _stored_how(header: "TableHeader") -> str:
-    """What the networks in a table's header were predicted by, for `stored_agreement`."""
-    if all(check.unseen_ms is not None for check in header.validation):
-        return "each unseen: predicted by a table calibrated on the others"
-    return "by the table that is calibrated on them"
+def _print_validation(shown: "Validation") -> None:
+    table, header, contradicting = shown.table, shown.table.header, shown.contradictions
+    for line in (*_check_lines(shown), *_agreement_lines(shown)):
+        print(line)
+    if shown.agreement is None:
+        print(f"table {table.name} has no report: its sums were never compared with whole networks.")
+    print(
+        f"rows that contradict each other (slower than a larger block, beyond noise): {len(contradicting)} of "
+        f"{len(table.rows)}"
+    )
+    for each in contradicting[:_SHOWN]:
+        print(f"  {each.key} is {each.slower_pct:.0f} % slower than {each.larger_key}")
+    if len(contradicting) > _SHOWN:
+        print(f"  ... {len(contradicting) - _SHOWN} more with --json")
+    drift = header.protocol.get("drift_pct")
+    drifted = "" if drift is None else f"the machine drifted by {drift} % while it was timed; "
+    print(f"table {table.name}, {table.kind}: {_provenance(header)}; {drifted}{table.interval_note}")
 
 
-def _agreement_lines(found: "Agreement", how: str) -> list[str]:
-    lines = [
-        f"{found.networks} network{'s' if found.networks > 1 else ''}, {how}: mean error {found.mean_error_pct:.2f} % "
-        f"(worst {found.worst_error_pct:.1f} %, mean with sign {found.bias_pct:+z.2f} %, but for a common factor "
-        f"{found.mean_error_scaled_pct:.2f} %), {100 * found.share_within_5_pct:.0f} % within 5 %, "
-        f"{100 * found.share_within_10_pct:.0f} % within 10 %"
-    ]
-    if found.kendall_tau is not None:
-        lines[0] += f", Kendall tau {found.kendall_tau:.3f}"
+def _agreement_lines(shown: "Validation") -> Iterator[str]:
+    """Nothing where there is no network."""
+    if (found := shown.agreement) is None:
+        return
+    tau = "" if found.kendall_tau is None else f", Kendall tau {found.kendall_tau:.3f}"
+    yield (
+        f"{found.networks} network{'s' if found.networks > 1 else ''}, {shown.how}: mean error "
+        f"{found.mean_error_pct:.2f} % (worst {found.worst_error_pct:.1f} %, mean with sign {found.bias_pct:+z.2f} %, "
+        f"but for a common factor {found.mean_error_scaled_pct:.2f} %), {100 * found.share_within_5_pct:.0f} % within "
+        f"5 %, {100 * found.share_within_10_pct:.0f} % within 10 %{tau}"
+    )
     if found.noise_floor_pct is None:
-        lines.append("noise floor not known: the networks were not timed twice")
+        yield "noise floor not known: the networks were not timed twice"
     else:
-        lines.append(f"noise floor {found.noise_floor_pct:.2f} %: the same networks timed twice, interleaved")
-    return lines
+        yield f"noise floor {found.noise_floor_pct:.2f} %: the same networks timed twice, interleaved"
 
 
 def _timed_now(
@@ -496,32 +426,16 @@ def _timed_now(
 @latency.command("tables")
 def latency_tables(as_json: AsJson = False) -> None:
     """The latency tables at hand."""
-    from latency_lut.table import available_tables, find_table
+    from experiments.views.latency_table import tables_at_hand
 
-    rows = []
-    for path in available_tables():
-        try:
-            table = find_table(path)
-        except UserError as error:  # one damaged file does not hide the others
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        rows.append(
-            {
-                "table": path.stem,
-                "kind": table.kind,
-                "device": table.header.device,
-                "soc": table.header.soc,
-                "runtime": table.header.runtime,
-                "rows": len(table.rows),
-                "validated": table.validated,
-                "date": table.header.date,
-                "path": str(path),
-            }
-        )
+    listed, left_out = tables_at_hand()
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
+    rows = [one.as_dict() for one in listed]
     if as_json:
         print_json(rows)
-        return
-    print_rows(rows, "latency tables")
+    else:
+        print_rows(rows, "latency tables")
 
 
 for command in (analysis.anchor, analysis.diff, analysis.doctor, analysis.savings, analysis.scan):

@@ -21,7 +21,8 @@ from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.latency.own_times import Anchoring
-    from latency_lut.compare import NetworkComparison, TableComparison
+    from experiments.views.latency_table import Compared
+    from latency_lut.compare import NetworkComparison
     from latency_lut.gap import Cause, Explanation, Gap
     from latency_lut.table import LatencyEstimate, LatencyTable
     from search_space import SearchSpace
@@ -130,102 +131,27 @@ def diff(
 ) -> None:
     """Where two tables differ: provenance, coverage, common rows by block kind, and totals of networks."""
     from experiments.front.lookup import chosen, task_of
-    from experiments.latency.own_times import network_name
-    from experiments.latency.plan import rows_named
-    from latency_lut.compare import compare_network, compare_tables
+    from experiments.views.latency_table import compared
     from latency_lut.table import find_table
-    from topformer.blocks import decompose
     from topformer.config import ANCHORS
 
     in_a, in_b = find_table(a), find_table(b)
-    found = compare_tables(in_a, in_b)
-    networks, left_out = [], []
-    for text in arch or ANCHORS:
-        picked = chosen(text, storage=storage)
-        task = task_of(picked, size, classes)
-        blocks, name = decompose(picked.arch, task), network_name(picked.label, task)
-        if not arch and min(in_a.coverage(blocks), in_b.coverage(blocks)) < 1:
-            left_out.append(name)
-        else:
-            with rows_named(text, task):
-                networks.append(compare_network(name, blocks, in_a, in_b))
+    found = [chosen(text, storage=storage) for text in arch or ANCHORS]
+    networks = [(one, task_of(one, size, classes)) for one in found]
+    shown = compared(in_a, in_b, networks, leave_out=not arch)
     if as_json:
-        print_json(_comparison_json(in_a, in_b, found, networks, left_out))
+        print_json(shown.as_dict())
         return
-    _print_comparison(in_a, in_b, found)
-    for network in networks:
+    _print_sides(shown)
+    for network in shown.networks:
         _print_network(network, in_a.name, in_b.name)
-    if left_out:
-        print(f"not in both tables: {', '.join(left_out)}")
+    if shown.not_in_both:
+        print(f"not in both tables: {', '.join(shown.not_in_both)}")
 
 
-def _comparison_json(
-    a: "LatencyTable",
-    b: "LatencyTable",
-    found: "TableComparison",
-    networks: "list[NetworkComparison]",
-    left_out: list[str],
-) -> dict[str, object]:
-    return {
-        "identical": found.identical,
-        "same_times": found.same_times,
-        "a": {
-            "table": a.name,
-            "checksum": a.checksum,
-            "kinds": dict(found.a_kinds),
-            "scale": a.header.error_model.scale,
-            "interval": a.interval_note,
-        },
-        "b": {
-            "table": b.name,
-            "checksum": b.checksum,
-            "kinds": dict(found.b_kinds),
-            "scale": b.header.error_model.scale,
-            "interval": b.interval_note,
-        },
-        "provenance": [{"field": item.name, "a": item.a, "b": item.b} for item in found.provenance],
-        "rows": {"only_a": len(found.only_a), "only_b": len(found.only_b), "common": len(found.common)},
-        "median_ratio": found.median_ratio,
-        "by_block_kind": [
-            {
-                "block_kind": item.block_kind,
-                "rows": item.count,
-                "least_ratio": item.least,
-                "median_ratio": item.median,
-                "greatest_ratio": item.greatest,
-            }
-            for item in found.by_block_kind
-        ],
-        "largest_disagreements": [
-            {
-                "key": row.key,
-                "a_ms": row.a_ms,
-                "b_ms": row.b_ms,
-                "ratio": row.ratio,
-                "a_kind": row.a_kind,
-                "b_kind": row.b_kind,
-            }
-            for row in found.largest(10)
-        ],
-        "networks": [
-            {
-                "network": network.name,
-                "a": _span_json(network.a),
-                "b": _span_json(network.b),
-                "ratio": network.ratio,
-                "intervals_overlap": network.intervals_overlap,
-                "by_module": [
-                    {"module": module, "a_ms": a_ms, "b_ms": b_ms} for module, a_ms, b_ms in network.by_module
-                ],
-            }
-            for network in networks
-        ],
-        "not_in_both": left_out,
-    }
-
-
-def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableComparison") -> None:
-    for letter, table, kinds in (("A", a, found.a_kinds), ("B", b, found.b_kinds)):
+def _print_sides(shown: "Compared") -> None:
+    found = shown.tables
+    for letter, table, kinds in (("A", shown.a, found.a_kinds), ("B", shown.b, found.b_kinds)):
         rows = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         header = table.header
         print(
@@ -240,8 +166,13 @@ def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableCompari
     if found.provenance:
         print_rows([{"field": item.name, "A": item.a, "B": item.b} for item in found.provenance], "what differs")
     print(f"rows only in A {len(found.only_a)}, only in B {len(found.only_b)}, in both {len(found.common)}")
-    if not found.common or found.same_times:
-        return
+    if found.common and not found.same_times:
+        _print_common(shown)
+
+
+def _print_common(shown: "Compared") -> None:
+    """Rows that both tables have, with other times."""
+    found = shown.tables
     print_rows(
         [
             {
@@ -255,8 +186,8 @@ def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableCompari
         ],
         f"common rows, times with the tables' scales; median B/A {found.median_ratio:.3f}",
     )
-    if not found.largest(1):
-        same = a.header.error_model.scale == b.header.error_model.scale
+    if not (largest := shown.largest):
+        same = shown.a.header.error_model.scale == shown.b.header.error_model.scale
         print("the common rows are the same." if same else "every common row has that ratio: only the scales differ.")
         return
     print_rows(
@@ -269,7 +200,7 @@ def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableCompari
                 "B is": row.b_kind,
                 "block": row.key,
             }
-            for row in found.largest(10)
+            for row in largest
         ],
         "farthest from the median B/A",
     )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments.front.lookup import Chosen, task_of
 from latency_lut.table import (
@@ -24,10 +23,7 @@ from search_space import PRESETS, SearchSpace, blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name
 from topformer.errors import UserError
-
-if TYPE_CHECKING:
-    from latency_lut.devices import Device
-    from latency_lut.runtimes import Runtime
+from topformer.progress import Progress, silent
 
 RANDOM_NETWORKS = 12
 """Random networks that a table is calibrated on, besides the anchors."""
@@ -144,22 +140,54 @@ def _needed_for(*options: str) -> Iterator[None]:
         raise error.needed_for(shlex.join(options)) from None
 
 
-def measure(
-    wanted: Plan, *, device: Device, runtime: Runtime, out: str, report: Callable[[int, int, str], None]
-) -> LatencyTable:
-    """Raises `UserError` where the table at `out` comes from another machine, runtime or timing."""
-    from latency_lut.measure import measure_table
+def make_table(
+    *,
+    device: str = "host",
+    runtime: str | None = None,
+    core: int | None = None,
+    soc: str | None = None,
+    study: str | None = None,
+    space: str | None = None,
+    archs: tuple[TopFormerConfig, ...] = (),
+    size: str | None = None,
+    classes: tuple[int, ...] = (),
+    output: OutputKind | None = None,
+    out: str | None = None,
+    report: Progress = silent,
+) -> tuple[LatencyTable, Path]:
+    """Time the blocks that a study, a space or the anchors need, or count them on qemu; the table, and its file.
 
-    path = table_path(out)
-    return measure_table(
+    Called again, it goes on where it was, and adds only the missing rows. Names are those of `latency measure`. Raises
+    `UserError` where the table at `out` comes from another machine, runtime or timing.
+    """
+    from latency_lut.devices import device_named
+
+    if device == "qemu" and (core is not None or soc is not None or runtime not in (None, "ncnn")):
+        raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
+    where = None if device == "qemu" else device_named(device, core=core, soc=soc)
+    if out is None and device != "host":
+        raise UserError(f"a table of {device} needs a name: choose one with --table.")
+    path = table_path(out or "host")  # an illegal name is found before anything is timed
+    wanted = plan(study=study, space=space, archs=archs, size=size, classes=classes, output=output)
+    if where is None:
+        from experiments.latency.shipped import estimate
+
+        return estimate(wanted, path, report=report), path
+    from latency_lut.measure import measure_table
+    from latency_lut.runtimes import runtime_named
+
+    how = runtime_named(runtime or ("onnxruntime" if device == "host" else "ncnn"))
+    where.require(how.info())
+    table = measure_table(
         wanted.blocks,
         networks=wanted.networks,
-        device=device,
-        runtime=runtime,
+        device=where,
+        runtime=how,
         out=path,
         name=path.stem,
         progress=report,
     )
+    return table, path
 
 
 def table_path(out: str) -> Path:
@@ -189,7 +217,7 @@ def fresh_checks(
     networks: int,
     seed: int,
     measured_with: str,
-    report: Callable[[int, int, str], None],
+    report: Progress,
 ) -> tuple[NetworkCheck, ...]:
     """Random members of the space that the table has all rows of and was not calibrated on, timed on its device.
 
