@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from experiments.front.lookup import chosen, task_of
 from experiments.latency.plan import rows_named, table_path
@@ -28,6 +29,8 @@ class Anchoring:
     after: LatencyTable
     residuals: tuple[Residual, ...]
     path: Path
+    noise_pct: float
+    """How far one measurement may be off by chance."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -44,6 +47,34 @@ class Anchoring:
                 "but no interval; give two or more"
             )
         return tuple(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        old, new = self.before, self.after
+        return {
+            "table": new.name,
+            "path": str(self.path),
+            "rows": len(new.rows),
+            "kind": new.kind,
+            "anchored_from": {"table": old.name, "checksum": old.checksum, "interval": old.interval_note},
+            "old_scale": old.header.error_model.scale,
+            "scale": new.header.error_model.scale,
+            "scale_pct": new.header.error_model.scale_pct,
+            "noise_pct": self.noise_pct,
+            "interval": new.interval_note,
+            "measurements": [
+                {
+                    "network": item.name,
+                    "measured_ms": item.measured_ms,
+                    "old": item.before.as_dict(),
+                    "new": item.after.as_dict(),
+                    "residual_pct": item.residual_pct,
+                    "allowed_pct": item.allowed_pct,
+                    "disagrees": item.disagrees,
+                }
+                for item in self.residuals
+            ],
+            "warnings": list(self.warnings),
+        }
 
 
 def anchor(
@@ -74,7 +105,7 @@ def anchor(
     after = anchored(before, times, name=path.stem, date=date, noise_pct=noise_pct)
     after.save(path)
     left = residuals(before, after, times, noise_pct=noise_pct)
-    return Anchoring(before=before, after=after, residuals=left, path=path)
+    return Anchoring(before=before, after=after, residuals=left, path=path, noise_pct=noise_pct)
 
 
 def own_time(
