@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +27,7 @@ from topformer.errors import UserError
 if TYPE_CHECKING:
     from experiments.views.architecture import PostProcessing, Priced
     from experiments.views.latency_table import Validation
+    from experiments.views.onnx_network import EstimatedNetwork
     from latency_lut.table import LatencyTable, NetworkCheck, TableHeader
 
 latency = typer.Typer(help="Query, measure, validate and list latency tables.", no_args_is_help=True)
@@ -250,67 +250,32 @@ def latency_estimate(
     as_json: AsJson = False,
 ) -> None:
     """Latency of any ONNX network on a core that is not at hand, by counting ncnn's Arm kernels under qemu."""
-    from latency_lut.estimate import WHOLE_NETWORK_PCT
-    from latency_lut.onnx_estimate import FLAGGED_PCT, device_model_named, estimate_onnx
-    from latency_lut.table import find_table
+    from experiments.views.onnx_network import estimated
 
-    where = device_model_named(device_model)
-    header = find_table(where.table).header
-    errors = header.error_model
-    if errors.scale_pct is None:
-        raise UserError(
-            f"table {header.name} was not compared with whole networks, so it has no scale to estimate with."
-        )
     with progress_bar() as report:
-        found = estimate_onnx(
-            model,
-            core=where.core,
-            scale=errors.scale,
-            interval_pct=WHOLE_NETWORK_PCT,
-            size=parse_image_size(size) if size is not None else None,
-            progress=report,
-        )
-    interval = f"{errors.level:.0%} interval: +-{WHOLE_NETWORK_PCT:g} % of the total, {errors.basis}"
-    if found.flagged:
-        interval += f"; the upper end also has {FLAGGED_PCT:g} % of the {found.flagged_ms:.2f} ms that is flagged"
+        pixels = parse_image_size(size) if size is not None else None
+        shown = estimated(model, device_model=device_model, size=pixels, report=report)
     if as_json:
-        print_json(
-            {
-                "model": str(model),
-                "model_sha256": found.model_sha256,
-                "input": list(found.input),
-                "total_ms": found.total_ms,
-                "low_ms": found.low_ms,
-                "high_ms": found.high_ms,
-                "kind": found.kind,
-                "interval": interval,
-                "by_operator": [asdict(row) for row in found.by_operator],
-                "flagged": [asdict(row) for row in found.flagged],
-                "flagged_ms": found.flagged_ms,
-                "difference_from_onnxruntime": found.difference,
-                "device_model": device_model,
-                "core_model": asdict(where.core),
-                "scale": errors.scale,
-                "interval_pct": WHOLE_NETWORK_PCT,
-                "table": header.name,
-                "table_payload": header.runtime_checksum,
-                "counted_with": asdict(found.source) | {"converter": found.converter},
-            }
-        )
-        return
+        print_json(shown.as_dict())
+    else:
+        _print_estimated(shown)
+
+
+def _print_estimated(shown: "EstimatedNetwork") -> None:
+    found, header = shown.found, shown.header
     for row in found.by_operator:
         share_pct = 100 * row.ms / found.total_ms
         print(f"{row.operator:30s} {row.count:4d} x {row.ms:9.3f} ms {share_pct:5.1f} %  {'#' * round(share_pct / 3)}")
     for flag in found.flagged:
         print(f"flagged: {flag.count} x {flag.pattern}, {flag.ms:.2f} ms, may take longer: {flag.reason}")
     print(
-        f"{model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
-        f"{found.high_ms:.2f}), {found.kind}; {interval}"
+        f"{shown.model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
+        f"{found.high_ms:.2f}), {found.kind}; {shown.interval}"
     )
     print(
-        f"device model {device_model} ({header.soc}), scale {errors.scale:.3f} of table {header.name}; ncnn "
-        f"{found.source.ncnn}, payload {found.source.payload} (the table's: {header.runtime_checksum}), "
-        f"{found.converter}"
+        f"device model {shown.device_model} ({header.soc}), scale {header.error_model.scale:.3f} of table "
+        f"{header.name}; ncnn {found.source.ncnn}, payload {found.source.payload} (the table's: "
+        f"{header.runtime_checksum}), {found.converter}"
     )
 
 
