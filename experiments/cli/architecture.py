@@ -37,7 +37,9 @@ def _print(shown: "Described") -> None:
     from experiments.latency.plan import pixels
 
     task, costs = shown.task, shown.costs
-    table = Table(title=f"{shown.label} ({shown.arch.key}), {pixels(task)} px, {task.num_classes} classes")
+    table = Table(
+        title=f"{shown.chosen.label} ({shown.chosen.arch.key}), {pixels(task)} px, {task.num_classes} classes"
+    )
     for column in ("block", "kind", "output C x H x W", "parameters", "MMACs"):
         table.add_column(column, justify="left" if column in ("block", "kind") else "right")
     for block in shown.blocks:

@@ -1,6 +1,5 @@
 """The `topformer-nas latency` commands: parse, make one call, print."""
 
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from experiments.views.architecture import PostProcessing, Priced
     from experiments.views.latency_table import Validation
     from experiments.views.onnx_network import EstimatedNetwork
-    from latency_lut.table import LatencyTable, NetworkCheck, TableHeader
+    from latency_lut.table import TableHeader
 
 latency = typer.Typer(help="Query, measure, validate and list latency tables.", no_args_is_help=True)
 
@@ -65,7 +64,7 @@ def _print_priced(shown: "Priced") -> None:
     for name, ms in estimate.by_block:
         print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
     print(
-        f"{shown.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
+        f"{shown.chosen.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
         f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
         f"{estimate.interval_note}"
     )
@@ -294,13 +293,17 @@ def latency_validate(
     as_json: AsJson = False,
 ) -> None:
     """How far a table's sums are from whole networks: its own report, or networks timed now."""
+    from experiments.latency.plan import fresh_checks
     from experiments.views.latency_table import validated
     from latency_lut.table import find_table
 
     prices = find_table(table)
     checks = None
     if networks is not None:
-        checks = _timed_now(prices, networks, space=space, study=study, seed=seed, size=size, classes=classes)
+        with progress_bar() as report:
+            checks = fresh_checks(
+                prices, networks, study=study, space=space, seed=seed, size=size, classes=classes, report=report
+            )
     elif any(given is not None for given in (space, study, seed, size, classes)):
         raise UserError(
             "--space, --study, --seed, --size and --classes say which networks to time: give --networks too."
@@ -358,34 +361,6 @@ def _agreement_lines(shown: "Validation") -> Iterator[str]:
         yield "noise floor not known: the networks were not timed twice"
     else:
         yield f"noise floor {found.noise_floor_pct:.2f} %: the same networks timed twice, interleaved"
-
-
-def _timed_now(
-    prices: "LatencyTable",
-    networks: int,
-    *,
-    space: str | None,
-    study: str | None,
-    seed: int | None,
-    size: str | None,
-    classes: int | None,
-) -> "tuple[NetworkCheck, ...]":
-    from experiments.latency.plan import fresh_checks, space_options, spaces_of
-
-    name = study or space
-    if name is None:
-        raise UserError("--networks needs --space or --study: where the networks are drawn from.")
-    (drawn_from,) = spaces_of(study=study, space=space, size=size, classes=() if classes is None else (classes,))
-    options = ("--study", study) if study else space_options(name, drawn_from.task)
-    with progress_bar() as report:
-        return fresh_checks(
-            prices,
-            drawn_from,
-            networks=networks,
-            seed=1 if seed is None else seed,
-            measured_with=shlex.join(options),
-            report=report,
-        )
 
 
 @latency.command("tables")

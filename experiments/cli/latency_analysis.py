@@ -123,7 +123,7 @@ def _print_sides(shown: "Compared") -> None:
     if found.same_times:
         print("every row and the scale are the same; only the headers differ.")
     if found.provenance:
-        print_rows([{"field": item.name, "A": item.a, "B": item.b} for item in found.provenance], "what differs")
+        print_rows([{"field": item.field, "A": item.a, "B": item.b} for item in found.provenance], "what differs")
     print(f"rows only in A {len(found.only_a)}, only in B {len(found.only_b)}, in both {len(found.common)}")
     if found.common and not found.same_times:
         _print_common(shown)
@@ -136,10 +136,10 @@ def _print_common(shown: "Compared") -> None:
         [
             {
                 "block kind": item.block_kind,
-                "rows": item.count,
-                "least B/A": f"{item.least:.3f}",
-                "median B/A": f"{item.median:.3f}",
-                "greatest B/A": f"{item.greatest:.3f}",
+                "rows": item.rows,
+                "least B/A": f"{item.least_ratio:.3f}",
+                "median B/A": f"{item.median_ratio:.3f}",
+                "greatest B/A": f"{item.greatest_ratio:.3f}",
             }
             for item in found.by_block_kind
         ],
@@ -298,7 +298,7 @@ def _print_savings(shown: "Savings") -> None:
 
     estimate, task = shown.estimate, shown.task
     what = (
-        f"{shown.label} at {pixels(task)} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
+        f"{shown.chosen.label} at {pixels(task)} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
         f"({estimate.low_ms:.2f} to {estimate.high_ms:.2f})"
     )
     rows = [

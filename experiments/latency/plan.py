@@ -212,23 +212,27 @@ def _anchor_plan(space: SearchSpace) -> Plan:
 
 def fresh_checks(
     table: LatencyTable,
-    space: SearchSpace,
-    *,
     networks: int,
-    seed: int,
-    measured_with: str,
-    report: Progress,
+    *,
+    study: str | None = None,
+    space: str | None = None,
+    seed: int | None = None,
+    size: str | None = None,
+    classes: int | None = None,
+    report: Progress = silent,
 ) -> tuple[NetworkCheck, ...]:
-    """Random members of the space that the table has all rows of and was not calibrated on, timed on its device.
+    """Random members of a space that the table has all rows of and was not calibrated on, timed on its device.
 
-    `measured_with`: the options of `latency measure` that measure the space, for who must.
-    Raises `UserError` where the table is not measured, is of another device or runtime than this one, or has the rows
-    of too few members.
+    Names are those of `latency validate`. Raises `UserError` where the table is not measured, is of another device or
+    runtime than this one, or has the rows of too few members.
     """
     from latency_lut.devices import device_named
     from latency_lut.measure import check_networks
     from latency_lut.runtimes import runtime_named
 
+    if study is None and space is None:
+        raise UserError("--networks needs --space or --study: where the networks are drawn from.")
+    (over,) = spaces_of(study=study, space=space, size=size, classes=() if classes is None else (classes,))
     if networks < 1:
         raise UserError(f"--networks must be at least 1, not {networks}.")
     if table.kind != "measured":
@@ -237,17 +241,18 @@ def fresh_checks(
             "compared on; leave --networks out to see its published checks."
         )
     drawn = random_networks(
-        space,
+        over,
         networks,
-        seed=seed,
+        seed=1 if seed is None else seed,
         without=[check.name for check in table.header.validation],
         accepts=lambda candidate: all(block.key in table.rows for block in candidate_blocks(candidate)),
     )
     if len(drawn) < networks:
+        options = shlex.join(("--study", study) if study is not None else space_options(over.name, over.task))
         raise UserError(
-            f"table {table.name} has all rows of only {len(drawn)} random members of space {space.name!r} that it was "
+            f"table {table.name} has all rows of only {len(drawn)} random members of space {over.name!r} that it was "
             f"not calibrated on, {networks} are wanted; ask for fewer, or measure them with: topformer-nas latency "
-            f"measure --device {table.header.device} {measured_with} --table {table.name}"
+            f"measure --device {table.header.device} {options} --table {table.name}"
         )
     return check_networks(
         table,

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -309,7 +310,7 @@ def _work(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> T
         model = TopFormer(job.arch, num_classes=job.dataset.num_classes)
     if job.backbone is not None:
         load_backbone(model, job.backbone)
-    with _Reporting(report if fabric.is_global_zero else None) as say:
+    with nullcontext(_unsaid) if report is None or not fabric.is_global_zero else report() as say:
         keeper = _Keeper(fabric, job, folder, say)
         rate = _Rate(job.recipe.batch_size)
         trained = train(
@@ -461,21 +462,8 @@ class _Rate:
         return f", {(done - since) * self.batch_size / (now - started):.1f} images/s" if done > since else ""
 
 
-class _Reporting:
-    """A `Report`, from what makes one, or none."""
-
-    def __init__(self, make: Callable[[], Any] | None) -> None:
-        self.context = make() if make else None
-
-    def __enter__(self) -> Report:
-        if self.context is None:
-            return lambda *_: None
-        report: Report = self.context.__enter__()
-        return report
-
-    def __exit__(self, *error: object) -> None:
-        if self.context is not None:
-            self.context.__exit__(*error)
+def _unsaid(_what: str, _done: int, _total: int, _says: str) -> None:
+    """A `Report` where nobody looks."""
 
 
 def _classes(job: TrainingJob) -> tuple[tuple[str, tuple[int, int, int]], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,13 +36,7 @@ class SupernetResult:
     """None where it was finished already."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "weights": str(self.weights),
-            "space": self.space,
-            "iterations": self.iterations,
-            "last_loss": self.last_loss,
-            "seconds_per_iteration": self.seconds_per_iteration,
-        }
+        return asdict(self) | {"weights": str(self.weights)}
 
 
 def supernet_recipe(

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 class Described:
     """An architecture on a task: its blocks, and what it costs whatever the device."""
 
-    label: str
-    arch: TopFormerConfig
+    chosen: Chosen
     task: Task
     blocks: tuple[Block, ...]
     costs: Costs
@@ -34,8 +33,8 @@ class Described:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "key": self.arch.key,
-            "anchor": anchor_name(self.arch),
+            "key": self.chosen.arch.key,
+            "anchor": anchor_name(self.chosen.arch),
             "params": self.costs.params,
             "params_by_module": dict(self.costs.params_by_module),
             "macs_g": self.costs.macs_g,
@@ -45,7 +44,7 @@ class Described:
             "num_classes": self.task.num_classes,
             "task": self.task.as_dict(),
             "published": self.published,
-            "architecture": self.arch.as_dict(),
+            "architecture": self.chosen.arch.as_dict(),
             "blocks": [
                 {"name": b.name, "kind": b.kind, "output": list(b.output), "params": b.parameters, "macs": b.macs}
                 for b in self.blocks
@@ -58,8 +57,7 @@ def described(found: Chosen, task: Task) -> Described:
     from evaluators.cost import costs
 
     return Described(
-        label=found.label,
-        arch=found.arch,
+        chosen=found,
         task=task,
         blocks=decompose(found.arch, task),
         costs=costs(found.arch, task),
@@ -85,8 +83,7 @@ class PostProcessing:
 class Priced:
     """An architecture's latency by a table: the total with its interval, and what takes how much of it."""
 
-    label: str
-    arch: TopFormerConfig
+    chosen: Chosen
     task: Task
     table: LatencyTable
     estimate: LatencyEstimate
@@ -99,7 +96,7 @@ class Priced:
     def as_dict(self) -> dict[str, Any]:
         estimate = self.estimate
         return {
-            "arch_key": self.arch.key,
+            "arch_key": self.chosen.arch.key,
             "task": self.task.as_dict(),
             "total_ms": estimate.total_ms,
             "low_ms": estimate.low_ms,
@@ -127,8 +124,7 @@ def priced(found: Chosen, task: Task, table: LatencyTable) -> Priced:
         estimate = table.estimate(blocks)
     own = {module: [block for block in blocks if block.module == module] for module in MODULES}
     return Priced(
-        label=found.label,
-        arch=found.arch,
+        chosen=found,
         task=task,
         table=table,
         estimate=estimate,

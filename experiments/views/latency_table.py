@@ -27,20 +27,24 @@ _LARGEST = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListedTable:
-    """A table at hand, in one row."""
+    """A table at hand, and its file."""
 
-    table: str
-    kind: str
-    device: str
-    soc: str
-    runtime: str
-    rows: int
-    validated: bool
-    date: str
-    path: str
+    path: Path
+    table: LatencyTable
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        header = self.table.header
+        return {
+            "table": self.path.stem,
+            "kind": self.table.kind,
+            "device": header.device,
+            "soc": header.soc,
+            "runtime": header.runtime,
+            "rows": len(self.table.rows),
+            "validated": self.table.validated,
+            "date": header.date,
+            "path": str(self.path),
+        }
 
 
 def tables_at_hand() -> tuple[tuple[ListedTable, ...], tuple[str, ...]]:
@@ -48,24 +52,9 @@ def tables_at_hand() -> tuple[tuple[ListedTable, ...], tuple[str, ...]]:
     listed, left_out = [], []
     for path in available_tables():
         try:
-            table = find_table(path)
+            listed.append(ListedTable(path=path, table=find_table(path)))
         except UserError as error:
             left_out.append(str(error))
-            continue
-        header = table.header
-        listed.append(
-            ListedTable(
-                table=path.stem,
-                kind=table.kind,
-                device=header.device,
-                soc=header.soc,
-                runtime=header.runtime,
-                rows=len(table.rows),
-                validated=table.validated,
-                date=header.date,
-                path=str(path),
-            )
-        )
     return tuple(listed), tuple(left_out)
 
 
@@ -193,19 +182,10 @@ class Compared:
             "same_times": found.same_times,
             "a": _side(self.a, dict(found.a_kinds)),
             "b": _side(self.b, dict(found.b_kinds)),
-            "provenance": [{"field": item.name, "a": item.a, "b": item.b} for item in found.provenance],
+            "provenance": [asdict(item) for item in found.provenance],
             "rows": {"only_a": len(found.only_a), "only_b": len(found.only_b), "common": len(found.common)},
             "median_ratio": found.median_ratio,
-            "by_block_kind": [
-                {
-                    "block_kind": item.block_kind,
-                    "rows": item.count,
-                    "least_ratio": item.least,
-                    "median_ratio": item.median,
-                    "greatest_ratio": item.greatest,
-                }
-                for item in found.by_block_kind
-            ],
+            "by_block_kind": [asdict(item) for item in found.by_block_kind],
             "largest_disagreements": [
                 {
                     "key": row.key,

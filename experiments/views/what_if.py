@@ -17,7 +17,7 @@ from latency_lut.gap import Cause, Gap, Setup, explain
 from latency_lut.table import LEVEL, LatencyEstimate, LatencyTable, find_table
 from search_space import Point, SearchSpace
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate, Task, TopFormerConfig
+from topformer.config import Candidate, Task
 from topformer.errors import UserError
 from topformer.progress import Progress, silent
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 class Savings:
     """Single changes of an architecture within a space, from the one that saves most."""
 
-    label: str
-    arch: TopFormerConfig
+    chosen: Chosen
     task: Task
     space: SearchSpace
     table: LatencyTable
@@ -58,7 +57,7 @@ class Savings:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "arch_key": self.arch.key,
+            "arch_key": self.chosen.arch.key,
             "table": self.table.name,
             "space": self.space.name,
             "task": self.task.as_dict(),
@@ -82,8 +81,7 @@ def savings(found: Chosen, task: Task, space: SearchSpace, table: LatencyTable, 
     with rows_named(found.text, task):
         estimate = table.estimate(candidate_blocks(candidate))
     return Savings(
-        label=found.label,
-        arch=found.arch,
+        chosen=found,
         task=task,
         space=space,
         table=table,

@@ -27,7 +27,7 @@ def table_up_to(output: str) -> LatencyTable:
 
 def test_an_anchor_is_described_with_what_is_published_of_it() -> None:
     shown = described(CHOSEN, Task())
-    assert (shown.label, shown.costs.params, shown.arch) == ("tiny", 1_389_654, TINY)
+    assert (shown.chosen.label, shown.costs.params, shown.chosen.arch) == ("tiny", 1_389_654, TINY)
     assert shown.published is not None
     assert shown.published["miou_pct"] == 32.8
     content = shown.as_dict()

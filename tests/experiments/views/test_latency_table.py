@@ -39,9 +39,9 @@ def test_a_damaged_table_is_left_out_with_a_sentence_and_hides_no_other(folder: 
     toy_table().save(folder / "toy.lut")
     (folder / "broken.lut").write_text("nonsense")
     listed, left_out = tables_at_hand()
-    toy = next(one for one in listed if one.table == "toy")
-    assert (toy.rows, toy.kind, toy.validated) == (len(toy_table().rows), "estimated", False)
-    assert toy.as_dict()["path"] == str(folder / "toy.lut")
+    toy = next(one for one in listed if one.path == folder / "toy.lut").as_dict()
+    assert (toy["table"], toy["rows"], toy["kind"]) == ("toy", len(toy_table().rows), "estimated")
+    assert (toy["validated"], toy["path"]) == (False, str(folder / "toy.lut"))
     assert ["broken.lut" in sentence for sentence in left_out] == [True]
 
 
