@@ -1,4 +1,7 @@
-"""Which blocks does a table need, and where does it go? From names on the command line to `latency_lut.measure`."""
+"""Which space does a name mean, which rows does a table need for it, and how does it get them?
+
+From names on the command line to `latency_lut.measure`. Light to import: studies, runtimes and SciPy wait until called.
+"""
 
 from __future__ import annotations
 
@@ -89,9 +92,9 @@ def spaces_of(
 
 
 def space_named(name: str, *, size: str | None, classes: int | None, like: Chosen | None = None) -> SearchSpace:
-    """The space that a name means: a preset on this task, or a study's space on the study's own task.
+    """The space that a name means: a preset on this task, or the space of a study (its file, or one that is shipped).
 
-    What is not given of a preset's task is that of `like`, or the published one.
+    What is not given of a preset's task is that of `like`, or the published one; a study's task is its own.
     """
     if name in PRESETS:
         return preset(name, task=task_of(like, size, classes))
@@ -100,11 +103,14 @@ def space_named(name: str, *, size: str | None, classes: int | None, like: Chose
             f"--size and --classes go with a space that comes with the tool ({', '.join(sorted(PRESETS))}); the study "
             f"{name!r} says its own."
         )
-    if not os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+    try:
+        return spaces_of(study=name, space=None, size=None, classes=())[0]
+    except UserError:
+        if os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+            raise
         raise UserError(
             f"unknown search space {name!r}; available: {', '.join(sorted(PRESETS))}. A study's TOML file works too."
-        )
-    return spaces_of(study=name, space=None, size=None, classes=())[0]
+        ) from None
 
 
 def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
