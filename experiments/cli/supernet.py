@@ -1,14 +1,13 @@
 """The commands of supernets: train, evaluate, extract. Parse, make one call, print."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from experiments import DEFAULT_URL
 from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
 from experiments.cli.training import Data, bars
-from topformer.errors import UserError
 
 supernet = typer.Typer(
     help="One network whose parts are all architectures of a space: seconds per architecture, once it is trained.",
@@ -82,35 +81,18 @@ def supernet_evaluate(
     as_json: AsJson = False,
 ) -> None:
     """mIoU of architectures with inherited weights, batch norms recalibrated for each."""
-    from evaluators.datasets.named import dataset_named
-    from evaluators.supernet import SupernetEvaluator
     from experiments.front.lookup import chosen
+    from experiments.training.supernet import judged
 
-    evaluator = SupernetEvaluator(weights, dataset_named(data))
     wanted = [chosen(text, storage=storage) for text in archs]
-    candidates = [evaluator.candidate(one.arch) for one in wanted]
-    for one, candidate in zip(wanted, candidates, strict=True):
-        if reason := evaluator.why_not(candidate):
-            raise UserError(f"{one.label} cannot be judged: {reason}")
-    rows: list[dict[str, Any]] = []
     with bars() as report:
-        for one, candidate in zip(wanted, candidates, strict=True):
-            report("judging", len(rows), len(wanted), one.label)
-            metrics = evaluator.evaluate(candidate, replicate=0)
-            rows.append(
-                {
-                    "architecture": one.label,
-                    "key": one.arch.key,
-                    "miou_pct": metrics.miou_pct,
-                    "pixel_accuracy_pct": metrics.pixel_accuracy_pct,
-                    "cpu_seconds": metrics.cpu_seconds,
-                }
-            )
+        found = judged(weights, data, wanted, report=report)
+    rows = [one.as_dict() for one in found]
     if as_json:
         print_json(rows)
         return
     shown = [{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    print_rows(shown, f"{evaluator.fidelity} on {data}")
+    print_rows(shown, f"{found[0].fidelity} on {data}")
 
 
 @supernet.command("extract")
@@ -122,17 +104,9 @@ def supernet_extract(
     storage: Storage = DEFAULT_URL,
 ) -> None:
     """An ordinary network with inherited weights, to be trained further (train --backbone) or exported."""
-    from evaluators.datasets.named import dataset_named
-    from evaluators.supernet import SupernetEvaluator
     from experiments.front.lookup import chosen
-    from topformer.weights import save_model
+    from experiments.training.supernet import extracted
 
-    dataset = dataset_named(data)
-    evaluator = SupernetEvaluator(weights, dataset)
-    one = chosen(arch, storage=storage)
-    candidate = evaluator.candidate(one.arch)
-    if reason := evaluator.why_not(candidate):
-        raise UserError(f"{one.label} cannot be extracted: {reason}")
-    network = evaluator.network(candidate)
-    save_model(network, out, classes=tuple(zip(dataset.class_names, dataset.palette, strict=True)))
-    console_of().print(f"{out}: {one.label}, {sum(p.numel() for p in network.parameters()):,} parameters")
+    found = chosen(arch, storage=storage)
+    network = extracted(weights, data, found, out)
+    console_of().print(f"{out}: {found.label}, {sum(p.numel() for p in network.parameters()):,} parameters")

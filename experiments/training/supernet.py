@@ -1,7 +1,8 @@
-"""How is a supernet trained over a space? Into a run folder, resumably, with the recipe's settings changed by name."""
+"""How is a supernet trained over a space, and how do its parts become scores and networks?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,16 +10,21 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
+from evaluators.base import Metrics
 from evaluators.checkpoints import RunFolder
 from evaluators.datasets.named import dataset_named
 from evaluators.proxy import ProxyRecipe
 from evaluators.recipe import TrainingRecipe
-from evaluators.supernet import SUPERNET, SupernetRecipe, describes, train_supernet
+from evaluators.supernet import SUPERNET, SupernetEvaluator, SupernetRecipe, describes, train_supernet
 from evaluators.training import Execution
+from experiments.front.lookup import Chosen
 from experiments.latency.plan import space_named
 from experiments.training.run import PRECISIONS, Report, chosen_hardware
 from search_space import PRESETS
+from topformer.config import Candidate
 from topformer.errors import UserError
+from topformer.model import TopFormer
+from topformer.weights import save_model
 
 _Recipe = TypeVar("_Recipe", TrainingRecipe, ProxyRecipe, SupernetRecipe)
 
@@ -105,6 +111,53 @@ def train_over_space(
         last_loss=trained.last_loss,
         seconds_per_iteration=speed.seconds / speed.iterations if speed.iterations else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """An architecture's scores with the weights that it inherits."""
+
+    chosen: Chosen
+    fidelity: str
+    metrics: Metrics
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "architecture": self.chosen.label,
+            "key": self.chosen.arch.key,
+            "miou_pct": self.metrics.miou_pct,
+            "pixel_accuracy_pct": self.metrics.pixel_accuracy_pct,
+            "cpu_seconds": self.metrics.cpu_seconds,
+        }
+
+
+def judged(weights: Path, data: str, wanted: Sequence[Chosen], *, report: Report | None = None) -> tuple[Judged, ...]:
+    """mIoU of architectures by a supernet's weights, batch norms recalibrated for each; `UserError` for a stranger."""
+    evaluator = SupernetEvaluator(weights, dataset_named(data))
+    candidates = [_subnet(evaluator, found, "judged") for found in wanted]
+    rows: list[Judged] = []
+    for found, candidate in zip(wanted, candidates, strict=True):
+        if report is not None:
+            report("judging", len(rows), len(wanted), found.label)
+        metrics = evaluator.evaluate(candidate, replicate=0)
+        rows.append(Judged(chosen=found, fidelity=evaluator.fidelity, metrics=metrics))
+    return tuple(rows)
+
+
+def extracted(weights: Path, data: str, found: Chosen, out: Path) -> TopFormer:
+    """An ordinary network with the weights that it inherits, written to `out`; `UserError` for a stranger."""
+    dataset = dataset_named(data)
+    evaluator = SupernetEvaluator(weights, dataset)
+    network = evaluator.network(_subnet(evaluator, found, "extracted"))
+    save_model(network, out, classes=tuple(zip(dataset.class_names, dataset.palette, strict=True)))
+    return network
+
+
+def _subnet(evaluator: SupernetEvaluator, found: Chosen, what: str) -> Candidate:
+    candidate = evaluator.candidate(found.arch)
+    if reason := evaluator.why_not(candidate):
+        raise UserError(f"{found.label} cannot be {what}: {reason}")
+    return candidate
 
 
 def _changed(values: _Recipe, **changes: Any) -> _Recipe:
