@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.front.lookup import chosen, task_of
-from experiments.latency.plan import rows_named, table_path
+from experiments.latency.plan import network_name, rows_named, table_path
 from latency_lut.anchoring import OwnTime, Residual, anchored, residuals
 from latency_lut.table import SUFFIX, LatencyTable, available_tables, find_table
 from topformer.blocks import decompose
-from topformer.config import Task
 from topformer.errors import UserError
 
 _SIZED = re.compile(r"(?P<arch>.+)@(?P<size>\d+(?:[xX]\d+)?)")
@@ -126,15 +125,6 @@ def own_time(
     with rows_named(arch, task):
         table.estimate(own.blocks)  # rows that are not there are named with the options that measure them
     return network_name(found.label, task), own
-
-
-def network_name(label: str, task: Task) -> str:
-    """As `--measured` takes it, and what is unusual about the task."""
-    height, width = task.image_size
-    size = f"{height}" if height == width else f"{height}x{width}"
-    classes = "" if task.num_classes == Task().num_classes else f", {task.num_classes} classes"
-    output = "" if task.output == "logits" else f", {task.output}"
-    return f"{label}@{size}{classes}{output}"
 
 
 def _milliseconds(text: str, whole: str) -> float:

@@ -133,6 +133,15 @@ def pixels(task: Task) -> str:
     return "x".join(map(str, task.image_size))
 
 
+def network_name(label: str, task: Task) -> str:
+    """A network for people: its ARCH@SIZE, which --measured takes, and what is unusual about the task."""
+    height, width = task.image_size
+    size = f"{height}" if height == width else f"{height}x{width}"
+    classes = "" if task.num_classes == Task().num_classes else f", {task.num_classes} classes"
+    output = "" if task.output == "logits" else f", {task.output}"
+    return f"{label}@{size}{classes}{output}"
+
+
 def _task_options(task: Task) -> tuple[str, ...]:
     output = () if task.output == "logits" else ("--output", task.output)
     return ("--size", pixels(task), "--classes", str(task.num_classes), *output)

@@ -310,7 +310,7 @@ def _work(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> T
         model = TopFormer(job.arch, num_classes=job.dataset.num_classes)
     if job.backbone is not None:
         load_backbone(model, job.backbone)
-    with nullcontext(_unsaid) if report is None or not fabric.is_global_zero else report() as say:
+    with nullcontext(unsaid) if report is None or not fabric.is_global_zero else report() as say:
         keeper = _Keeper(fabric, job, folder, say)
         rate = _Rate(job.recipe.batch_size)
         trained = train(
@@ -462,7 +462,7 @@ class _Rate:
         return f", {(done - since) * self.batch_size / (now - started):.1f} images/s" if done > since else ""
 
 
-def _unsaid(_what: str, _done: int, _total: int, _says: str) -> None:
+def unsaid(_what: str, _done: int, _total: int, _says: str) -> None:
     """A `Report` where nobody looks."""
 
 

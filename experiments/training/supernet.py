@@ -19,7 +19,7 @@ from evaluators.supernet import SUPERNET, SupernetEvaluator, SupernetRecipe, des
 from evaluators.training import Execution
 from experiments.front.lookup import Chosen
 from experiments.latency.plan import space_named
-from experiments.training.run import PRECISIONS, Report, chosen_hardware
+from experiments.training.run import PRECISIONS, Report, chosen_hardware, unsaid
 from search_space import PRESETS
 from topformer.config import Candidate
 from topformer.errors import UserError
@@ -72,7 +72,7 @@ def train_over_space(
     accelerator: str | None = None,
     precision: str | None = None,
     save_every: int | None = None,
-    report: Report | None = None,
+    report: Report = unsaid,
 ) -> SupernetResult:
     """Train a supernet over a preset or the space of a study's file, or go on where `out` was left.
 
@@ -101,7 +101,7 @@ def train_over_space(
             folder=folder,
             fabric=Fabric(accelerator=on, devices=1, precision=PRECISIONS[number]),
             execution=Execution(save_every=save_every or max(iterations // 100, 1)),
-            progress=None if report is None else lambda *at: report("training", at[0], at[1], f"loss {at[2]:.3f}"),
+            progress=lambda done, total, loss: report("training", done, total, f"loss {loss:.3f}"),
         )
     speed = trained.speed
     return SupernetResult(
@@ -131,14 +131,13 @@ class Judged:
         }
 
 
-def judged(weights: Path, data: str, wanted: Sequence[Chosen], *, report: Report | None = None) -> tuple[Judged, ...]:
+def judged(weights: Path, data: str, wanted: Sequence[Chosen], *, report: Report = unsaid) -> tuple[Judged, ...]:
     """mIoU of architectures by a supernet's weights, batch norms recalibrated for each; `UserError` for a stranger."""
     evaluator = SupernetEvaluator(weights, dataset_named(data))
     candidates = [_subnet(evaluator, found, "judged") for found in wanted]
     rows: list[Judged] = []
     for found, candidate in zip(wanted, candidates, strict=True):
-        if report is not None:
-            report("judging", len(rows), len(wanted), found.label)
+        report("judging", len(rows), len(wanted), found.label)
         metrics = evaluator.evaluate(candidate, replicate=0)
         rows.append(Judged(chosen=found, fidelity=evaluator.fidelity, metrics=metrics))
     return tuple(rows)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.front.lookup import Chosen
-from experiments.latency.own_times import network_name
-from experiments.latency.plan import rows_named
+from experiments.latency.plan import network_name, rows_named
 from latency_lut.compare import NetworkComparison, RowRatio, TableComparison, compare_network, compare_tables
 from latency_lut.table import LatencyTable, NetworkCheck, available_tables, find_table
 from topformer.blocks import decompose

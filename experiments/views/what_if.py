@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evaluators.compiled import CompiledTable, Saving
-from experiments.latency.own_times import network_name
-from experiments.latency.plan import pixels, rows_named
+from experiments.latency.plan import network_name, pixels, rows_named
 from experiments.latency.scan import Scan, ScanPlan, scan
 from latency_lut.gap import Cause, Gap, Setup, explain
 from latency_lut.table import LEVEL, LatencyEstimate, LatencyTable, find_table
