@@ -63,7 +63,7 @@ def study_section(url: str, name: str) -> None:
 
 def health(view: StudyView) -> None:
     """What the numbers are worth, before any of them is shown."""
-    wanted = view.study.config["search"]["trials"]
+    wanted = view.study.config.search.trials
     failed = sum(trial.state == "failed" for trial in view.trials)
     state = "running or interrupted" if view.running else "finished"
     st.text(

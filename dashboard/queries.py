@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from experiments.front.pareto import front
-from experiments.store.store import Store, Study, Trial
+from experiments.store.records import Study, Trial
+from experiments.store.store import Store
 from experiments.trust.standing import Standing, study_standing
 from topformer.blocks import candidate_blocks
 from topformer.config import anchor_name
@@ -102,7 +103,7 @@ def block_frame(trial: Trial) -> pd.DataFrame:
 
 def class_frame(trial: Trial) -> pd.DataFrame:
     """IoU in per cent of each class that occurs, worst first."""
-    metrics = trial.record.metrics if trial.record else None
-    values = metrics["per_class_iou_pct"] if metrics else ()
+    metrics = trial.record.accuracy if trial.record else None
+    values = metrics.per_class_iou_pct if metrics else ()
     rows = [{"class": index, "iou_pct": value} for index, value in enumerate(values) if value is not None]
     return pd.DataFrame(rows, columns=["class", "iou_pct"]).sort_values("iou_pct", ignore_index=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from topformer.config import Candidate
 
@@ -17,6 +17,8 @@ ProgressCallback = Callable[[int, int, float], None]
 """Called with (iterations done, iterations in all, loss of the last one)."""
 
 
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+"""How pydantic reads metrics back from JSON: a record of a newer version is refused, not cut."""
 ClassCounts = tuple[tuple[int, int, int], ...]
 """Pixels of each class: rightly predicted, labelled, predicted."""
 
@@ -42,6 +44,7 @@ class Curve:
 class Metrics:
     """What one evaluation found."""
 
+    __pydantic_config__: ClassVar = STRICT
     miou_pct: float
     """Mean over the classes that are labelled or predicted somewhere."""
     per_class_iou_pct: tuple[float | None, ...]
@@ -51,8 +54,9 @@ class Metrics:
     """Mean over the last tenth of the iterations, auxiliary loss left out; None where nothing was trained."""
     seconds: float
     """Wall clock, drawing of missing data included."""
-    cpu_seconds: float
-    """CPU seconds of this process, all threads together: what an evaluation costs, whatever else the machine does."""
+    cpu_seconds: float | None = None
+    """CPU seconds of this process, all threads together: what an evaluation costs, whatever else the machine does.
+    None in records of versions that did not measure it."""
     curve_loss: tuple[float, ...] | None = None
     """Mean loss over each tenth of the iterations; None where nothing was trained, and in older records."""
     curve_miou_pct: tuple[float, ...] | None = None
@@ -110,9 +114,11 @@ def clocks() -> tuple[float, float]:
 class Score:
     """What an evaluation without accuracy found: a number to rank by, greater is better."""
 
+    __pydantic_config__: ClassVar = STRICT
     value: float
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float | None = None
+    """None in records of versions that did not measure it."""
 
 
 class Scorer(Protocol):

@@ -27,10 +27,11 @@ from evaluators.proxy import REFERENCE
 from experiments import DEFAULT_URL
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.surrogate import recorded_by
+from experiments.front.lookup import at_rung
 from experiments.front.pareto import evaluated
-from experiments.search.study import StudyConfig
-from experiments.store.store import Store, Study, Trial
-from experiments.views.front import at_rung
+from experiments.search.assembly import dataset_of
+from experiments.store.records import Study, Trial
+from experiments.store.store import Store
 from topformer.blocks import candidate_blocks
 from topformer.config import TopFormerConfig
 
@@ -164,7 +165,7 @@ def main() -> None:
     with Store.open(asked.storage, read_only=True) as store:
         study, members = at_rung(store, asked.study, asked.fidelity)
         groups = chosen(members, fidelity=study.fidelity)
-    dataset = StudyConfig.model_validate(study.config).dataset()
+    dataset = dataset_of(study.config)
     evaluator = evaluator_named(REFERENCE.name, dataset)
     trials = {trial.candidate.key: trial for group in groups.values() for trial in group.values()}
     before = measured_before(asked.out, trials, evaluator, seeds=asked.seeds)

@@ -24,8 +24,9 @@ from typing import Any
 from evaluators.base import Metrics
 from experiments.benchmarks.evidence import keep
 from experiments.front.pareto import front
-from experiments.search.study import StudyConfig, run_study
+from experiments.search.study import run_study
 from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate
 

@@ -24,10 +24,12 @@ from typing import Any
 
 from evaluators.base import Metrics
 from experiments.benchmarks.evidence import keep
+from experiments.front.lookup import at_rung
 from experiments.front.pareto import front
-from experiments.search.study import Event, StudyConfig, run_study
-from experiments.store.store import BatchStatistics, Proposal, Record, Store, Study
-from experiments.views.front import at_rung
+from experiments.search.study import Event, run_study
+from experiments.store.records import BatchStatistics, Proposal, Record, Study
+from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.workers.pool import Pool, worker_pool
 from experiments.workers.ray import LOCAL, Resources, ray_pool
 from latency_lut.table import LatencyTable, find_table
@@ -112,8 +114,7 @@ def stored_front(count: int) -> dict[str, float]:
         url = f"sqlite:///{folder}/o.db"
         with Store.open(url, create=True) as store:
             study = Study(
-                name="overhead",
-                config=config.model_dump(),
+                config=config,
                 evaluator="n",
                 fidelity="nothing",
                 table_text=table.text,
@@ -161,7 +162,13 @@ def distinct(
             fidelity="nothing",
             replicate=0,
             status="complete",
-            metrics={"miou_pct": rng.uniform(20, 50), "per_class_iou_pct": [50.0] * 59},
+            metrics=Metrics(
+                miou_pct=rng.uniform(20, 50),
+                per_class_iou_pct=(50.0,) * 59,
+                pixel_accuracy_pct=60.0,
+                train_loss=None,
+                seconds=0.0,
+            ),
             reason=None,
             seconds=0.0,
         )

@@ -20,10 +20,10 @@ from evaluators.base import Scorer
 from evaluators.datasets.named import dataset_named
 from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE
-from experiments.search.study import recorded
 from experiments.store.store import Store
 from experiments.trust.standing import shipped_reports
 from experiments.workers.pool import worker_pool
+from experiments.workers.recorded import recorded
 from topformer.config import BASE, SMALL, TINY, Candidate, Task, TopFormerConfig
 
 SPLITS = {"train": "fit", "val": "pick", "test": "judge"}

@@ -36,12 +36,13 @@ import optuna
 import torch
 from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
+from evaluators.base import Metrics
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.surrogate import TABLE, Floats, Point, Recorded, Surrogate, compiled, space_searched
 from experiments.front.pareto import hypervolume
 from experiments.search.guided import Guide
 from experiments.search.samplers import Gate, next_batch
-from experiments.store.store import Record, Trial
+from experiments.store.records import Record, Trial
 from latency_lut.table import LatencyTable, find_table
 from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Candidate
@@ -117,7 +118,9 @@ def ours(truth: Truth, sampler: str, seed: int, evaluations: int, spent: list[fl
                 fidelity="surrogate",
                 replicate=0,
                 status="complete",
-                metrics={"miou_pct": seen},
+                metrics=Metrics(
+                    miou_pct=seen, per_class_iou_pct=(), pixel_accuracy_pct=0.0, train_loss=None, seconds=0.0
+                ),
                 reason=None,
                 seconds=0.0,
             )

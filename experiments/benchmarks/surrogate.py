@@ -36,9 +36,10 @@ from evaluators.supernet import SupernetEvaluator
 from experiments.benchmarks.evidence import keep
 from experiments.search.guided import Guide
 from experiments.search.schedule import promoted
-from experiments.search.study import recorded
-from experiments.store.store import Record, Store
+from experiments.store.records import Record
+from experiments.store.store import Store
 from experiments.workers.pool import worker_pool
+from experiments.workers.recorded import recorded
 from latency_lut.table import find_table
 from search_space import SearchSpace, preset
 from topformer.config import ANCHORS, Candidate, Task
@@ -172,8 +173,8 @@ def record(file: Path, out: Path, *, storage: str, count: int, workers: int) -> 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*points[0], "miou_pct", "cpu_seconds"])
     for point, found in zip(points, records, strict=True):
-        if found.metrics is not None:
-            writer.writerow([*point.values(), f"{found.value:.3f}", f"{found.metrics['cpu_seconds']:.2f}"])
+        if (metrics := found.accuracy) is not None:
+            writer.writerow([*point.values(), f"{metrics.miou_pct:.3f}", f"{metrics.cpu_seconds:.2f}"])
     write_whole(out, gzip.compress(text.getvalue().encode(), mtime=0))
 
 

@@ -278,12 +278,13 @@ def savings(
 ) -> None:
     """Which single change within a space saves how much? Exact by the table, which is additive; most first."""
     from experiments.front.lookup import chosen
-    from experiments.latency.plan import space_named, space_rows_named
+    from experiments.latency.plan import space_rows_named
+    from experiments.study_config import space_named
     from experiments.views.what_if import savings
     from latency_lut.table import find_table
 
     found = chosen(arch, storage=storage)
-    over = space_named(space, size=size, classes=classes, like=found)
+    over = space_named(space, size=size, classes=classes, base=found.task)
     task = over.task if found.task is None or size is not None or classes is not None else found.task
     with space_rows_named(space, over.task):
         shown = savings(found, task, over, find_table(table), save_ms=save_ms)
@@ -331,8 +332,9 @@ def scan(
     as_json: AsJson = False,
 ) -> None:
     """Which share of a space fits a budget, and how are its latencies distributed?"""
-    from experiments.latency.plan import space_named, space_rows_named
+    from experiments.latency.plan import space_rows_named
     from experiments.latency.scan import ScanPlan
+    from experiments.study_config import space_named
     from experiments.views.what_if import scanned
     from latency_lut.table import find_table
 

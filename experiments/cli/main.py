@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from evaluators.base import Evaluator
     from experiments.search.schedule import Schedule
-    from experiments.search.study import StudyConfig
-    from experiments.store.store import Study, Trial
+    from experiments.store.records import Study, Trial
+    from experiments.study_config import StudyConfig
     from experiments.trust.standing import Standing
     from experiments.workers.pool import Pool
 
@@ -159,6 +159,7 @@ def search(
         TimeRemainingColumn,
     )
 
+    from experiments.search.assembly import build_evaluator, build_schedule
     from experiments.search.study import Event, require_rows, run_study
     from experiments.store.store import Store
     from experiments.trust.standing import standing
@@ -166,7 +167,7 @@ def search(
     from search_space import require_anchors
 
     config = _study_config(study, storage, extend, resume=resume)
-    evaluator = config.build_evaluator()
+    evaluator = build_evaluator(config)
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
     elsewhere = _cluster(ray, workers, cpus, gpus)
@@ -179,7 +180,7 @@ def search(
     with Store.open(storage, create=True) as store:
         space = config.search_space()
         ranking = standing(evaluator.fingerprint, store, space)
-        schedule = config.build_schedule(evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
+        schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
         at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
         for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
             console.print(sentence, highlight=False)
@@ -244,19 +245,19 @@ def search(
 
 def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
     """From its file, or from the store; extended to no fewer trials than the store's study has."""
-    from experiments.search.study import StudyConfig
     from experiments.store.store import Store, store_if_any
+    from experiments.study_config import StudyConfig
 
     if resume:
         with Store.open(storage, read_only=True) as store:
-            config = StudyConfig.stored(store, study)
+            config = store.study(study).config
     else:
         config = StudyConfig.load(study)
     if extend is None:
         return config
     with store_if_any(storage) as there:
         if there is not None and there.find_study(config.name) is not None:
-            StudyConfig.stored(there, config.name).extended(extend)
+            there.study(config.name).config.extended(extend)
     return config.extended(extend)
 
 
@@ -313,9 +314,11 @@ def front(
 ) -> None:
     """The Pareto front of a study, or the best architecture under a latency budget."""
     from experiments.front import pareto
+    from experiments.front.lookup import at_rung
+    from experiments.front.pareto import shortlisted
     from experiments.store.store import Store
     from experiments.trust.standing import study_standing
-    from experiments.views.front import against_anchor, as_csv, at_rung, front_rows, shortlisted
+    from experiments.views.front import against_anchor, as_csv, front_rows
     from topformer.writing import write_whole
 
     if sum((every, latency_max is not None, shortlist is not None)) > 1:

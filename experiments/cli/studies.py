@@ -25,7 +25,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
             {
                 "study": study.name,
                 **store.counts(study.name)._asdict(),
-                "wanted": study.config["search"]["trials"],
+                "wanted": study.config.search.trials,
                 "fidelity": study.fidelity,
                 "ranking": study_standing(study, store).short.removeprefix("ranking "),
                 "table": study.table.header.name,

@@ -15,7 +15,7 @@ from latency_lut import tables
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.search.study import StudyConfig
+    from experiments.study_config import StudyConfig
     from experiments.trust.run import Progress
     from experiments.trust.standing import FidelityTrust, TrustReport
 
@@ -230,7 +230,7 @@ def records_import(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], 
 
 
 def _study(text: str, size: str | None) -> "StudyConfig":
-    from experiments.search.study import StudyConfig
+    from experiments.study_config import StudyConfig
     from search_space import PRESETS
 
     if size is not None:

@@ -25,7 +25,7 @@ from torch import nn
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
 from evaluators.trust import Z_90
-from experiments.store.store import Study, Trial
+from experiments.store.records import Study, Trial
 from experiments.trust.standing import Standing
 from latency_lut.runtimes.onnxruntime import exportable
 from latency_lut.table import LatencyEstimate

@@ -22,10 +22,19 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from experiments.front.pareto import front
-from experiments.search.study import MOST_REPLICATES, StudyConfig
-from experiments.store.store import BatchStatistics, Proposal, Record, Rung, Store, Study, Trial, require_numbers
-from experiments.views.front import hypervolume_of, hypervolume_reference
+from experiments.front.pareto import front, hypervolume_of, hypervolume_reference
+from experiments.store.records import (
+    BatchStatistics,
+    Proposal,
+    Record,
+    Rung,
+    StoredMetrics,
+    Study,
+    Trial,
+    first_mistake,
+)
+from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
@@ -58,7 +67,7 @@ class _Manifest(_Strict):
 
 class _StudyEntry(_Strict):
     name: str
-    config: dict[str, Any]
+    config: StudyConfig
     evaluator: str
     fidelity: str
     created: str
@@ -69,7 +78,7 @@ class _StudyEntry(_Strict):
 
 class _RecordEntry(_Strict):
     status: Literal["complete", "failed"]
-    metrics: dict[str, Any] | None
+    metrics: StoredMetrics | None
     reason: str | None
     seconds: float
 
@@ -117,6 +126,8 @@ class Archive:
     batches: tuple[BatchStatistics, ...]
     trials: tuple[_TrialEntry, ...]
     proposals: tuple[Proposal, ...]
+    records: tuple[Record | None, ...]
+    """What was found of each trial; None for one that was in flight."""
     confirmations: tuple[Record, ...]
     front: _FrontEntry
     made_by: Mapping[str, str]
@@ -128,7 +139,8 @@ def export_study(store: Store, name: str, path: Path) -> Path:
     study, trials, batches = store.study(name), store.trials(name), store.batches(name)
     members = {
         "study.json": _json(
-            {key: getattr(study, key) for key in ("name", "config", "evaluator", "fidelity", "created", "finished")}
+            {key: getattr(study, key) for key in ("name", "evaluator", "fidelity", "created", "finished")}
+            | {"config": study.config.model_dump()}
             | {"rungs": [asdict(rung) for rung in study.rungs], "screens": store.screens(name)}
         ),
         "table.lut": study.table_text.encode(),
@@ -169,14 +181,11 @@ def read_archive(path: Path) -> Archive:
     study = _parsed(path, "study.json", _StudyEntry, members["study.json"])
     text = _text(path, "table.lut", members["table.lut"])
     try:
-        config = StudyConfig.model_validate(study.config)
-        config.search_space()
-    except (ValidationError, UserError) as error:
-        _refuse(path, "study.json", str(error).splitlines()[0].rstrip("."))
-    if config.name != study.name or not (study.evaluator and study.fidelity):
-        _refuse(path, "study.json", f"its name is {study.name[:100]!r}, its configuration's {config.name!r}")
-    if any(not 1 <= rung.replicates <= MOST_REPLICATES for rung in study.rungs):
-        _refuse(path, "study.json", f"a rung's replicates must be from 1 to {MOST_REPLICATES}")
+        study.config.search_space()
+    except UserError as error:
+        _refuse(path, "study.json", str(error).rstrip("."))
+    if study.config.name != study.name or not (study.evaluator and study.fidelity):
+        _refuse(path, "study.json", f"its name is {study.name[:100]!r}, its configuration's {study.config.name!r}")
     try:
         table = LatencyTable.from_text(text, where="table.lut")
     except UserError as error:
@@ -198,6 +207,7 @@ def read_archive(path: Path) -> Archive:
         batches=batches,
         trials=trials,
         proposals=tuple(_proposal(path, table, trial) for trial in trials),
+        records=tuple(_record(path, study, trial) for trial in trials),
         confirmations=tuple(_confirmations(path, study, trials, members["confirmations.jsonl"])),
         front=_parsed(path, "front.json", _FrontEntry, members["front.json"]),
         made_by=manifest.made_by,
@@ -216,20 +226,20 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
     entry = archive.study
     wanted = name or entry.name
     try:
-        config = StudyConfig.model_validate(dict(entry.config) | {"name": wanted}).model_dump()
+        config = StudyConfig.model_validate(entry.config.model_dump() | {"name": wanted})
     except ValidationError:
         raise UserError(
             f"{wanted[:100]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most 100, the first a "
             "letter or digit."
         ) from None
     store.add_study(
-        replace(_study_of(archive), name=wanted, config=config),
+        replace(_study_of(archive), config=config),
         batches=archive.batches,
         confirmations=archive.confirmations,
         screens=entry.screens,
         trials=[
-            (trial.number, trial.batch, proposal, _record(trial, proposal, entry), trial.from_cache)
-            for trial, proposal in zip(archive.trials, archive.proposals, strict=True)
+            (trial.number, trial.batch, proposal, record, trial.from_cache)
+            for trial, proposal, record in zip(archive.trials, archive.proposals, archive.records, strict=True)
         ],
     )
     return wanted
@@ -247,19 +257,18 @@ def rebuilt_trials(archive: Archive) -> tuple[Trial, ...]:
             anchor=proposal.anchor,
             latency=proposal.latency,
             state="proposed" if trial.record is None else trial.record.status,
-            record=_record(trial, proposal, archive.study),
+            record=record,
             from_cache=trial.from_cache,
             weights=None,
             weights_sha256=None,
         )
-        for trial, proposal in zip(archive.trials, archive.proposals, strict=True)
+        for trial, proposal, record in zip(archive.trials, archive.proposals, archive.records, strict=True)
     )
 
 
 def _study_of(archive: Archive) -> Study:
     entry = archive.study
     return Study(
-        name=entry.name,
         config=entry.config,
         evaluator=entry.evaluator,
         fidelity=entry.fidelity,
@@ -287,7 +296,7 @@ def _entry(trial: Trial) -> dict[str, Any]:
         if record is None
         else {
             "status": record.status,
-            "metrics": None if record.metrics is None else dict(record.metrics),
+            "metrics": None if record.metrics is None else asdict(record.metrics),
             "reason": record.reason,
             "seconds": record.seconds,
         },
@@ -345,10 +354,9 @@ def _parsed(path: Path, member: str, kind: type[Entry], content: bytes) -> Entry
         found = kind.model_validate_json(content)
         strict_json(content)  # what a field may be at will holds no other numbers either
     except ValidationError as error:
-        first = error.errors()[0]
-        _refuse(path, member, f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}")
-    except (ValueError, RecursionError) as error:
-        _refuse(path, member, first_line(error))
+        _refuse(path, member, first_mistake(error))
+    except (ValueError, RecursionError, UserError) as error:
+        _refuse(path, member, first_line(error).rstrip("."))
     return found
 
 
@@ -377,22 +385,7 @@ def _proposal(path: Path, table: LatencyTable, trial: _TrialEntry) -> Proposal:
             member,
             f"trial {trial.number} is said to take {trial.latency_ms:g} ms, its table says {latency.total_ms:g}",
         )
-    if trial.record is not None:
-        _require_record(path, member, f"trial {trial.number}", trial.record)
     return Proposal(candidate=candidate, point=trial.point, origin=trial.origin, anchor=trial.anchor, latency=latency)
-
-
-def _require_record(path: Path, member: str, what: str, record: _RecordEntry) -> None:
-    if (record.metrics is None) != (record.status == "failed"):
-        _refuse(path, member, f"{what} is {record.status} but its metrics are not")
-    if record.metrics is not None:
-        miou = record.metrics.get("miou_pct")
-        if isinstance(miou, bool) or not isinstance(miou, int | float) or not 0 <= miou <= 100:
-            _refuse(path, member, f"{what} has an mIoU of {miou!r} %")
-        try:
-            require_numbers(record.metrics)
-        except TypeError as error:
-            _refuse(path, member, f"{what} has metrics of which {error}")
 
 
 def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry], content: bytes) -> Iterator[Record]:
@@ -405,23 +398,50 @@ def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry]
         what = f"the confirmation of {entry.candidate_key}"
         if entry.candidate_key not in keys or (entry.evaluator, entry.fidelity, entry.replicate) not in places:
             _refuse(path, member, f"{what} is of no trial, or of no rung, of study {study.name!r}")
-        _require_record(path, member, what, entry)
-        yield Record(**entry.model_dump())
+        yield _built(path, member, what, entry, entry.candidate_key, entry.evaluator, entry.fidelity, entry.replicate)
 
 
-def _record(trial: _TrialEntry, proposal: Proposal, study: _StudyEntry) -> Record | None:
+def _record(path: Path, study: _StudyEntry, trial: _TrialEntry) -> Record | None:
     if trial.record is None:
         return None
-    return Record(
-        candidate_key=proposal.candidate.key,
-        evaluator=study.evaluator,
-        fidelity=study.fidelity,
-        replicate=0,
-        status=trial.record.status,
-        metrics=trial.record.metrics,
-        reason=trial.record.reason,
-        seconds=trial.record.seconds,
+    record = _built(
+        path,
+        "trials.jsonl",
+        f"trial {trial.number}",
+        trial.record,
+        trial.candidate_key,
+        study.evaluator,
+        study.fidelity,
+        0,
     )
+    if record.metrics is not None and record.accuracy is None:
+        _refuse(path, "trials.jsonl", f"trial {trial.number} has no mIoU")
+    return record
+
+
+def _built(
+    path: Path,
+    member: str,
+    what: str,
+    entry: _RecordEntry,
+    candidate_key: str,
+    evaluator: str,
+    fidelity: str,
+    number: int,
+) -> Record:
+    try:
+        return Record(
+            candidate_key=candidate_key,
+            evaluator=evaluator,
+            fidelity=fidelity,
+            replicate=number,
+            status=entry.status,
+            metrics=entry.metrics,
+            reason=entry.reason,
+            seconds=entry.seconds,
+        )
+    except ValueError as error:
+        _refuse(path, member, f"{what}: {error}")
 
 
 def _require_order(path: Path, archive: Archive) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from experiments.export.onnx import Provenance, settle_random_weights
 from experiments.front.lookup import Chosen
-from experiments.search.study import StudyConfig
+from experiments.search.assembly import evaluator_of
 from experiments.store.artefacts import file_sha256
 from experiments.store.store import Store
-from experiments.trust.standing import space_of, standing_in
+from experiments.trust.standing import standing_in
 from latency_lut.table import LatencyTable
 from topformer.blocks import decompose
 from topformer.config import Task
@@ -64,7 +64,7 @@ def network_of(
         weights_sha256=checksum,
         study=found.study,
         trial=found.trial,
-        ranking=standing_in(storage, found.study.evaluator, space_of(found.study.config)),
+        ranking=standing_in(storage, found.study.evaluator, found.study.config.search_space()),
         **priced,  # type: ignore[arg-type]
     )
 
@@ -107,7 +107,7 @@ def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:
     assert study is not None
     assert trial is not None
     assert trial.record is not None
-    evaluator = StudyConfig.model_validate(dict(study.config)).evaluator_of(study)
+    evaluator = evaluator_of(study)
     if evaluator.fingerprint != trial.record.evaluator:
         raise UserError(
             f"trial {trial.number} was trained by evaluator {trial.record.evaluator}; this version has "

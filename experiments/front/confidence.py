@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.front.pareto import evaluated, nearest, points
-from experiments.store.store import Trial
+from experiments.store.records import Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from experiments.front.confidence import MOST_COMPARED
+from experiments.front.pareto import nearest, non_dominated
 from latency_lut import tables
 from latency_lut.table import LatencyTable, find_table
 from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size, parse_json
-from topformer.errors import UserError
+from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from experiments.store.store import Study, Trial
+    from experiments.store.records import Outlines, Study, Trial
+    from experiments.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +117,6 @@ def _from_file(argument: str, path: Path) -> Chosen:
 
 def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen:
     from experiments.store.store import Store  # an anchor or a file needs no database
-    from experiments.views.front import at_rung
 
     with Store.open(storage, read_only=True) as store:
         study = store.study(name)
@@ -138,7 +142,6 @@ def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) ->
         )
     from experiments.front.pareto import best_under, budget_ms
     from experiments.store.store import Store
-    from experiments.views.front import at_rung
 
     with Store.open(storage, read_only=True) as store:
         study, trials = at_rung(store, name, fidelity, every=False)
@@ -148,3 +151,29 @@ def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) ->
 
 def _chosen(text: str, study: Study, trial: Trial) -> Chosen:
     return Chosen(text=text, arch=trial.candidate.arch, task=trial.candidate.task, study=study, trial=trial)
+
+
+def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -> tuple[Study, tuple[Trial, ...]]:
+    """A study and its trials, as its own fidelity has them or as one of its confirmations does.
+
+    Unless `every` is wanted, only those that decide what is said of the front: of a large study the others take long
+    to read.
+    """
+    study = store.study(name)
+    if label is None or label == study.fidelity:
+        return study, store.trials(name, numbers=None if every else leading(store.outlines(name)))
+    rung = next((rung for rung in study.rungs if rung.label == label), None)
+    if rung is None:
+        raise unknown_name("fidelity", label, [study.fidelity, *(rung.label for rung in study.rungs)])
+    return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
+
+
+def leading(outlines: Outlines) -> list[int]:
+    """Numbers of the front, of as many near it as are compared, of the anchors and the slowest of the first batch."""
+    done = np.flatnonzero(~np.isnan(outlines.miou_pct))
+    known = np.stack([outlines.total_ms[done], outlines.miou_pct[done]], axis=1)
+    near = done[list(nearest(known, MOST_COMPARED))], done[list(non_dominated(known))]
+    chosen = [*near, np.flatnonzero(outlines.is_anchor)]
+    if len(first := np.flatnonzero(outlines.batch == 0)):
+        chosen.append(first[[np.argmax(outlines.total_ms[first])]])
+    return [int(number) for number in outlines.number[np.unique(np.concatenate(chosen))]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.store.store import Trial
+from experiments.store.records import Study, Trial
 from topformer.errors import UserError
 
 Points = Sequence[tuple[float, float]] | NDArray[np.float64]
@@ -126,3 +126,30 @@ def nearest_anchor(trial: Trial, trials: Iterable[Trial], *, fidelity: str) -> T
     """The evaluated anchor closest in latency."""
     anchors = [other for other in evaluated(trials, fidelity=fidelity) if other.anchor]
     return min(anchors, key=lambda a: abs(a.latency.total_ms - trial.latency.total_ms), default=None)
+
+
+def hypervolume_reference(study: Study, trials: Sequence[Trial]) -> tuple[float, float]:
+    """(ms, per cent) that a study's hypervolumes are measured from: its budget, or the longest latency of its first
+    batch, and no mIoU at all. It is the same from the first batch to the last."""
+    budget = study.config.latency.max_ms
+    first = [trial.latency.total_ms for trial in trials if trial.batch == 0]
+    return float(budget if budget is not None else max(first, default=0.0)), 0.0
+
+
+def hypervolume_of(trials: Sequence[Trial], *, fidelity: str, reference: tuple[float, float]) -> float:
+    """In ms * per cent."""
+    return hypervolume(points(evaluated(trials, fidelity=fidelity)), reference)
+
+
+def shortlisted(study: Study, trials: Sequence[Trial], count: int) -> tuple[Trial, ...]:
+    """Up to `count` members of the front, by latency: the knee and those that keep most of its hypervolume."""
+    if count < 1:
+        raise UserError(f"a shortlist has at least 1 architecture, not {count}.")
+    done = evaluated(trials, fidelity=study.fidelity)
+    return tuple(done[index] for index in shortlist(points(done), count, hypervolume_reference(study, trials)))
+
+
+def knee_of(study: Study, trials: Sequence[Trial]) -> Trial | None:
+    """The front's knee; None without an evaluation."""
+    done = evaluated(trials, fidelity=study.fidelity)
+    return done[knee(points(done))] if done else None

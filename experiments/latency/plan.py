@@ -5,7 +5,6 @@ From names on the command line to `latency_lut.measure`. Light to import: studie
 
 from __future__ import annotations
 
-import os
 import random
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -13,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.front.lookup import Chosen, task_of
+from experiments.front.lookup import task_of
+from experiments.study_config import StudyConfig
 from latency_lut.table import (
     SUFFIX,
     LatencyTable,
@@ -79,8 +79,6 @@ def spaces_of(
                 "--study says which space, size, classes and output to measure: leave --space, --size, --classes and "
                 "--output out."
             )
-        from experiments.search.study import StudyConfig
-
         return (StudyConfig.load(study).search_space(),)
     if space is not None and space not in PRESETS and space.endswith(".toml"):
         raise UserError(
@@ -89,28 +87,6 @@ def spaces_of(
         )
     tasks = [task_of(None, size, count, output=output or "logits") for count in classes or (None,)]
     return tuple(preset(space or "quickstart", task=task) for task in tasks)
-
-
-def space_named(name: str, *, size: str | None, classes: int | None, like: Chosen | None = None) -> SearchSpace:
-    """The space that a name means: a preset on this task, or the space of a study (its file, or one that is shipped).
-
-    What is not given of a preset's task is that of `like`, or the published one; a study's task is its own.
-    """
-    if name in PRESETS:
-        return preset(name, task=task_of(like, size, classes))
-    if size is not None or classes is not None:
-        raise UserError(
-            f"--size and --classes go with a space that comes with the tool ({', '.join(sorted(PRESETS))}); the study "
-            f"{name!r} says its own."
-        )
-    try:
-        return spaces_of(study=name, space=None, size=None, classes=())[0]
-    except UserError:
-        if os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
-            raise
-        raise UserError(
-            f"unknown search space {name!r}; available: {', '.join(sorted(PRESETS))}. A study's TOML file works too."
-        ) from None
 
 
 def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.front.pareto import evaluated, front
 from experiments.latency.scan import Scan
-from experiments.store.store import Study, Trial
+from experiments.store.records import Study, Trial
 from experiments.trust.standing import MemberScores, Standing, TrustReport, interval_text
 from latency_lut.table import LatencyTable
 from topformer.errors import UserError

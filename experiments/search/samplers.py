@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 from experiments.front.pareto import evaluated, front, nearest, points
 from experiments.front.predictor import LEAST_POINTS
 from experiments.search.guided import Evaluated, Guide
-from experiments.store.store import BatchStatistics, Origin, Proposal, Trial
+from experiments.store.records import BatchStatistics, Origin, Proposal, Trial
 from latency_lut.table import LatencyEstimate
 from search_space.space import SearchSpace
 from topformer.config import ANCHORS, Candidate

@@ -7,320 +7,39 @@ thread, so one seed gives one front at any number of workers and after any inter
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 import random
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast, get_args
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
-
-from evaluators.base import Evaluator, Scorer
+from evaluators.base import Evaluator
 from evaluators.compiled import CompiledTable
-from evaluators.datasets.files import LabelledFiles
-from evaluators.datasets.named import SCENES, dataset_named
-from evaluators.named import evaluator_named, scorer_named
-from evaluators.proxy import REFERENCE
-from evaluators.supernet import SupernetEvaluator
 from experiments.front.confidence import front_probabilities
-from experiments.front.pareto import evaluated, front, points
+from experiments.front.pareto import evaluated, front, hypervolume_of, hypervolume_reference, points
 from experiments.front.predictor import LEAST_POINTS
 from experiments.search.guided import Guide
-from experiments.search.samplers import SAMPLERS, Gate, left_out_agreement, next_batch
-from experiments.search.schedule import Confirmation, Schedule, Screen, promoted, rung_label
-from experiments.store.store import Proposal, Record, Rung, Store, Study, Trial
-from experiments.trust.standing import Standing, space_of
-from experiments.views.front import hypervolume_of, hypervolume_reference
+from experiments.search.samplers import Gate, left_out_agreement, next_batch
+from experiments.search.schedule import Confirmation, Schedule, promoted
+from experiments.store.records import Proposal, Record, Rung, Trial
+from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.workers.pool import Job, Pool, worker_pool
+from experiments.workers.recorded import record_of, recorded
 from latency_lut.table import LatencyTable, find_table
 from search_space import SearchSpace, blocks, require_anchors
 from topformer.blocks import candidate_blocks
-from topformer.config import ANCHORS, Candidate, parse_image_size
-from topformer.errors import UserError, unknown_name
+from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset
+    pass
 
 MAX_FAILURES_PCT = 25
-MOST_TRIALS = 1_000_000
-MOST_BATCH = 10_000
-MOST_REPLICATES = 1000
 LOOKED_AT = 300
 """Architectures drawn to say whether a budget can be kept at all."""
 NO_RUNGS = Schedule()
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class TaskSection(_Section):
-    """What the candidates are for; `num_classes` must be the data set's."""
-
-    image_size: str = "512x512"
-    num_classes: PositiveInt
-
-    @field_validator("image_size")
-    @classmethod
-    def _parsable(cls, value: str) -> str:
-        parse_image_size(value)
-        return value
-
-
-class LatencySection(_Section):
-    """The table that prices candidates, and the budget in ms that the gate holds them to."""
-
-    table: str
-    max_ms: PositiveFloat | None = None
-
-
-class EvaluatorSection(_Section):
-    """The proxy that trains candidates, and its images: a folder, LAYOUT:FOLDER, `scenes` or scenes:CLASSES."""
-
-    recipe: str
-    dataset: str = SCENES
-
-
-class SearchSection(_Section):
-    """How candidates are proposed."""
-
-    trials: int = Field(ge=1, le=MOST_TRIALS)
-    batch_size: int = Field(ge=1, le=MOST_BATCH)
-    sampler: str = "auto"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    anchors: list[str] = list(ANCHORS)
-    asynchronous: bool = False
-    """Propose the next batch as soon as a worker is idle: nobody waits, and one seed no longer means one front."""
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_sampler(cls, value: str) -> str:
-        if value not in SAMPLERS:
-            raise unknown_name("sampler", value, SAMPLERS)
-        return value
-
-    @field_validator("anchors")
-    @classmethod
-    def _known_anchors(cls, value: list[str]) -> list[str]:
-        for name in value:
-            if name not in ANCHORS:
-                raise unknown_name("anchor", name, ANCHORS)
-        return value
-
-
-class ScreenSection(_Section):
-    """What scores more candidates than become trials: a recipe, inherited weights or a zero-cost proxy."""
-
-    recipe: str
-    share: float = Field(gt=0, lt=1)
-
-
-class ConfirmSection(_Section):
-    """What trains the best trials, and the anchors, again; the next one takes its best.
-
-    The best are `keep` by fronts, or all that are on the front with at least this probability, or up to `keep` of them.
-    """
-
-    recipe: str
-    keep: PositiveInt | None = None
-    front_probability: float | None = Field(default=None, gt=0, le=1)
-    replicates: int = Field(default=1, ge=1, le=MOST_REPLICATES)
-
-
-class StudyConfig(_Section):
-    """A study as its TOML file states it."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    space: dict[str, Any]
-    """`{preset = "quickstart"}`, or a whole space in the declarative form of `SearchSpace.from_dict`."""
-    task: TaskSection
-    latency: LatencySection
-    evaluator: EvaluatorSection
-    search: SearchSection
-    screen: list[ScreenSection] = []
-    """`[[screen]]`, in the order in which candidates pass them."""
-    confirm: list[ConfirmSection] = []
-    """`[[confirm]]`, likewise for trials."""
-
-    @classmethod
-    def load(cls, source: str) -> Self:
-        """From a TOML file, or the name of a study that comes with the tool.
-
-        Raises `UserError` naming the file, the key and what is legal.
-        """
-        shipped = importlib.resources.files("experiments.studies")
-        names = [item.name.removesuffix(".toml") for item in shipped.iterdir() if item.name.endswith(".toml")]
-        if source in names:
-            return cls.from_toml((shipped / f"{source}.toml").read_text(encoding="utf-8"), where=f"{source}.toml")
-        path = Path(source)
-        try:
-            found = path.is_file()
-        except (OSError, ValueError):  # a name that no file can have
-            found = False
-        if not found:
-            raise UserError(
-                f"no study file {source!r}; name a TOML file, or one that comes with the tool: {', '.join(names)}; a "
-                "study of the store goes on without its file by --resume."
-            )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{source}: not a text file.") from None
-        except OSError as error:
-            raise UserError(f"cannot read the study {source!r} ({error.strerror}).") from None
-        return cls.from_toml(text, where=source)
-
-    @classmethod
-    def from_toml(cls, text: str, *, where: str) -> Self:
-        try:
-            values = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not TOML ({error}).") from None
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(_sentence(error, where)) from None
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-
-    @classmethod
-    def stored(cls, store: Store, name: str) -> Self:
-        """Of a study that is in the store, whatever has become of its file."""
-        try:
-            return cls.model_validate(store.study(name).config)
-        except ValidationError as error:
-            raise UserError(f"{_sentence(error, f'study {name!r} in {store.url}')} Restore a backup.") from None
-
-    def extended(self, trials: int) -> Self:
-        """With so many trials in all; raises `UserError` for fewer than it has, or for more than a study may have."""
-        if trials > MOST_TRIALS:
-            raise UserError(f"a study has at most {MOST_TRIALS:,} trials, not {trials}.")
-        if trials < self.search.trials:
-            raise UserError(f"study {self.name!r} has {self.search.trials} trials; extend it to more, not to {trials}.")
-        return self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
-
-    def search_space(self) -> SearchSpace:
-        return space_of(self.model_dump())
-
-    def build_evaluator(self) -> Evaluator:
-        """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
-        dataset = self.dataset()
-        try:
-            return evaluator_named(self.evaluator.recipe, dataset)
-        except UserError as error:
-            raise UserError(f"study {self.name!r}, evaluator.recipe: {error}") from None
-
-    def evaluator_of(self, study: Study) -> Evaluator:
-        """What gives the mIoU of `study.fidelity`: the study's own evaluator, or that of a confirmation."""
-        number = len(study.rungs) - len(study.further) - 1
-        if number < 0:
-            return self.build_evaluator()
-        with self._key(f"confirm[{number}].recipe"):
-            return evaluator_named(self.confirm[number].recipe, self.dataset())
-
-    def build_schedule(self, evaluator: Evaluator, trusted: Callable[[Scorer], Standing]) -> Schedule:
-        """The rungs around the evaluator; screens whose order is not `trusted` are left out, with a notice."""
-        if not self.screen and not self.confirm:
-            return Schedule()
-        if self.screen and self.search.asynchronous:
-            raise UserError(
-                f"study {self.name!r}: [[screen]] scores batches before they are trials, so search.asynchronous cannot "
-                "be true with it; leave one of them out."
-            )
-        dataset = self.dataset()
-        screens, confirmations, notices = [], [], []
-        for number, section in enumerate(self.screen):
-            with self._key(f"screen[{number}].recipe"):
-                scorer = scorer_named(section.recipe, REFERENCE, dataset)
-                if scorer.fingerprint == evaluator.fingerprint:
-                    raise UserError(f"{section.recipe!r} is the study's own evaluator.")
-            if (standing := trusted(scorer)).trusted:
-                screens.append(Screen(scorer=scorer, share=section.share))
-            else:
-                notices.append(f"screen {scorer.fidelity} is not used: {standing.sentence}.")
-        before, repeated = evaluator, 1
-        for number, rung in enumerate(self.confirm):
-            if rung.keep is rung.front_probability is None:
-                raise UserError(
-                    f"study {self.name!r}, confirm[{number}]: which trials? Set keep = 6, the best by fronts, or "
-                    "front_probability = 0.05, all that are that likely to be on the front."
-                )
-            with self._key(f"confirm[{number}].recipe"):
-                found = evaluator_named(rung.recipe, dataset)
-            if isinstance(found, SupernetEvaluator) and rung.replicates > 1:
-                raise UserError(
-                    f"study {self.name!r}, confirm[{number}].replicates: {found.fidelity} trains nothing, so that "
-                    f"{rung.replicates} of its evaluations are all alike; set replicates = 1, or recipe = "
-                    f'"tuned:{found.weights}".'
-                )
-            noise_pct = None
-            if rung.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:
-                raise UserError(
-                    f"study {self.name!r}, confirm[{number}].front_probability: no trust report says how far trainings "
-                    f"by {before.fidelity} differ, so how likely trials are on the front is not known; set keep = 6."
-                )
-            confirmations.append(
-                Confirmation(
-                    evaluator=found,
-                    keep=rung.keep,
-                    replicates=rung.replicates,
-                    front_probability=rung.front_probability,
-                    noise_pct=None if noise_pct is None else noise_pct / math.sqrt(repeated),
-                )
-            )
-            before, repeated = found, rung.replicates
-        labels = [rung.label for rung in confirmations]
-        own = rung_label(evaluator.fidelity, 1)
-        if twice := next((label for label in labels if labels.count(label) > 1 or label == own), None):
-            raise UserError(
-                f"study {self.name!r}: [[confirm]] {twice!r} is there twice, or is what trials are trained by; give it "
-                "other replicates, or another recipe."
-            )
-        return Schedule(screens=tuple(screens), confirmations=tuple(confirmations), notices=tuple(notices))
-
-    @contextmanager
-    def _key(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"study {self.name!r}, {key}: {error}") from None
-
-    def dataset(self) -> SegmentationDataset:
-        """The images that candidates are trained on; refuses those of other classes than the task's."""
-        try:
-            dataset = dataset_named(self.evaluator.dataset)
-            if isinstance(dataset, LabelledFiles):
-                dataset.require_complete()
-        except UserError as error:
-            raise UserError(f"study {self.name!r}, evaluator.dataset: {error}") from None
-        if dataset.num_classes != self.task.num_classes:
-            raise UserError(
-                f"study {self.name!r}: task.num_classes is {self.task.num_classes}, but {self.evaluator.dataset} has "
-                f"{dataset.num_classes} classes; set num_classes = {dataset.num_classes}."
-            )
-        return dataset
-
-
-def _sentence(error: ValidationError, where: str) -> str:
-    """The first mistake of a TOML file, with the file, the key and what is legal."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is also a missing one
-    key = ".".join(str(part) for part in first["loc"])
-    match first["type"]:
-        case "extra_forbidden":
-            section: type[BaseModel] = StudyConfig
-            for part in first["loc"][:-1]:
-                if isinstance(part, str):
-                    annotation = section.model_fields[part].annotation
-                    section = cast("type[BaseModel]", next(iter(get_args(annotation)), annotation))
-            return f"{where}: unknown key {key!r}; legal keys here: {', '.join(section.model_fields)}."
-        case "missing":
-            return f"{where}: missing key {key!r}."
-        case _:
-            return f"{where}: {key} = {first['input']!r} is not legal: {first['msg']}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -372,7 +91,7 @@ def run_study(
     space = config.search_space()
     require_anchors(space, config.search.anchors)
     table = _opened_table(config, store, table, evaluator)
-    stored = StudyConfig.stored(store, config.name)
+    stored = store.study(config.name).config
     config = config.extended(max(config.search.trials, stored.search.trials))  # it remembers being extended
     _require_same_screens(config, store, schedule)
     run = _Run(config, store, space, table, evaluator, schedule, report)
@@ -382,7 +101,7 @@ def run_study(
         elsewhere or worker_pool(workers) as pool,
     ):
         if config != stored:
-            store.update_config(config.name, config.model_dump())
+            store.update_config(config)
         run.tell()
         while len(run.trials) < config.search.trials or run.open_trials():
             if not run.open_trials() and not run.propose(pool, lease.beat):
@@ -419,7 +138,6 @@ def _nothing_left_of_no_start(name: str, store: Store) -> Iterator[None]:
 def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None, evaluator: Evaluator) -> LatencyTable:
     """Create or reopen the stored study; gives the table as it was when the study began."""
     stored = store.find_study(config.name)
-    values = config.model_dump()
     if stored is not None and not store.counts(config.name).trials:
         store.delete_study(config.name)  # it never began: nothing is lost by beginning anew
         stored = None
@@ -427,18 +145,13 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
         table = table or find_table(config.latency.table)
         require_rows(config, table)
         store.create_study(
-            config.name,
-            config=values,
+            config,
             evaluator=evaluator.fingerprint,
             fidelity=evaluator.fidelity,
             table_text=table.text,
         )
         return table
-    before = StudyConfig.model_validate(stored.config).model_dump()  # with what has been added since
-    values["search"]["trials"] = max(
-        values["search"]["trials"], before["search"]["trials"]
-    )  # it may have been extended
-    if changed := _changed_keys(before, values):
+    if changed := _changed_keys(stored.config.model_dump(), config.model_dump()):
         raise UserError(
             f"study {config.name!r} is in {store.url} with another {changed[0]}; restore it, give the changed study "
             f"a new name, or drop the old one with: topformer-nas study delete {config.name} "
@@ -489,38 +202,6 @@ def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = 
         elif before != after and f"{prefix}{key}" not in ("confirm", "search.trials"):
             changed.append(f"{prefix}{key} ({before!r}, now {after!r})")
     return changed
-
-
-def recorded(
-    wants: Sequence[tuple[Scorer, Candidate, int]],
-    store: Store,
-    pool: Pool,
-    beat: Callable[[], None] = lambda: None,
-    tell: Callable[[int, int], None] = lambda *_: None,
-    *,
-    keeps: Callable[[int], bool] = lambda _: False,
-) -> list[Record]:
-    """Of every (scorer, candidate, replicate), from the store where it is known, evaluated and recorded otherwise.
-
-    `keeps` says of which replicates the weights are kept.
-    """
-    known = [store.find_record(one.key, scorer.fingerprint, number) for scorer, one, number in wants]
-    jobs: dict[int, Job] = {}
-    for index, (scorer, candidate, replicate) in enumerate(wants):
-        if known[index] is None:
-            weights = store.weights_path(candidate.key, scorer.fingerprint, replicate) if keeps(replicate) else None
-            jobs[index] = (scorer, candidate, replicate, weights)
-    done = len(wants) - len(jobs)
-    for index, outcome in pool.results(jobs, beat):
-        scorer, candidate, replicate = wants[index]
-        outcome.require_no_fault(f"{candidate.arch.key} could not be evaluated by {scorer.fidelity}")
-        record = Record.of(outcome, scorer, candidate, replicate=replicate)
-        weights = jobs[index][3]
-        store.add_record(record, candidate=candidate, weights=weights if weights and weights.is_file() else None)
-        known[index] = record
-        done += 1
-        tell(done, len(wants))
-    return [record for record in known if record is not None]
 
 
 class _Run:
@@ -664,7 +345,7 @@ class _Run:
         for taken, (number, outcome) in enumerate(pool.results(jobs, beat), start=1):
             trial = self.trials[number]
             outcome.require_no_fault(f"trial {number} could not be evaluated")
-            record = Record.of(outcome, self.evaluator, trial.candidate, replicate=0)
+            record = record_of(outcome, self.evaluator, trial.candidate, replicate=0)
             weights = self._weights(trial)
             self.trained += 1
             self._settle(trial, record, from_cache=False, weights=weights if weights.is_file() else None)

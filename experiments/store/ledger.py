@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from experiments.store.store import Evaluation, Record, Store, require_numbers
+from experiments.store.records import Evaluation, Record, StoredMetrics, first_mistake
+from experiments.store.store import Store
 from topformer.config import Candidate, Task, TopFormerConfig, content_key, strict_json
 from topformer.errors import UserError, first_line, unknown_name
 from topformer.writing import write_whole
@@ -36,7 +38,7 @@ class _Line(BaseModel):
     fidelity: str = Field(pattern=r"^[\x20-\x7e]{1,64}$")
     replicate: int = Field(ge=0, lt=2**31)
     status: Literal["complete", "failed"]
-    metrics: dict[str, Any] | None
+    metrics: StoredMetrics | None
     reason: str | None = Field(max_length=10_000)
     seconds: float = Field(ge=0)
     created: str = Field(pattern=r"^[0-9T:.+-]{10,40}$")
@@ -107,7 +109,7 @@ def _as_line(one: Evaluation) -> dict[str, Any]:
         "fidelity": record.fidelity,
         "replicate": record.replicate,
         "status": record.status,
-        "metrics": None if record.metrics is None else dict(record.metrics),
+        "metrics": None if record.metrics is None else asdict(record.metrics),
         "reason": record.reason,
         "seconds": record.seconds,
         "created": one.created,
@@ -135,9 +137,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:
     try:
         values = strict_json(text)
-        line = _Line.model_validate(values)
+        line = _Line.model_validate_json(text)
         arch, task = TopFormerConfig.from_dict(line.architecture), Task.from_dict(line.task)
-        require_numbers(line.metrics or {})
         found = Evaluation(
             candidate=Candidate(arch=arch, task=task),
             record=Record(
@@ -152,10 +153,8 @@ def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:
             ),
             created=line.created,
         )
-        _require_result(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        _refuse(path, number, f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}")
+        _refuse(path, number, first_mistake(error))
     except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
         _refuse(path, number, first_line(error).rstrip("."))
     if found.candidate.key != line.candidate_key:
@@ -163,18 +162,6 @@ def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:
     if content_key({key: value for key, value in values.items() if key != "checksum"}) != line.checksum:
         _refuse(path, number, "its content is not that of its checksum: it was changed")
     return found
-
-
-def _require_result(line: _Line) -> None:
-    """Raises `ValueError`, `KeyError` or `TypeError` for what no evaluation brings."""
-    if (line.metrics is None) != (line.status == "failed"):
-        raise ValueError(f"it is {line.status}, and {'has no' if line.metrics is None else 'has'} metrics")
-    if line.metrics is None:
-        return
-    float(line.metrics["miou_pct" if "miou_pct" in line.metrics else "value"])  # a score may be any number
-    for name in ("miou_pct", "judge_miou_pct"):
-        if (value := line.metrics.get(name)) is not None and not 0 <= value <= 100:
-            raise ValueError(f"its {name} is {value:g}")
 
 
 def _refuse(path: Path, number: int, what: str) -> NoReturn:

@@ -11,27 +11,23 @@ import json
 import math
 import os
 import socket
-import sqlite3
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast, get_args
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import (
     CursorResult,
     Engine,
-    create_engine,
     delete,
-    event,
     func,
     inspect,
     make_url,
@@ -40,18 +36,28 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import (
     ArgumentError,
-    DatabaseError,
-    DataError,
-    IntegrityError,
-    NoSuchModuleError,
-    OperationalError,
-    ProgrammingError,
 )
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
 
 from experiments import DEFAULT_URL, without_password
 from experiments.store.artefacts import Artefacts, file_sha256
+from experiments.store.database import await_server, engine_of, one_sentence, sqlite_file
+from experiments.store.records import (
+    METRICS,
+    BatchStatistics,
+    Counts,
+    Evaluation,
+    Origin,
+    Outlines,
+    Proposal,
+    Record,
+    Rung,
+    Status,
+    Study,
+    Trial,
+    first_mistake,
+    mean_of,
+)
 from experiments.store.schema import (
     HEAD,
     REVISIONS,
@@ -68,193 +74,20 @@ from experiments.store.schema import (
     newest_copy,
     revision_of,
 )
-from latency_lut.table import LatencyEstimate, LatencyTable
+from experiments.study_config import StudyConfig
+from latency_lut.table import LatencyEstimate
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, strict_json
-from topformer.errors import UserError, first_line, unknown_name
+from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from evaluators.base import Scorer
-    from experiments.workers.pool import Outcome
+    pass
 
-ARTEFACTS = ".artefacts"
-ARTEFACTS_VARIABLE = "TOPFORMER_NAS_ARTEFACTS"
-"""Names the folder of weights where the database is no file; it may be a mounted bucket."""
 LEASE = timedelta(seconds=60)
 RENEWAL_S = 5.0
 """Sooner a lease is not prolonged again: trials may take less."""
-BUSY_TIMEOUT_S = 30
-PATIENCE_S = 120.0
-"""For a database server to come back."""
-RETRY_S = 0.5
-MOST_DEPTH = 3
-"""Lists in lists of a metric: blocks of images, classes, counts."""
 CHUNK = 500
 """Rows asked for, or written, at once."""
 T = TypeVar("T")
-
-Origin = Literal["anchor", "sampler", "neighbour", "random"]
-State = Literal["proposed", "complete", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """One evaluation of one candidate."""
-
-    candidate_key: str
-    evaluator: str
-    """Fingerprint: evaluator version, data and recipe."""
-    fidelity: str
-    replicate: int
-    status: Literal["complete", "failed"]
-    metrics: Mapping[str, Any] | None
-    """`evaluators.base.Metrics` or `Score` as a mapping; None for a failure."""
-    reason: str | None
-    """Why it failed."""
-    seconds: float
-
-    @classmethod
-    def of(cls, outcome: Outcome, scorer: Scorer, candidate: Candidate, *, replicate: int) -> Self:
-        """What a worker brought back."""
-        metrics = outcome.metrics
-        return cls(
-            candidate_key=candidate.key,
-            evaluator=scorer.fingerprint,
-            fidelity=scorer.fidelity,
-            replicate=replicate,
-            status="failed" if metrics is None else "complete",
-            metrics=None if metrics is None else asdict(metrics),
-            reason=outcome.reason,
-            seconds=0.0 if metrics is None else metrics.seconds,
-        )
-
-    @property
-    def value(self) -> float | None:
-        """The mIoU in per cent, or the score where there is none; None for a failure."""
-        return None if self.metrics is None else float(self.metrics.get("miou_pct", self.metrics.get("value")))
-
-    @property
-    def judge_miou_pct(self) -> float | None:
-        """mIoU in per cent on the images by which nothing is chosen; None where the evaluator does not judge."""
-        found = (self.metrics or {}).get("judge_miou_pct")
-        return None if found is None else float(found)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
-    """A record with its candidate and the time it was written."""
-
-    candidate: Candidate
-    record: Record
-    created: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Proposal:
-    """A candidate on its way into a study."""
-
-    candidate: Candidate
-    point: Mapping[str, int | str]
-    origin: Origin
-    anchor: str | None
-    latency: LatencyEstimate
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchStatistics:
-    """What the gate before a batch did."""
-
-    asked: int
-    invalid: int
-    """The evaluator cannot evaluate them."""
-    over_budget: int
-    duplicates: int
-    sampler_seconds: float
-    screened: int = 0
-    """Turned away by a screen, after the gate."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """A proposal and what became of it."""
-
-    number: int
-    batch: int
-    candidate: Candidate
-    point: Mapping[str, int | str]
-    origin: Origin
-    anchor: str | None
-    latency: LatencyEstimate
-    state: State
-    record: Record | None
-    from_cache: bool
-    weights: Path | None
-    weights_sha256: str | None
-
-    @property
-    def miou_pct(self) -> float | None:
-        return None if self.record is None or self.record.metrics is None else float(self.record.metrics["miou_pct"])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outlines:
-    """A study's trials in a few numbers of each, by number."""
-
-    number: NDArray[np.int64]
-    batch: NDArray[np.int64]
-    is_anchor: NDArray[np.bool_]
-    total_ms: NDArray[np.float64]
-    miou_pct: NDArray[np.float64]
-    """Not a number for one that failed or is not evaluated yet."""
-
-
-class Counts(NamedTuple):
-    """Of a study's trials; those that are neither are open."""
-
-    trials: int
-    complete: int
-    failed: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rung:
-    """A fidelity at which a study's best trials are confirmed."""
-
-    label: str
-    """Unique in the study; the fidelity of what it ranks."""
-    fidelity: str
-    evaluator: str
-    """Fingerprint."""
-    replicates: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
-    """A study as stored; `config` is the validated TOML content."""
-
-    name: str
-    config: Mapping[str, Any]
-    evaluator: str
-    fidelity: str
-    table_text: str
-    created: str
-    finished: str | None
-    rungs: tuple[Rung, ...] = ()
-
-    @property
-    def table(self) -> LatencyTable:
-        """The latency table as it was when the study began."""
-        return _snapshot(self.table_text, self.name)
-
-    @property
-    def replicates(self) -> int:
-        """Trainings of which an mIoU by `fidelity` is the mean."""
-        return next((rung.replicates for rung in self.rungs if rung.label == self.fidelity), 1)
-
-    @property
-    def further(self) -> tuple[Rung, ...]:
-        """Confirmations of what `fidelity` ranks."""
-        labels = [rung.label for rung in self.rungs]
-        return self.rungs[labels.index(self.fidelity) + 1 if self.fidelity in labels else 0 :]
 
 
 class Store:
@@ -273,10 +106,10 @@ class Store:
 
         Raises `UserError` for a missing, foreign, corrupt or unreachable database.
         """
-        engine, artefacts = _engine(url, create=create, read_only=read_only)
+        engine, artefacts = engine_of(url, create=create, read_only=read_only)
         store = cls(engine, url, artefacts, read_only=read_only)
         try:
-            with _one_sentence(url):
+            with one_sentence(url):
                 store._require_schema(create=create)
         except BaseException:
             engine.dispose()
@@ -328,24 +161,22 @@ class Store:
                 )
             self.engine = newest_copy(self.engine)
         if not self.read_only:
-            bring_up(self.engine, backup=_sqlite_file(self.url, suffix=f".{revision}-backup"))
+            bring_up(self.engine, backup=sqlite_file(self.url, suffix=f".{revision}-backup"))
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with _one_sentence(self._whole_url):
-            _await_server(self.engine)
+        with one_sentence(self._whole_url):
+            await_server(self.engine)
             with Session(self.engine) as session, session.begin():
                 yield session
 
     # ---- studies
 
-    def create_study(
-        self, name: str, *, config: Mapping[str, Any], evaluator: str, fidelity: str, table_text: str
-    ) -> Study:
+    def create_study(self, config: StudyConfig, *, evaluator: str, fidelity: str, table_text: str) -> Study:
         with self._session() as session:
             row = StudyRow(
-                name=name,
-                config_json=json.dumps(config),
+                name=config.name,
+                config_json=json.dumps(config.model_dump()),
                 evaluator=evaluator,
                 fidelity=fidelity,
                 table_text=table_text,
@@ -373,7 +204,7 @@ class Store:
                 raise UserError(f"{self.url} has a study {study.name!r} already; give this one another name.")
             row = StudyRow(
                 name=study.name,
-                config_json=json.dumps(dict(study.config)),
+                config_json=json.dumps(study.config.model_dump()),
                 evaluator=study.evaluator,
                 fidelity=study.fidelity,
                 table_text=study.table_text,
@@ -462,10 +293,10 @@ class Store:
         with self._session() as session:
             _study_row(session, name).rungs_json = json.dumps([asdict(rung) for rung in rungs])
 
-    def update_config(self, name: str, config: Mapping[str, Any]) -> None:
+    def update_config(self, config: StudyConfig) -> None:
         with self._session() as session:
-            row = _study_row(session, name)
-            row.config_json = json.dumps(config)
+            row = _study_row(session, config.name)
+            row.config_json = json.dumps(config.model_dump())
             row.finished = None
 
     def delete_study(self, name: str) -> None:
@@ -629,7 +460,7 @@ class Store:
             repeats = found.get(trial.candidate.key, [])
             if (records := [one["record"] for one in repeats]) and [one.replicate for one in records] == numbers:
                 with _undamaged(f"a confirmation of trial {trial.number}"):
-                    members.append(replace(trial, **repeats[0] | {"record": _mean(records, rung.label)}))
+                    members.append(replace(trial, **repeats[0] | {"record": mean_of(records, fidelity=rung.label)}))
         return tuple(members)
 
     def confirmations(self, name: str, rung: Rung) -> tuple[Record, ...]:
@@ -774,12 +605,6 @@ class Store:
         )
 
 
-@lru_cache(maxsize=8)
-def _snapshot(text: str, study: str) -> LatencyTable:
-    """A command asks several times; to read a table takes longer than to use it."""
-    return LatencyTable.from_text(text, where=f"table snapshot of study {study!r}")
-
-
 @contextmanager
 def store_if_any(url: str) -> Iterator[Store | None]:
     """The store of a URL to read from; None where there is none yet."""
@@ -849,125 +674,6 @@ def _is_dead(owner: str) -> bool:
     )
 
 
-def _sqlite_file(url: str, *, suffix: str) -> Path | None:
-    """A file beside that of a SQLite store; None for a server's database."""
-    parsed = make_url(url)
-    file = Path(str(parsed.database))
-    return file.with_name(file.name + suffix) if parsed.get_backend_name() == "sqlite" else None
-
-
-def _engine(url: str, *, create: bool, read_only: bool) -> tuple[Engine, Artefacts]:
-    shown = without_password(url)
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise UserError(
-            f"storage {shown!r} is not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME."
-        ) from None
-    if parsed.get_backend_name() != "sqlite":
-        try:
-            engine = create_engine(parsed, pool_pre_ping=True)
-            return engine, Artefacts(os.environ.get(ARTEFACTS_VARIABLE) or f"topformer-nas{ARTEFACTS}")
-        except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise UserError(f"storage {shown!r} needs a database driver that is not installed ({error}).") from None
-    if "?" in url:
-        raise UserError(
-            f"storage {shown!r}: what follows '?' has no meaning for a file; write a '?' in its name as %3F."
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise UserError(
-            "storage must be a file, sqlite:///FILE: workers and the dashboard cannot see a database in memory."
-        )
-    path = Path(parsed.database)
-    if not path.is_file() and not create:
-        raise UserError(
-            f"no database {str(path)!r}; launch a study first: topformer-nas search quickstart --storage {shown}"
-        )
-    if path.is_dir():
-        raise UserError(f"storage {str(path)!r} is a folder; name a file.")
-    if create:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot make the folder {str(path.parent)!r} for the database ({error.strerror})."
-            ) from None
-    opened = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc' if create else 'rw'}"
-    if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-        opened += "&immutable=1"  # nothing can change, and the index of a write-ahead log could not be made there
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(opened, uri=True, timeout=BUSY_TIMEOUT_S)
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-    if not read_only:
-        event.listen(engine, "connect", _tune_sqlite)
-    return engine, Artefacts(f"{path}{ARTEFACTS}")
-
-
-def _await_server(engine: Engine) -> None:
-    """A server that was there may be restarted beneath a study of hours; a file is there or is not."""
-    if engine.dialect.name == "sqlite":
-        return
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            with engine.connect():
-                return
-        except OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(RETRY_S)
-
-
-def _tune_sqlite(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-@contextmanager
-def _one_sentence(whole_url: str) -> Iterator[None]:
-    """Turn what a person can mend about a database into one sentence, which shows no password of its URL."""
-    url = without_password(whole_url)
-
-    def cause(error: DatabaseError) -> str:
-        return without_password(whole_url, told=first_line(error.orig or error))
-
-    try:
-        yield
-    except (OperationalError, ProgrammingError) as error:
-        if _misses_a_table(error):
-            raise UserError(
-                f"{url} lacks a table or column of this tool ({cause(error)}): it was edited, or is damaged; restore "
-                "a backup."
-            ) from error
-        if isinstance(error, ProgrammingError) and error.statement is not None:
-            raise
-        raise UserError(
-            f"database {url} cannot be used: {cause(error)}. "
-            "Check that it exists, is not read-only, locked or full, and try again; nothing written so far is lost."
-        ) from error
-    except IntegrityError as error:
-        raise UserError(
-            f"another process wrote to {url} at the same moment, or its content is damaged ({cause(error)}); "
-            "nothing was written, run the same command again."
-        ) from error
-    except (DataError, OverflowError) as error:  # PostgreSQL's sizes of texts, SQLite's of integers
-        why = cause(error) if isinstance(error, DataError) else first_line(error)
-        raise UserError(f"{url} cannot keep this, nothing was written: {why}.") from error
-    except DatabaseError as error:
-        if "not a database" in str(error) or "malformed" in str(error):
-            raise UserError(f"{url} is not a database of this tool, or is damaged: {cause(error)}.") from error
-        raise
-
-
-def _misses_a_table(error: DatabaseError) -> bool:
-    """By SQLite's words, or PostgreSQL's codes of undefined tables and columns."""
-    return "no such" in str(error.orig) or getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat()
 
@@ -1002,24 +708,6 @@ def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def _mean(records: Sequence[Record], label: str) -> Record:
-    """Of replicates; every number of the metrics."""
-
-    def mean(values: list[Any]) -> Any:
-        known = [value for value in values if value is not None]
-        if known and all(isinstance(value, list | tuple) for value in known):
-            return [mean(list(items)) for items in zip(*known, strict=True)]
-        return sum(known) / len(known) if known else None
-
-    metrics = [record.metrics or {} for record in records]
-    return replace(
-        records[0],
-        fidelity=label,
-        metrics={name: mean([one.get(name) for one in metrics]) for name in metrics[0]},
-        seconds=sum(record.seconds for record in records),
-    )
-
-
 def _name_of_weights(candidate_key: str, evaluator: str, replicate: int) -> str:
     return f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
 
@@ -1040,7 +728,7 @@ def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:
         fidelity=record.fidelity,
         replicate=record.replicate,
         status=record.status,
-        metrics_json=None if record.metrics is None else json.dumps(dict(record.metrics)),
+        metrics_json=None if record.metrics is None else json.dumps(asdict(record.metrics)),
         reason=record.reason,
         seconds=record.seconds,
         created=_now(),
@@ -1107,24 +795,15 @@ def _undamaged(what: str) -> Iterator[None]:
     """What this tool wrote reads back; anything else was written by someone else."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except ValidationError as error:
+        raise UserError(f"{what} in the store is damaged ({first_mistake(error)}); restore a backup.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, UserError) as error:
         raise UserError(
             f"{what} in the store is damaged ({type(error).__name__}: {error}); restore a backup."
         ) from error
 
 
-_READ_OF_CONFIG: Mapping[tuple[str, str], type | tuple[type, ...]] = {
-    ("task", "image_size"): str,
-    ("task", "num_classes"): int,
-    ("latency", "table"): str,
-    ("latency", "max_ms"): (int, float, type(None)),
-    ("evaluator", "recipe"): str,
-    ("evaluator", "dataset"): str,
-    ("search", "trials"): int,
-    ("search", "sampler"): str,
-    ("search", "seed"): int,
-}
-"""What listings take from a study's content without validating it all."""
+_RUNGS = TypeAdapter(list[Rung])
 
 
 @lru_cache
@@ -1154,19 +833,11 @@ def _require_type(name: str, value: object, wanted: type | tuple[type, ...]) -> 
 def _study(row: StudyRow) -> Study:
     with _undamaged(f"study {str(row.name)[:100]!r}"):
         _require_types(row)
-        config = strict_json(row.config_json)
-        for (section, key), wanted in _READ_OF_CONFIG.items():
-            _require_type(f"{section}.{key}", config[section][key], wanted)
-        _require_type("space", config["space"], dict)
-        rungs = tuple(Rung(**values) for values in strict_json(row.rungs_json))
-        for rung in rungs:
-            for field in fields(rung):
-                wanted = int if field.name == "replicates" else str
-                _require_type(f"a rung's {field.name}", getattr(rung, field.name), wanted)
-            if rung.replicates < 1:
-                raise ValueError(f"a rung has {rung.replicates} replicates")
+        config = StudyConfig.checked(strict_json(row.config_json), where="its configuration")
+        if config.name != row.name:
+            raise ValueError(f"its configuration is of {config.name!r}")
+        rungs = tuple(_RUNGS.validate_json(row.rungs_json, strict=True))
     return Study(
-        name=row.name,
         config=config,
         evaluator=row.evaluator,
         fidelity=row.fidelity,
@@ -1196,35 +867,17 @@ def _batch(row: BatchRow) -> BatchStatistics:
     return BatchStatistics(**{field.name: getattr(row, field.name) for field in fields(BatchStatistics)})
 
 
-def require_numbers(metrics: Mapping[str, Any]) -> None:
-    """Raises `TypeError` for metrics that are neither numbers nor lists of them; None is one that there is not."""
-    for name, values in metrics.items():
-        _require_numbers(name, values, depth=MOST_DEPTH)
-
-
-def _require_numbers(name: str, value: object, *, depth: int) -> None:
-    if not (depth and isinstance(value, list)):
-        _require_type(name, value, (int, float, type(None)))
-        return
-    for one in value:
-        _require_numbers(name, one, depth=depth - 1)
-
-
 def _record(row: RecordRow) -> Record:
     _require_types(row)
-    metrics = None if row.metrics_json is None else strict_json(row.metrics_json)
-    if (row.status, metrics is None) not in (("complete", False), ("failed", True)):
+    if row.status not in get_args(Status):
         raise ValueError(f"its status is {row.status[:40]!r}")
-    if metrics is not None:
-        require_numbers(metrics)
-        float(metrics["miou_pct"] if "miou_pct" in metrics else metrics["value"])
     return Record(
         candidate_key=row.candidate_key,
         evaluator=row.evaluator,
         fidelity=row.fidelity,
         replicate=row.replicate,
         status=row.status,  # type: ignore[arg-type]
-        metrics=metrics,
+        metrics=None if row.metrics_json is None else METRICS.validate_json(row.metrics_json, strict=True),
         reason=row.reason,
         seconds=row.seconds,
     )

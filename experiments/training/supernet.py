@@ -18,7 +18,7 @@ from evaluators.recipe import TrainingRecipe
 from evaluators.supernet import SUPERNET, SupernetEvaluator, SupernetRecipe, describes, train_supernet
 from evaluators.training import Execution
 from experiments.front.lookup import Chosen
-from experiments.latency.plan import space_named
+from experiments.study_config import space_named
 from experiments.training.run import PRECISIONS, Report, chosen_hardware, unsaid
 from search_space import PRESETS
 from topformer.config import Candidate

@@ -38,9 +38,11 @@ from evaluators.trust import (
     variants,
 )
 from evaluators.zero_cost import ZeroCostEvaluator
-from experiments.store.store import Record, Store
+from experiments.store.records import Record
+from experiments.store.store import Store
 from experiments.trust.standing import FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.workers.pool import worker_pool
+from experiments.workers.recorded import record_of
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from search_space import SearchSpace, require_anchors
@@ -353,7 +355,7 @@ def evaluate_all(
         for number, outcome in pool.results(jobs, lambda: None):
             want = missing.pop(number)
             outcome.require_no_fault(f"{want.member.label} could not be evaluated by {want.scorer.fidelity}")
-            record = Record.of(outcome, want.scorer, want.member.candidate, replicate=want.replicate)
+            record = record_of(outcome, want.scorer, want.member.candidate, replicate=want.replicate)
             store.add_record(record, candidate=want.member.candidate)
             tell(want, record, cached=False)
 
@@ -428,16 +430,16 @@ def _scores(wanted: Sequence[Want], store: Store, far_classes: Sequence[int]) ->
         )
         scores.values.setdefault(want.scorer.fidelity, []).append(_value(record, want))
         assert record.metrics is not None
-        if "cpu_seconds" not in record.metrics:
+        if record.metrics.cpu_seconds is None:
             raise UserError(
                 f"the record of {member.label} by {want.scorer.fidelity} is of an earlier version, which did not "
                 "measure CPU seconds; start with a new --storage."
             )
         seconds = costs.setdefault((member.candidate.key, want.scorer.fidelity), [])
-        seconds.append(float(record.metrics["cpu_seconds"]))
+        seconds.append(record.metrics.cpu_seconds)
         scores.cpu_seconds[want.scorer.fidelity] = float(np.mean(seconds))
-        if far_classes and "per_class_iou_pct" in record.metrics:
-            ious = [record.metrics["per_class_iou_pct"][label] for label in far_classes]
+        if far_classes and record.accuracy is not None:
+            ious = [record.accuracy.per_class_iou_pct[label] for label in far_classes]
             known = [iou for iou in ious if iou is not None]
             scores.far_iou_pct.setdefault(want.scorer.fidelity, []).append(float(np.mean(known)) if known else 0.0)
     return list(found.values())

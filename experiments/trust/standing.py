@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from statistics import fmean
@@ -17,9 +17,10 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict, agreement
-from experiments.store.store import Store, Study, store_if_any
-from search_space import SearchSpace, preset
-from topformer.config import Task, TopFormerConfig, parse_image_size, strict_json
+from experiments.store.records import Study
+from experiments.store.store import Store, store_if_any
+from search_space import SearchSpace
+from topformer.config import TopFormerConfig, strict_json
 from topformer.errors import UserError, first_line, unknown_name
 
 Stratum = Literal["anchor", "band", "spread", "ordering"]
@@ -135,19 +136,7 @@ def standing(evaluator: str, store: Store | None, space: SearchSpace | None = No
 
 def study_standing(study: Study, store: Store | None) -> Standing:
     """Of what a study's trials are trained by, within its space."""
-    return standing(study.evaluator, store, space_of(study.config))
-
-
-def space_of(config: Mapping[str, Any]) -> SearchSpace:
-    """The space that a study's content names or defines."""
-    task = Task(image_size=parse_image_size(config["task"]["image_size"]), num_classes=config["task"]["num_classes"])
-    space = config["space"]
-    if "preset" not in space:
-        return SearchSpace.from_dict(space, task=task, where=f"study {config['name']!r}, [space]")
-    if len(space) > 1:
-        extra = ", ".join(sorted(set(space) - {"preset"}))
-        raise UserError(f"study {config['name']!r}, [space]: a preset takes no further keys, but {extra} is given.")
-    return preset(str(space["preset"]), task=task)
+    return standing(study.evaluator, store, study.config.search_space())
 
 
 def _is_like(member: MemberScores, space: SearchSpace) -> bool:

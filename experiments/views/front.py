@@ -6,68 +6,22 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from evaluators.trust import Z_90
-from experiments.front.confidence import MOST_COMPARED, front_probabilities
+from experiments.front.confidence import front_probabilities
 from experiments.front.pareto import (
-    evaluated,
     front,
-    hypervolume,
-    knee,
-    nearest,
+    hypervolume_of,
+    hypervolume_reference,
+    knee_of,
     nearest_anchor,
-    non_dominated,
-    points,
-    shortlist,
 )
-from experiments.store.store import BatchStatistics, Outlines, Store, Study, Trial
+from experiments.store.records import BatchStatistics, Study, Trial
 from experiments.trust.standing import Standing
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
-from topformer.errors import UserError, unknown_name
-
-
-def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -> tuple[Study, tuple[Trial, ...]]:
-    """A study and its trials, as its own fidelity has them or as one of its confirmations does.
-
-    Unless `every` is wanted, only those that decide what is said of the front: of a large study the others take long
-    to read.
-    """
-    study = store.study(name)
-    if label is None or label == study.fidelity:
-        return study, store.trials(name, numbers=None if every else leading(store.outlines(name)))
-    rung = next((rung for rung in study.rungs if rung.label == label), None)
-    if rung is None:
-        raise unknown_name("fidelity", label, [study.fidelity, *(rung.label for rung in study.rungs)])
-    return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
-
-
-def leading(outlines: Outlines) -> list[int]:
-    """Numbers of the front, of as many near it as are compared, of the anchors and the slowest of the first batch."""
-    done = np.flatnonzero(~np.isnan(outlines.miou_pct))
-    known = np.stack([outlines.total_ms[done], outlines.miou_pct[done]], axis=1)
-    near = done[list(nearest(known, MOST_COMPARED))], done[list(non_dominated(known))]
-    chosen = [*near, np.flatnonzero(outlines.is_anchor)]
-    if len(first := np.flatnonzero(outlines.batch == 0)):
-        chosen.append(first[[np.argmax(outlines.total_ms[first])]])
-    return [int(number) for number in outlines.number[np.unique(np.concatenate(chosen))]]
-
-
-def hypervolume_reference(study: Study, trials: Sequence[Trial]) -> tuple[float, float]:
-    """(ms, per cent) that a study's hypervolumes are measured from: its budget, or the longest latency of its first
-    batch, and no mIoU at all. It is the same from the first batch to the last."""
-    budget = study.config["latency"]["max_ms"]
-    first = [trial.latency.total_ms for trial in trials if trial.batch == 0]
-    return float(budget if budget is not None else max(first, default=0.0)), 0.0
-
-
-def hypervolume_of(trials: Sequence[Trial], *, fidelity: str, reference: tuple[float, float]) -> float:
-    """In ms * per cent."""
-    return hypervolume(points(evaluated(trials, fidelity=fidelity)), reference)
+from topformer.errors import UserError
 
 
 def trial_row(table: LatencyTable, trial: Trial, ranking: Standing) -> dict[str, Any]:
@@ -126,20 +80,6 @@ def front_rows(
     ]
 
 
-def shortlisted(study: Study, trials: Sequence[Trial], count: int) -> tuple[Trial, ...]:
-    """Up to `count` members of the front, by latency: the knee and those that keep most of its hypervolume."""
-    if count < 1:
-        raise UserError(f"a shortlist has at least 1 architecture, not {count}.")
-    done = evaluated(trials, fidelity=study.fidelity)
-    return tuple(done[index] for index in shortlist(points(done), count, hypervolume_reference(study, trials)))
-
-
-def knee_of(study: Study, trials: Sequence[Trial]) -> Trial | None:
-    """The front's knee; None without an evaluation."""
-    done = evaluated(trials, fidelity=study.fidelity)
-    return done[knee(points(done))] if done else None
-
-
 def against_anchor(
     trial: Trial, trials: Sequence[Trial], study: Study, *, margin_pct: float | None
 ) -> dict[str, Any] | None:
@@ -180,19 +120,19 @@ def study_summary(
     last = max((trial.batch for trial in trials), default=-1)
     return {
         "study": study.name,
-        "space": study.config["space"].get("preset") or study.config["space"].get("name"),
-        "task": study.config["task"],
-        "sampler": study.config["search"]["sampler"],
-        "seed": study.config["search"]["seed"],
+        "space": study.config.space.get("preset") or study.config.space.get("name"),
+        "task": study.config.task.model_dump(),
+        "sampler": study.config.search.sampler,
+        "seed": study.config.search.seed,
         "fidelity": study.fidelity,
         "evaluator": study.evaluator,
-        "dataset": study.config["evaluator"]["dataset"],
+        "dataset": study.config.evaluator.dataset,
         "table": study.table.name,
         "table_checksum": study.table.checksum,
-        "max_ms": study.config["latency"]["max_ms"],
+        "max_ms": study.config.latency.max_ms,
         "created": study.created,
         "finished": study.finished,
-        "trials_wanted": study.config["search"]["trials"],
+        "trials_wanted": study.config.search.trials,
         "trials": len(trials),
         "complete": sum(trial.state == "complete" for trial in trials),
         "failed": sum(trial.state == "failed" for trial in trials),
@@ -245,9 +185,9 @@ def comparison(studies: Sequence[tuple[Study, Sequence[Trial]]]) -> list[dict[st
     return [
         {
             "study": study.name,
-            "sampler": study.config["search"]["sampler"],
-            "seed": study.config["search"]["seed"],
-            "max_ms": study.config["latency"]["max_ms"],
+            "sampler": study.config.search.sampler,
+            "seed": study.config.search.seed,
+            "max_ms": study.config.latency.max_ms,
             "complete": sum(trial.state == "complete" for trial in trials),
             "hypervolume": hypervolume_of(trials, fidelity=study.fidelity, reference=reference),
             "reference_ms": reference[0],

@@ -170,8 +170,7 @@ def test_a_study_without_results_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         run_toy(tmp_path, report=stop)
     with Store.open(toy_url(tmp_path)) as store:
         store.create_study(
-            "young",
-            config=store.study("toy").config,
+            store.study("toy").config.model_copy(update={"name": "young"}),
             evaluator="e",
             fidelity="f",
             table_text=store.study("toy").table_text,

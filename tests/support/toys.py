@@ -15,8 +15,9 @@ from pathlib import Path
 
 from evaluators.base import Metrics
 from evaluators.trust import Agreement, Estimate
-from experiments.search.study import StudyConfig, StudyResult, run_study
+from experiments.search.study import StudyResult, run_study
 from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.trust.standing import FidelityTrust, TrustReport
 from latency_lut.table import LatencyRow, LatencyTable, TableHeader
 from search_space import SearchSpace, blocks, preset

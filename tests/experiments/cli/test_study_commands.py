@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from experiments.front import confidence
-from experiments.front.pareto import front, hypervolume
-from experiments.search.study import StudyConfig
+from experiments.front.lookup import at_rung
+from experiments.front.pareto import front, hypervolume, hypervolume_reference, knee_of, shortlisted
 from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing
 from experiments.views import front as summaries
-from experiments.views.front import at_rung, front_rows, hypervolume_reference, knee_of, shortlisted
+from experiments.views.front import front_rows
 from tests.support.shell import Shell
 from tests.support.toys import ToyEvaluator, is_unlucky, run_toy, toy_config, toy_report, toy_table, toy_url
 

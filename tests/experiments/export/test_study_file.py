@@ -63,6 +63,7 @@ def edited(key: str, value: Any, *, line: int | None = None) -> Callable[[bytes]
     return change
 
 
+METRICS = {"per_class_iou_pct": [], "pixel_accuracy_pct": 50.0, "train_loss": None, "seconds": 1.0}
 STRAY = json.dumps(
     {
         "candidate_key": "0123456789abcdef",
@@ -70,7 +71,7 @@ STRAY = json.dumps(
         "fidelity": "toy",
         "replicate": 0,
         "status": "complete",
-        "metrics": {"miou_pct": 99.0},
+        "metrics": METRICS | {"miou_pct": 99.0},
         "reason": None,
         "seconds": 0.0,
     }
@@ -109,7 +110,7 @@ def test_a_study_may_come_under_another_name_and_not_twice_under_one(folder: Pat
             import_study(store, found)
         assert import_study(store, found, name="other") == "other"
         assert [study.name for study in store.studies()] == ["toy", "other"]
-        assert store.study("other").config["name"] == "other"
+        assert store.study("other").config.name == "other"
 
 
 def test_what_a_configuration_leaves_to_its_defaults_is_imported_with_them(folder: Path, tmp_path: Path) -> None:
@@ -139,13 +140,12 @@ def test_numbers_that_no_database_can_keep_are_one_sentence(folder: Path, tmp_pa
 
 def test_a_store_with_another_result_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
     found = read_archive(folder / "toy.zip")
-    trial = found.trials[0]
-    assert trial.record is not None
-    other = archive._record(trial, found.proposals[0], found.study)
+    other = found.records[0]
     assert other is not None
+    assert other.accuracy is not None
     with Store.open(toy_url(tmp_path), create=True) as store:
         store.add_record(
-            replace(other, metrics=dict(other.metrics or {}) | {"miou_pct": 1.0}),
+            replace(other, metrics=replace(other.accuracy, miou_pct=1.0)),
             candidate=found.proposals[0].candidate,
         )
         with pytest.raises(UserError, match=r"another result of candidate .* import into a new --storage"):
@@ -184,11 +184,19 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         ("front.json", edited("trials", [0]), r"front\.json: records and table give the front"),
         ("front.json", edited("hypervolume", 1.0), "give the front .* with hypervolume"),
         ("trials.jsonl", edited("record.metrics.miou_pct", 99.0, line=3), "give the front"),
-        ("trials.jsonl", edited("record.metrics.miou_pct", 101.0, line=3), r"mIoU of 101\.0 %"),
-        ("trials.jsonl", edited("record.metrics.miou_pct", "30", line=3), "mIoU of '30' %"),
-        ("trials.jsonl", edited("record.metrics.seconds", "long", line=3), "metrics of which seconds is 'long'"),
-        ("trials.jsonl", edited("record.metrics.seconds", float("nan"), line=3), "NaN is no finite number"),
-        ("trials.jsonl", edited("record.metrics", None, line=3), "is complete but its metrics are not"),
+        ("trials.jsonl", edited("record.metrics.miou_pct", 101.0, line=3), "trial 3: its miou_pct is 101"),
+        (
+            "trials.jsonl",
+            edited("record.metrics.miou_pct", "30", line=3),
+            r"record\.metrics\.miou_pct: Input should be a valid number",
+        ),
+        (
+            "trials.jsonl",
+            edited("record.metrics.seconds", "long", line=3),
+            r"record\.metrics\.seconds: Input should be a valid number",
+        ),
+        ("trials.jsonl", edited("record.metrics.seconds", float("nan"), line=3), "finite number"),
+        ("trials.jsonl", edited("record.metrics", None, line=3), "trial 3: it is complete, and has no metrics"),
         ("trials.jsonl", edited("latency_ms", 0.01, line=3), r"said to take 0\.01 ms, its table says"),
         ("trials.jsonl", edited("architecture.num_blocks", 5, line=3), "key of another architecture"),
         ("trials.jsonl", edited("architecture.num_heads", -1, line=3), "trial 3: "),

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.front.confidence import front_probabilities
 from experiments.front.pareto import front
-from experiments.store.store import Trial
+from experiments.store.records import Trial
 from latency_lut.table import ErrorModel, LatencyTable
 from tests.support.toys import run_toy, toy_config, toy_table
 from topformer.blocks import candidate_blocks
@@ -49,12 +49,9 @@ def test_of_two_that_differ_by_noise_alone_the_better_leads_by_its_chance(trials
     """Same architecture, same latency: P(a > b) for a difference of one noise, over root two."""
     first = trials[0]
     assert first.record is not None
-    assert first.record.metrics is not None
-    other = replace(
-        first,
-        number=99,
-        record=replace(first.record, metrics=dict(first.record.metrics) | {"miou_pct": (first.miou_pct or 0) - 1.0}),
-    )
+    assert first.record.accuracy is not None
+    worse = replace(first.record.accuracy, miou_pct=first.record.accuracy.miou_pct - 1.0)
+    other = replace(first, number=99, record=replace(first.record, metrics=worse))
     found = front_probabilities([first, other], toy_table(), fidelity="toy", noise_pct=1.0)
     assert found[first.number] == pytest.approx(0.760, abs=0.03)  # the normal's share below 1 / sqrt(2)
     assert found[first.number] + found[99] == pytest.approx(1.0)

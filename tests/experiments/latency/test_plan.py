@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.front.lookup import Chosen, task_of
-from experiments.latency.plan import rows_named, space_named, space_options, spaces_of
+from experiments.latency.plan import rows_named, space_options, spaces_of
+from experiments.study_config import space_named
 from latency_lut.table import MissingRows
 from search_space import preset
 from tests.support.toys import STUDY, TASK
@@ -23,8 +24,8 @@ ON_448 = Chosen(text="tiny", arch=TINY, task=Task(image_size=(448, 448), num_cla
 
 def test_a_preset_is_taken_on_the_task_asked_for_then_on_the_chosen_one_s_then_on_the_published() -> None:
     assert space_named("quickstart", size="64", classes=59).task == TASK
-    assert space_named("quickstart", size=None, classes=None, like=ON_448).task == ON_448.task
-    assert space_named("quickstart", size=None, classes=7, like=ON_448).task == Task(
+    assert space_named("quickstart", size=None, classes=None, base=ON_448.task).task == ON_448.task
+    assert space_named("quickstart", size=None, classes=7, base=ON_448.task).task == Task(
         image_size=(448, 448), num_classes=7
     )
     assert space_named("quickstart", size=None, classes=None) == preset("quickstart", task=Task())

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from evaluators.base import Score
 from experiments.export.study_file import export_study, import_study, read_archive
 from experiments.front.confidence import front_probabilities
+from experiments.front.lookup import at_rung
 from experiments.front.pareto import front, non_dominated
+from experiments.search.assembly import build_evaluator, build_schedule
 from experiments.search.samplers import Gate, next_batch
 from experiments.search.schedule import Confirmation, Schedule, Screen, promoted
-from experiments.search.study import Event, StudyConfig, StudyResult, run_study
+from experiments.search.study import Event, StudyResult, run_study
 from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing, standing
-from experiments.views.front import at_rung, front_rows, study_summary
+from experiments.views.front import front_rows, study_summary
 from tests.support.toys import (
     STUDY,
     TASK,
@@ -226,7 +229,7 @@ def test_a_study_file_may_confirm_by_probability_where_noise_is_known() -> None:
     again = '[[confirm]]\nrecipe = "reference"\nfront_probability = 0.2\nreplicates = 4'
     config = with_rungs(text + again)
     known = Standing(report="mine", trust=toy_report(0.9).fidelities[0], noise_pct=0.6)
-    first, second = config.build_schedule(config.build_evaluator(), lambda _: known).confirmations
+    first, second = build_schedule(config, build_evaluator(config), lambda _: known).confirmations
     assert (first.keep, first.front_probability, first.noise_pct) == (None, 0.1, 0.6)
     assert (second.front_probability, second.noise_pct) == (0.2, 0.6 / 2**0.5)  # ranks means of two trainings
 
@@ -315,14 +318,14 @@ def with_rungs(text: str = RUNGS) -> StudyConfig:
 
 def test_a_study_file_names_its_rungs_and_untested_screens_are_left_out_with_a_notice() -> None:
     config = with_rungs()
-    evaluator = config.build_evaluator()
+    evaluator = build_evaluator(config)
     trusted = Standing(report="mine", trust=toy_report(0.9).fidelities[0])
-    schedule = config.build_schedule(evaluator, lambda _: trusted)
+    schedule = build_schedule(config, evaluator, lambda _: trusted)
     assert [(screen.scorer.fidelity, screen.share) for screen in schedule.screens] == [("naswot", 0.25)]
     assert [(rung.label, rung.keep) for rung in schedule.confirmations] == [("reference x2", 3)]
     assert schedule.notices == ()
     for known in (Standing(report=None, trust=None), Standing(report="mine", trust=toy_report(0.3).fidelities[0])):
-        found = config.build_schedule(evaluator, lambda _, known=known: known)  # type: ignore[misc]
+        found = build_schedule(config, evaluator, lambda _, known=known: known)  # type: ignore[misc]
         assert found.screens == ()
         assert found.notices[0].startswith("screen naswot is not used: ranking ")
         assert [rung.label for rung in found.confirmations] == [rung.label for rung in schedule.confirmations]
@@ -349,7 +352,7 @@ def test_rungs_that_make_no_sense_are_one_sentence(change: tuple[str, str], frag
     config = with_rungs(text)
     trusted = Standing(report="mine", trust=toy_report(0.9).fidelities[0])
     with pytest.raises(UserError, match=fragment) as error:
-        config.build_schedule(config.build_evaluator(), lambda _: trusted)
+        build_schedule(config, build_evaluator(config), lambda _: trusted)
     assert "\n" not in str(error.value)
 
 
@@ -368,4 +371,4 @@ def test_a_wrong_rung_is_refused_with_its_key(change: tuple[str, str], fragment:
 
 
 def test_the_task_of_the_toys_is_the_data_set_s() -> None:
-    assert TASK.num_classes == with_rungs().build_evaluator().dataset.num_classes  # type: ignore[attr-defined]
+    assert TASK.num_classes == build_evaluator(with_rungs()).dataset.num_classes  # type: ignore[attr-defined]

@@ -14,10 +14,12 @@ from evaluators.compiled import CompiledTable
 from evaluators.proxy import ProxyEvaluator
 from experiments.front.pareto import hypervolume, nearest, points
 from experiments.search import samplers
+from experiments.search.assembly import build_evaluator, build_schedule
 from experiments.search.guided import Guide
 from experiments.search.samplers import SAMPLERS, Gate, OptunaSampler, Request, left_out_agreement, next_batch
-from experiments.search.study import Event, StudyConfig, require_rows, run_study
+from experiments.search.study import Event, require_rows, run_study
 from experiments.store.store import Lease, Store
+from experiments.study_config import StudyConfig
 from experiments.workers.pool import Pool
 from latency_lut.table import find_table
 from search_space import require_anchors
@@ -227,7 +229,7 @@ def test_a_study_that_never_began_may_be_changed(tmp_path: Path) -> None:
     with Store.open(toy_url(tmp_path)) as store:
         stored = store.study("toy")
         store.delete_study("toy")
-        store.create_study("toy", config=stored.config, evaluator="other", fidelity="toy", table_text=stored.table_text)
+        store.create_study(stored.config, evaluator="other", fidelity="toy", table_text=stored.table_text)
     assert len(run_toy(tmp_path, toy_config(trials=8, seed=3)).trials) == 8
 
 
@@ -320,7 +322,7 @@ def test_a_study_that_cannot_go_on_is_not_extended(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Ray cluster answers"):
         run_toy(tmp_path, toy_config(trials=8).extended(20), elsewhere=no_cluster())
     with Store.open(toy_url(tmp_path), read_only=True) as store:
-        assert StudyConfig.stored(store, "toy").search.trials == 8
+        assert store.study("toy").config.search.trials == 8
 
 
 def test_a_study_that_never_began_is_not_kept(tmp_path: Path) -> None:
@@ -354,7 +356,7 @@ def test_asynchronous_studies_have_no_screens() -> None:
     text += '[[screen]]\nrecipe = "macs"\nshare = 0.5\n'
     config = StudyConfig.from_toml(text, where="toy.toml")
     with pytest.raises(UserError, match=r"search\.asynchronous cannot be true with it"):
-        config.build_schedule(ToyEvaluator(), lambda _: pytest.fail("not asked"))
+        build_schedule(config, ToyEvaluator(), lambda _: pytest.fail("not asked"))
 
 
 def test_weights_are_kept_for_the_front_and_the_anchors_only(tmp_path: Path) -> None:
@@ -438,7 +440,7 @@ def test_anchors_outside_the_space_are_refused(tmp_path: Path) -> None:
 def test_a_task_with_other_classes_than_the_data_set_is_refused() -> None:
     text = STUDY.format(trials=4, seed=0, sampler="random").replace("num_classes = 59", "num_classes = 19")
     with pytest.raises(UserError, match="scenes has 59 classes; set num_classes = 59"):
-        StudyConfig.from_toml(text, where="my.toml").build_evaluator()
+        build_evaluator(StudyConfig.from_toml(text, where="my.toml"))
 
 
 def study_on(dataset: str, *, num_classes: int = 3) -> StudyConfig:
@@ -448,7 +450,7 @@ def study_on(dataset: str, *, num_classes: int = 3) -> StudyConfig:
 
 
 def test_a_study_takes_scenes_of_any_number_of_classes() -> None:
-    evaluator = study_on("scenes:150", num_classes=150).build_evaluator()
+    evaluator = build_evaluator(study_on("scenes:150", num_classes=150))
     assert isinstance(evaluator, ProxyEvaluator)
     assert (evaluator.dataset.name, evaluator.dataset.num_classes) == ("scenes", 150)
 
@@ -457,17 +459,17 @@ def test_a_study_takes_a_data_set_from_a_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     folder_tree(tmp_path / "mine", train=4)
-    evaluator = study_on("mine").build_evaluator()
+    evaluator = build_evaluator(study_on("mine"))
     assert isinstance(evaluator, ProxyEvaluator)
     assert evaluator.dataset.item("val", 0)[1].shape == (48, 64)  # as it is: photographs keep their proportions
     quick = replace(evaluator.recipe, training=replace(evaluator.recipe.training, iterations=2))
     candidate = Candidate(arch=TINY, task=Task(num_classes=3))
     metrics = ProxyEvaluator(quick, evaluator.dataset).evaluate(candidate, replicate=0, weights_out=None)
     assert len(metrics.per_class_iou_pct) == 3
-    assert study_on("folder:mine").build_evaluator().fingerprint == evaluator.fingerprint
+    assert build_evaluator(study_on("folder:mine")).fingerprint == evaluator.fingerprint
     with (tmp_path / "mine/images/train/train-0.jpg").open("ab") as image:
         image.write(b"another")
-    assert study_on("mine").build_evaluator().fingerprint != evaluator.fingerprint
+    assert build_evaluator(study_on("mine")).fingerprint != evaluator.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -488,7 +490,7 @@ def test_a_data_set_that_a_study_cannot_train_on_is_refused(
     (folder_tree(tmp_path / "alone") / "masks/train/train-0.png").unlink()
     imagenet_tree(tmp_path / "pictures")
     with pytest.raises(UserError, match=says) as error:
-        study_on(dataset, num_classes=num_classes).build_evaluator()
+        build_evaluator(study_on(dataset, num_classes=num_classes))
     assert "\n" not in str(error.value)
 
 
@@ -496,7 +498,7 @@ def test_shipped_studies_are_valid_and_hold_their_anchors() -> None:
     config = StudyConfig.load("quickstart")
     space = config.search_space()
     require_anchors(space, config.search.anchors)
-    assert config.build_evaluator().fidelity == config.evaluator.recipe
+    assert build_evaluator(config).fidelity == config.evaluator.recipe
 
 
 def test_a_missing_study_file_lists_the_shipped_ones() -> None:

@@ -11,7 +11,8 @@ import fsspec
 import pytest
 
 from experiments.store.artefacts import Artefacts, file_sha256
-from experiments.store.store import ARTEFACTS, Store
+from experiments.store.database import ARTEFACTS
+from experiments.store.store import Store
 from tests.support.toys import ToyEvaluator, run_toy, toy_config, toy_url
 from topformer.errors import UserError
 
@@ -97,7 +98,7 @@ def test_a_secret_in_the_place_of_weights_is_not_shown() -> None:
 
 
 def test_a_study_keeps_its_front_and_the_anchors_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.store.store.Artefacts", lambda _: Artefacts(BUCKET))
+    monkeypatch.setattr("experiments.store.database.Artefacts", lambda _: Artefacts(BUCKET))
     result = run_toy(tmp_path, toy_config(trials=12), ToyEvaluator(keeps_weights=True))
     wanted = {t.number for t in result.front} | {t.number for t in result.trials if t.anchor}
     assert len(objects()) == len(wanted) < 12
@@ -115,7 +116,7 @@ def test_a_study_keeps_its_front_and_the_anchors_there(tmp_path: Path, monkeypat
 
 
 def test_storage_that_goes_away_costs_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.store.store.Artefacts", lambda _: Artefacts(BUCKET))
+    monkeypatch.setattr("experiments.store.database.Artefacts", lambda _: Artefacts(BUCKET))
     memory: Any = type(fsspec.filesystem("memory"))
     with monkeypatch.context() as away:
         away.setattr(memory, "put_file", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no route to host")))

@@ -13,10 +13,13 @@ import pytest
 
 from evaluators.base import Metrics
 from experiments.store.ledger import read_records, take_in, write_records
-from experiments.store.store import Evaluation, Record, Store
+from experiments.store.records import Evaluation, Record
+from experiments.store.store import Store
 from tests.support.toys import ToyEvaluator, is_unlucky, run_toy, toy_config, toy_url
 from topformer.config import TINY, Candidate, Task, content_key
 from topformer.errors import UserError
+
+METRICS = {"miou_pct": 5, "per_class_iou_pct": [], "pixel_accuracy_pct": 50.0, "train_loss": None, "seconds": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +73,23 @@ def changed(ledger: Path, change: Callable[[dict[str, Any]], Any], *, sealed: bo
         (lambda line: line.update(fidelity="long"), True, "evaluator toy-1 is 'long', and 'toy' before"),
         (lambda line: line.update(fidelity="\x1b[2J"), True, "fidelity: String should match"),
         (lambda line: line.update(replicate=-1), True, "replicate: Input should be greater"),
-        (lambda line: line.update(status="failed", metrics={"miou_pct": 5}), True, "it is failed, and has metrics"),
-        (lambda line: line.update(status="complete", metrics={"miou_pct": 200.0}), True, "its miou_pct is 200"),
-        (lambda line: line.update(status="complete", metrics={"miou_pct": "x"}), True, "miou_pct is 'x'"),
-        (lambda line: line.update(status="complete", metrics={"miou_pct": None}), True, "float"),
-        (lambda line: line.update(status="complete", metrics={}), True, "value"),
+        (lambda line: line.update(status="failed", metrics=METRICS), True, "it is failed, and has metrics"),
+        (
+            lambda line: line.update(status="complete", metrics=METRICS | {"miou_pct": 200.0}),
+            True,
+            "its miou_pct is 200",
+        ),
+        (
+            lambda line: line.update(status="complete", metrics=METRICS | {"miou_pct": "x"}),
+            True,
+            r"metrics\.miou_pct: Input should be a valid number",
+        ),
+        (
+            lambda line: line.update(status="complete", metrics=METRICS | {"miou_pct": None}),
+            True,
+            r"metrics\.miou_pct: ",
+        ),
+        (lambda line: line.update(status="complete", metrics={}), True, "miou_pct: Field required"),
         (lambda line: line.update(weights="/etc/passwd"), True, "weights: Extra inputs"),
     ],
 )
@@ -119,7 +134,11 @@ def test_a_pipe_is_no_file_of_records(tmp_path: Path) -> None:
 
 
 def test_another_result_of_a_known_evaluation_is_refused(ledger: Path, tmp_path: Path) -> None:
-    changed(ledger, lambda line: line.update(status="complete", metrics={"miou_pct": 1.5}, reason=None), sealed=True)
+    changed(
+        ledger,
+        lambda line: line.update(status="complete", metrics=METRICS | {"miou_pct": 1.5}, reason=None),
+        sealed=True,
+    )
     with (
         Store.open(toy_url(tmp_path)) as store,
         pytest.raises(UserError, match=r"another result of candidate .* by toy: .*not 1\.5"),
@@ -149,7 +168,7 @@ def test_blocks_and_curves_of_a_record_come_back(tmp_path: Path) -> None:
         fidelity="reference",
         replicate=0,
         status="complete",
-        metrics={name: getattr(metrics, name) for name in Metrics.__slots__},
+        metrics=metrics,
         reason=None,
         seconds=1.0,
     )
@@ -158,8 +177,8 @@ def test_blocks_and_curves_of_a_record_come_back(tmp_path: Path) -> None:
         (found,) = store.evaluations()
     assert found.record.judge_miou_pct == 39.0
     assert found.record.metrics is not None
-    assert found.record.metrics["blocks"] == [[list(one) for one in counts]] * 2
-    assert found.record.metrics["curve_miou_pct"] == [10.0, 40.0]
+    assert found.record.accuracy.blocks == (counts,) * 2
+    assert found.record.accuracy.curve_miou_pct == (10.0, 40.0)
 
 
 def test_the_commands_say_what_they_did(ledger: Path, tmp_path: Path, shell: Any) -> None:

@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 from experiments.search.study import Event, StudyResult, run_study
 from experiments.store import schema, store
-from experiments.store.store import ARTEFACTS_VARIABLE, Store
+from experiments.store.database import ARTEFACTS_VARIABLE
+from experiments.store.store import Store
 from tests.support import postgres
 from tests.support.toys import ToyEvaluator, outline, run_toy, toy_config, toy_table
 from topformer.errors import UserError

@@ -21,8 +21,9 @@ from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE, ProxyEvaluator
 from evaluators.trust import published_orderings
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
-from experiments.search.study import StudyConfig
+from experiments.search.assembly import build_evaluator
 from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.trust import standing
 from experiments.trust.run import (
     Member,
@@ -322,13 +323,13 @@ def test_the_shipped_report_follows_from_its_records() -> None:
 def test_the_quickstart_study_is_vouched_for() -> None:
     """A change of proxy or scenes makes the shipped report say nothing of it."""
     config = StudyConfig.load("quickstart")
-    found = standing.standing(config.build_evaluator().fingerprint, None, config.search_space())
+    found = standing.standing(build_evaluator(config).fingerprint, None, config.search_space())
     assert (found.report, found.verdict, found.alike) == ("pyramid-scenes", "trusted", 40)
 
 
 def test_a_narrower_space_is_vouched_for_by_what_is_like_it() -> None:
     """Of the 40, those of other injected scales are so much better or worse that any order of the rest looks good."""
-    fingerprint = StudyConfig.load("quickstart").build_evaluator().fingerprint
+    fingerprint = build_evaluator(StudyConfig.load("quickstart")).fingerprint
     report = find_report("pyramid-scenes", None)
     narrow = preset("quickstart", task=Task(num_classes=59))
     found = standing.standing(fingerprint, None, narrow)

@@ -1,0 +1,126 @@
+"""Which evaluators, rungs and images does a study's configuration name?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from evaluators.base import Evaluator, Scorer
+from evaluators.datasets.files import LabelledFiles
+from evaluators.datasets.named import dataset_named
+from evaluators.named import evaluator_named, scorer_named
+from evaluators.proxy import REFERENCE
+from evaluators.supernet import SupernetEvaluator
+from experiments.search.schedule import Confirmation, Schedule, Screen, rung_label
+from experiments.store.records import Study
+from experiments.study_config import StudyConfig
+from experiments.trust.standing import Standing
+from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluators.datasets import SegmentationDataset
+
+
+def build_evaluator(config: StudyConfig) -> Evaluator:
+    """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
+    dataset = dataset_of(config)
+    try:
+        return evaluator_named(config.evaluator.recipe, dataset)
+    except UserError as error:
+        raise UserError(f"study {config.name!r}, evaluator.recipe: {error}") from None
+
+
+def evaluator_of(study: Study) -> Evaluator:
+    """What gives the mIoU of `study.fidelity`: the study's own evaluator, or that of a confirmation."""
+    config, number = study.config, len(study.rungs) - len(study.further) - 1
+    if number < 0:
+        return build_evaluator(config)
+    with _key(config, f"confirm[{number}].recipe"):
+        return evaluator_named(config.confirm[number].recipe, dataset_of(config))
+
+
+def build_schedule(config: StudyConfig, evaluator: Evaluator, trusted: Callable[[Scorer], Standing]) -> Schedule:
+    """The rungs around the evaluator; screens whose order is not `trusted` are left out, with a notice."""
+    if not config.screen and not config.confirm:
+        return Schedule()
+    if config.screen and config.search.asynchronous:
+        raise UserError(
+            f"study {config.name!r}: [[screen]] scores batches before they are trials, so search.asynchronous cannot "
+            "be true with it; leave one of them out."
+        )
+    dataset = dataset_of(config)
+    screens, confirmations, notices = [], [], []
+    for number, section in enumerate(config.screen):
+        with _key(config, f"screen[{number}].recipe"):
+            scorer = scorer_named(section.recipe, REFERENCE, dataset)
+            if scorer.fingerprint == evaluator.fingerprint:
+                raise UserError(f"{section.recipe!r} is the study's own evaluator.")
+        if (standing := trusted(scorer)).trusted:
+            screens.append(Screen(scorer=scorer, share=section.share))
+        else:
+            notices.append(f"screen {scorer.fidelity} is not used: {standing.sentence}.")
+    before, repeated = evaluator, 1
+    for number, rung in enumerate(config.confirm):
+        if rung.keep is rung.front_probability is None:
+            raise UserError(
+                f"study {config.name!r}, confirm[{number}]: which trials? Set keep = 6, the best by fronts, or "
+                "front_probability = 0.05, all that are that likely to be on the front."
+            )
+        with _key(config, f"confirm[{number}].recipe"):
+            found = evaluator_named(rung.recipe, dataset)
+        if isinstance(found, SupernetEvaluator) and rung.replicates > 1:
+            raise UserError(
+                f"study {config.name!r}, confirm[{number}].replicates: {found.fidelity} trains nothing, so that "
+                f"{rung.replicates} of its evaluations are all alike; set replicates = 1, or recipe = "
+                f'"tuned:{found.weights}".'
+            )
+        noise_pct = None
+        if rung.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:
+            raise UserError(
+                f"study {config.name!r}, confirm[{number}].front_probability: no trust report says how far trainings "
+                f"by {before.fidelity} differ, so how likely trials are on the front is not known; set keep = 6."
+            )
+        confirmations.append(
+            Confirmation(
+                evaluator=found,
+                keep=rung.keep,
+                replicates=rung.replicates,
+                front_probability=rung.front_probability,
+                noise_pct=None if noise_pct is None else noise_pct / math.sqrt(repeated),
+            )
+        )
+        before, repeated = found, rung.replicates
+    labels = [rung.label for rung in confirmations]
+    own = rung_label(evaluator.fidelity, 1)
+    if twice := next((label for label in labels if labels.count(label) > 1 or label == own), None):
+        raise UserError(
+            f"study {config.name!r}: [[confirm]] {twice!r} is there twice, or is what trials are trained by; give it "
+            "other replicates, or another recipe."
+        )
+    return Schedule(screens=tuple(screens), confirmations=tuple(confirmations), notices=tuple(notices))
+
+
+@contextmanager
+def _key(config: StudyConfig, key: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"study {config.name!r}, {key}: {error}") from None
+
+
+def dataset_of(config: StudyConfig) -> SegmentationDataset:
+    """The images that candidates are trained on; refuses those of other classes than the task's."""
+    try:
+        dataset = dataset_named(config.evaluator.dataset)
+        if isinstance(dataset, LabelledFiles):
+            dataset.require_complete()
+    except UserError as error:
+        raise UserError(f"study {config.name!r}, evaluator.dataset: {error}") from None
+    if dataset.num_classes != config.task.num_classes:
+        raise UserError(
+            f"study {config.name!r}: task.num_classes is {config.task.num_classes}, but {config.evaluator.dataset} has "
+            f"{dataset.num_classes} classes; set num_classes = {dataset.num_classes}."
+        )
+    return dataset

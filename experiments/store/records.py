@@ -1,0 +1,231 @@
+"""What was proposed, evaluated and kept? The values that cross every boundary; no database is needed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+
+from evaluators.base import Metrics, Score
+from experiments.study_config import MOST_REPLICATES, StudyConfig
+from latency_lut.table import LatencyEstimate, LatencyTable
+from topformer.config import Candidate
+
+Origin = Literal["anchor", "sampler", "neighbour", "random"]
+Status = Literal["complete", "failed"]
+State = Literal["proposed", "complete", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One evaluation of one candidate."""
+
+    candidate_key: str
+    evaluator: str
+    """Fingerprint: evaluator version, data and recipe."""
+    fidelity: str
+    replicate: int
+    status: Status
+    metrics: Metrics | Score | None
+    """None for a failure."""
+    reason: str | None
+    """Why it failed."""
+    seconds: float
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what no evaluation brings."""
+        if (self.metrics is None) != (self.status == "failed"):
+            raise ValueError(f"it is {self.status}, and {'has no' if self.metrics is None else 'has'} metrics")
+        if self.accuracy is not None:
+            for name in ("miou_pct", "judge_miou_pct"):
+                if (value := getattr(self.accuracy, name)) is not None and not 0 <= value <= 100:
+                    raise ValueError(f"its {name} is {value:g}")
+
+    @property
+    def accuracy(self) -> Metrics | None:
+        """What an evaluator of accuracy found; None for a failure, and for a score without accuracy."""
+        return self.metrics if isinstance(self.metrics, Metrics) else None
+
+    @property
+    def value(self) -> float | None:
+        """The mIoU in per cent, or the score where there is none; None for a failure."""
+        return None if self.metrics is None else self.metrics.value
+
+    @property
+    def judge_miou_pct(self) -> float | None:
+        """mIoU in per cent on the images by which nothing is chosen; None where the evaluator does not judge."""
+        return None if self.accuracy is None else self.accuracy.judge_miou_pct
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A record with its candidate and the time it was written."""
+
+    candidate: Candidate
+    record: Record
+    created: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A candidate on its way into a study."""
+
+    candidate: Candidate
+    point: Mapping[str, int | str]
+    origin: Origin
+    anchor: str | None
+    latency: LatencyEstimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchStatistics:
+    """What the gate before a batch did."""
+
+    asked: int
+    invalid: int
+    """The evaluator cannot evaluate them."""
+    over_budget: int
+    duplicates: int
+    sampler_seconds: float
+    screened: int = 0
+    """Turned away by a screen, after the gate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A proposal and what became of it."""
+
+    number: int
+    batch: int
+    candidate: Candidate
+    point: Mapping[str, int | str]
+    origin: Origin
+    anchor: str | None
+    latency: LatencyEstimate
+    state: State
+    record: Record | None
+    from_cache: bool
+    weights: Path | None
+    weights_sha256: str | None
+
+    @property
+    def miou_pct(self) -> float | None:
+        return None if self.record is None or self.record.accuracy is None else self.record.accuracy.miou_pct
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlines:
+    """A study's trials in a few numbers of each, by number."""
+
+    number: NDArray[np.int64]
+    batch: NDArray[np.int64]
+    is_anchor: NDArray[np.bool_]
+    total_ms: NDArray[np.float64]
+    miou_pct: NDArray[np.float64]
+    """Not a number for one that failed or is not evaluated yet."""
+
+
+class Counts(NamedTuple):
+    """Of a study's trials; those that are neither are open."""
+
+    trials: int
+    complete: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A fidelity at which a study's best trials are confirmed."""
+
+    label: str
+    """Unique in the study; the fidelity of what it ranks."""
+    fidelity: str
+    evaluator: str
+    """Fingerprint."""
+    replicates: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.replicates <= MOST_REPLICATES:
+            raise ValueError(f"a rung's replicates must be from 1 to {MOST_REPLICATES}, not {self.replicates}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study as stored."""
+
+    config: StudyConfig
+    evaluator: str
+    fidelity: str
+    table_text: str
+    created: str
+    finished: str | None
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def table(self) -> LatencyTable:
+        """The latency table as it was when the study began."""
+        return _snapshot(self.table_text, self.name)
+
+    @property
+    def replicates(self) -> int:
+        """Trainings of which an mIoU by `fidelity` is the mean."""
+        return next((rung.replicates for rung in self.rungs if rung.label == self.fidelity), 1)
+
+    @property
+    def further(self) -> tuple[Rung, ...]:
+        """Confirmations of what `fidelity` ranks."""
+        labels = [rung.label for rung in self.rungs]
+        return self.rungs[labels.index(self.fidelity) + 1 if self.fidelity in labels else 0 :]
+
+
+@lru_cache(maxsize=8)
+def _snapshot(text: str, study: str) -> LatencyTable:
+    """A command asks several times; to read a table takes longer than to use it."""
+    return LatencyTable.from_text(text, where=f"table snapshot of study {study!r}")
+
+
+def mean_of(replicates: Sequence[Record], *, fidelity: str) -> Record:
+    """One record of several trainings of a candidate: the mean of every number, and all their seconds."""
+
+    def mean(values: list[Any]) -> Any:
+        known = [value for value in values if value is not None]
+        if known and all(isinstance(value, tuple) for value in known):
+            return tuple(mean(list(items)) for items in zip(*known, strict=True))
+        return sum(known) / len(known) if known else None
+
+    first, found = replicates[0], [record.metrics for record in replicates]
+    assert first.metrics is not None
+    return replace(
+        first,
+        fidelity=fidelity,
+        metrics=replace(
+            first.metrics, **{one.name: mean([getattr(m, one.name) for m in found]) for one in fields(first.metrics)}
+        ),
+        seconds=sum(record.seconds for record in replicates),
+    )
+
+
+def _kind(values: object) -> str:
+    return "|score" if isinstance(values, Mapping) and "value" in values else "|metrics"
+
+
+StoredMetrics = Annotated[Annotated[Metrics, Tag("|metrics")] | Annotated[Score, Tag("|score")], Discriminator(_kind)]
+"""How pydantic reads the JSON of what an evaluation found."""
+METRICS: TypeAdapter[Metrics | Score] = TypeAdapter(StoredMetrics)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, and where."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("|"))  # "|" marks which metrics
+    return f"{place or 'its content'}: {first['msg']}"
