@@ -57,6 +57,12 @@ def test_a_package_stays_clear_of_the_libraries_of_upper_layers(package: str) ->
     assert wrong == []
 
 
+def test_no_library_imports_the_command_line() -> None:
+    libraries = [path for path in (ROOT / "experiments").rglob("*.py") if path.parent.name != "cli"]
+    users = {path.name for path in libraries if "experiments.cli" in path.read_text(encoding="utf-8")}
+    assert users <= {"__main__.py"}
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -1,19 +1,14 @@
 """How do commands take their common options and print? Typer annotations, JSON, tables, progress bars."""
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from experiments import DEFAULT_URL, without_password
-from topformer.config import Task, parse_image_size
-
-if TYPE_CHECKING:
-    from experiments.front.lookup import Chosen
 
 Arch = Annotated[
     str,
@@ -27,53 +22,6 @@ Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512, or 512x1024 (height x width).")]
 Classes = Annotated[int | None, typer.Option("--classes", help="Number of classes.")]
-
-
-def task_of(
-    found: "Chosen", size: str | None, classes: int | None, *, output: str = "logits", classification: bool = False
-) -> Task:
-    """The task asked for; what is not given is the trial's, or the published one's."""
-    base = found.task or (
-        Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task()
-    )
-    return Task(
-        kind="classification" if classification else "segmentation",
-        image_size=parse_image_size(size) if size is not None else base.image_size,
-        num_classes=classes if classes is not None else base.num_classes,
-        output=output,  # type: ignore[arg-type]  # checked by Task
-    )
-
-
-def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
-    """Where a table lacks rows: with the very options that measure them."""
-    return _needed_for("--arch", arch, *_task_options(task))
-
-
-def space_rows_named(name: str, task: Task) -> AbstractContextManager[None]:
-    """Likewise, for every row of a preset on this task, or of the space of a study's file."""
-    return _needed_for(*space_options(name, task))
-
-
-def space_options(name: str, task: Task) -> tuple[str, ...]:
-    """Of `latency measure`: a preset on this task, or a study's file, which says its own."""
-    from search_space import PRESETS
-
-    return ("--space", name, *_task_options(task)) if name in PRESETS else ("--study", name)
-
-
-def _task_options(task: Task) -> tuple[str, ...]:
-    output = () if task.output == "logits" else ("--output", task.output)
-    return ("--size", pixels(task), "--classes", str(task.num_classes), *output)
-
-
-@contextmanager
-def _needed_for(*options: str) -> Iterator[None]:
-    from latency_lut.table import MissingRows
-
-    try:
-        yield
-    except MissingRows as error:
-        raise error.needed_for(shlex.join(options)) from None
 
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:
@@ -125,10 +73,6 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 def print_json(content: object) -> None:
     print(json.dumps(content, indent=2))
-
-
-def pixels(task: Task) -> str:
-    return "x".join(map(str, task.image_size))
 
 
 def storage_flag(storage: str) -> str:
