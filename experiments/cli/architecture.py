@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, console_of, print_json
+from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, console_of, plain_table, print_json
 
 if TYPE_CHECKING:
     from experiments.views.architecture import Described
@@ -32,16 +32,14 @@ def describe(
 
 
 def _print(shown: "Described") -> None:
-    from rich.table import Table
-
     from experiments.latency.plan import pixels
 
     task, costs = shown.task, shown.costs
-    table = Table(
-        title=f"{shown.chosen.label} ({shown.chosen.arch.key}), {pixels(task)} px, {task.num_classes} classes"
+    table = plain_table(
+        f"{shown.chosen.label} ({shown.chosen.arch.key}), {pixels(task)} px, {task.num_classes} classes",
+        ("block", "kind", "output C x H x W", "parameters", "MMACs"),
+        numbers=("output C x H x W", "parameters", "MMACs"),
     )
-    for column in ("block", "kind", "output C x H x W", "parameters", "MMACs"):
-        table.add_column(column, justify="left" if column in ("block", "kind") else "right")
     for block in shown.blocks:
         shape = " x ".join(map(str, block.output))
         table.add_row(block.name, block.kind, shape, f"{block.parameters:,}", f"{block.macs / 1e6:,.2f}")

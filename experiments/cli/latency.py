@@ -375,7 +375,7 @@ def latency_tables(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_rows(rows, "latency tables")
+        print_rows(rows, "latency tables", columns=("table", "kind", "device", "rows", "validated", "date"))
 
 
 for command in (analysis.anchor, analysis.diff, analysis.doctor, analysis.savings, analysis.scan):

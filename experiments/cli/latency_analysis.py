@@ -307,7 +307,8 @@ def _print_savings(shown: "Savings") -> None:
         for row in shown.rows()
     ]
     if rows:
-        print_rows(rows, f"single changes of {what}, that save at least {shown.save_ms:g} ms")
+        print(f"single changes of {what}, that save at least {shown.save_ms:g} ms:")
+        print_rows(rows, "", columns=("knob", "old", "new", "saved_ms", "low_ms", "high_ms", "total_ms"))
     else:
         print(f"no single change in space {shown.space.name} saves {shown.save_ms:g} ms of {what}.")
     print(f"table {shown.table.name}, {estimate.kind}; {shown.table.interval_note}")

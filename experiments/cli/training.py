@@ -59,8 +59,12 @@ def train(
     compiles: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile. [default: on a GPU]")
     ] = None,
-    save_every: Annotated[int | None, typer.Option(help="Iterations. [default: a hundredth of all]")] = None,
-    score_every: Annotated[int | None, typer.Option(help="Iterations. [default: a tenth of all]")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Iterations between two saves. [default: a hundredth of all]")
+    ] = None,
+    score_every: Annotated[
+        int | None, typer.Option(help="Iterations between two scores. [default: a tenth of all, at least 100]")
+    ] = None,
     score_images: Annotated[
         int | None, typer.Option(help="Validation images for a score on the way. [default: all]")
     ] = None,

@@ -47,6 +47,7 @@ PRECISIONS: Mapping[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp16": "16-mixed",
 }
 
+LEAST_BETWEEN_SCORES = 100
 _SAID = "error.txt"
 _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
@@ -477,6 +478,9 @@ def _sizes(job: TrainingJob) -> dict[str, int] | None:
 
 
 def default_intervals(iterations: int) -> tuple[int, int]:
-    """How often to save and to score: a hundred and ten times in a run, as good as."""
+    """Iterations between saves, about 100 of them in a run, and between scores, about 10.
+
+    A score takes as long as tens of iterations, so there are at least `LEAST_BETWEEN_SCORES` iterations between two.
+    """
     save = max(math.ceil(iterations / 100), 1)
-    return save, max(round(iterations / 10 / save), 1) * save
+    return save, max(round(max(iterations / 10, LEAST_BETWEEN_SCORES) / save), 1) * save

@@ -30,6 +30,11 @@ def test_what_is_not_said_is_a_hundredth_between_saves_and_a_tenth_between_score
     assert (job.precision, job.execution.compile, job.execution.workers) == ("fp32", False, None)
 
 
+def test_a_short_training_is_not_scored_all_the_time() -> None:
+    assert default_intervals(20) == (1, 100)
+    assert default_intervals(160_000) == (1600, 16_000)
+
+
 def test_scores_fall_on_saves(data: str, tmp_path: Path) -> None:
     job = training_job(MICRO, data, tmp_path / "run", accelerator="cpu", save_every=30, score_every=100)
     assert (job.execution.save_every, job.score_every) == (30, 90)
