@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluators.base import short_names
 from experiments.front.confidence import MOST_COMPARED
 from experiments.front.pareto import nearest, non_dominated
 from latency_lut import tables
@@ -168,11 +169,13 @@ def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -
     to read.
     """
     study = store.study(name)
+    short = short_names([study.fidelity, *(rung.label for rung in study.rungs)])
+    label = next((full for full, one in short.items() if label in (full, one)), label)
     if label is None or label == study.fidelity:
         return study, store.trials(name, numbers=None if every else leading(store.outlines(name)))
     rung = next((rung for rung in study.rungs if rung.label == label), None)
     if rung is None:
-        raise unknown_name("fidelity", label, [study.fidelity, *(rung.label for rung in study.rungs)])
+        raise unknown_name("fidelity", label, short.values())
     return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
 
 
