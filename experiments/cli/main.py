@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from experiments.store.records import Study, Trial
     from experiments.study_config import StudyConfig
     from experiments.trust.standing import Standing
+    from experiments.views.front import FrontView
     from experiments.workers.pool import Pool
 
 STOPPED = 130
@@ -314,64 +315,39 @@ def front(
     as_json: AsJson = False,
 ) -> None:
     """The Pareto front of a study, or the best architecture under a latency budget."""
-    from experiments.front import pareto
-    from experiments.front.lookup import at_rung
-    from experiments.front.pareto import shortlisted
     from experiments.store.store import Store
-    from experiments.trust.standing import study_standing
-    from experiments.views.front import against_anchor, as_csv, front_rows
+    from experiments.views.front import front_view
     from topformer.writing import write_whole
 
     if sum((every, latency_max is not None, shortlist is not None)) > 1:
         raise UserError("--all lists all, --latency-max picks one, --shortlist some: give only one of these.")
-    with Store.open(storage, read_only=True) as store:
-        found, trials = at_rung(store, study, fidelity, every=every or plot is not None)
-        ranking = study_standing(found, store)
-    budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
-    if shortlist is not None:
-        shown: tuple[Trial, ...] = shortlisted(found, trials, shortlist)
-    elif budget is not None:
-        shown = (pareto.best_under(trials, budget, fidelity=found.fidelity),)
-    elif every:
-        shown = tuple(trial for trial in trials if trial.state != "proposed")
-    else:
-        shown = pareto.front(trials, fidelity=found.fidelity)
     if csv is not None and csv.suffix != ".csv":
         raise UserError(f"--csv must be a .csv file, not {str(csv)!r}.")
+    with Store.open(storage, read_only=True) as store:
+        view = front_view(
+            store,
+            study,
+            fidelity=fidelity,
+            latency_max=latency_max,
+            shortlist=shortlist,
+            every=every,
+            drawn=plot is not None,
+        )
     if plot is not None:
         from experiments.reports.figures import draw_front
 
-        draw_front(found, trials, plot, ranking=ranking, latency_max_ms=budget)
-    table = found.table
-    rows = front_rows(found, trials, shown, ranking)
-    if latency_max is not None:
-        rows[0]["nearest_anchor"] = against_anchor(shown[0], trials, found, margin_pct=rows[0]["miou_margin_pct"])
+        draw_front(view, plot)
     if csv is not None:
-        write_whole(csv, as_csv(rows).encode())
+        write_whole(csv, view.as_csv().encode())
     if as_json:
-        print_json(rows)
+        print_json(view.as_dicts())
         return
     console = console_of()
-    console.print(_front_table(found, rows))
-    console.print(f"mIoU by {found.fidelity}. Latency {table.kind}; {table.interval_note}.")
-    console.print(ranking.notice, highlight=False)
-    if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
-        console.print(
-            f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f}"
-            f"{_margin(anchor['miou_difference_margin_pct'])} points of mIoU, "
-            f"{anchor['latency_difference_ms']:+.2f} ms ({anchor['latency_difference_low_ms']:+.2f} to "
-            f"{anchor['latency_difference_high_ms']:+.2f}) for the chosen architecture."
-        )
-    if rows and rows[0]["miou_noise_pct"] is not None:
-        console.print(
-            f"+-: 90 % of repeated trainings, whose noise is {rows[0]['miou_noise_pct']:.2f} points of mIoU; the best "
-            "of many had luck, too. on front: probability, with that noise and what the latencies do not share of "
-            "their errors; * is on the front as measured, (knee) its knee."
-        )
-    elif rows:
-        console.print("no +-: no trust report has repeated trainings by this evaluator.")
+    console.print(_front_table(view))
+    for note in view.notes:
+        console.print(note, highlight=False)
     asked = "" if latency_max is None else f" --latency-max {latency_max}"
-    _tell_of_confirmations(found, "front", study, asked, storage)
+    _tell_of_confirmations(view.study, "front", study, asked, storage)
     for made in (plot, csv):
         if made is not None:
             console.print(f"written: {made}")
@@ -542,32 +518,29 @@ def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
             print(f"  {name:22s} {value}")
 
 
-def _front_table(study: "Study", rows: list[dict[str, Any]]) -> "Table":
+def _front_table(view: "FrontView") -> "Table":
     from rich.table import Table
 
-    table = Table(title=f"study {study.name}")
+    from experiments.views.front import margin_text
+
+    table = Table(title=f"study {view.study.name}")
     for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "image", "architecture"):
         justify: Literal["left", "right"] = "right" if column in ("trial", "mIoU %", "latency ms") else "left"
         table.add_column(column, justify=justify, overflow="fold")
-    for row in rows:
-        likely = "" if row["front_probability"] is None else f"{row['front_probability']:.2f} "
-        marks = f"{'*' if row['on_front'] else ''}{' (knee)' if row['knee'] else ''}"
+    for row in view.rows:
+        trial, latency = row.trial, row.trial.latency
+        likely = "" if row.front_probability is None else f"{row.front_probability:.2f} "
         table.add_row(
-            str(row["trial"]),
-            "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}{_margin(row['miou_margin_pct'])}",
-            f"{row['latency_ms']:.2f}",
-            f"{row['latency_low_ms']:.2f} to {row['latency_high_ms']:.2f}",
-            row["anchor"] or "",
-            f"{likely}{marks}",
-            row["image_size"],
-            row["arch_key"],
+            str(trial.number),
+            "failed" if trial.miou_pct is None else f"{trial.miou_pct:.2f}{margin_text(row.miou_margin_pct)}",
+            f"{latency.total_ms:.2f}",
+            f"{latency.low_ms:.2f} to {latency.high_ms:.2f}",
+            trial.anchor or "",
+            f"{likely}{'*' if row.on_front else ''}{' (knee)' if row.knee else ''}",
+            pixels(trial.candidate.task),
+            trial.candidate.arch.key,
         )
     return table
-
-
-def _margin(pct: float | None) -> str:
-    """Behind a number whose noise is known: half its 90 % interval."""
-    return "" if pct is None else f" +-{pct:.2f}"
 
 
 def _settled(trial: "Trial") -> str:

@@ -48,7 +48,7 @@ def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = Fa
     """What a study asked for, what was done and saved, what it cost, and what came of it."""
     from experiments.store.store import Store
     from experiments.trust.standing import study_standing
-    from experiments.views.front import study_summary
+    from experiments.views.studies import study_summary
 
     with Store.open(storage, read_only=True) as store:
         found = store.study(study)
@@ -79,7 +79,7 @@ def study_compare(
 ) -> None:
     """Studies side by side: hypervolume from one reference, and whose points are on the front of all together."""
     from experiments.store.store import Store
-    from experiments.views.front import comparison
+    from experiments.views.studies import comparison
 
     if len(set(studies)) < max(len(studies), 2):
         raise UserError("name at least two studies, each once.")

@@ -22,7 +22,8 @@ from experiments.search.study import Event, StudyResult, run_study
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing, standing
-from experiments.views.front import front_rows, study_summary
+from experiments.views.front import front_rows
+from experiments.views.studies import study_summary
 from tests.support.toys import (
     STUDY,
     TASK,
@@ -188,9 +189,9 @@ def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
         assert trial.record is not None
         assert trial.record.fidelity == "long x3"
     assert summary["confirmed_by"] == ["long", "long x3"]
-    assert {row["fidelity"] for row in rows} == {"long"}
-    assert {row["miou_noise_pct"] for row in rows} == {0.6}
-    assert {row["miou_noise_pct"] for row in averaged} == {0.6 / 3**0.5}
+    assert {row.as_dict()["fidelity"] for row in rows} == {"long"}
+    assert {row.miou_noise_pct for row in rows} == {0.6}
+    assert {row.miou_noise_pct for row in averaged} == {0.6 / 3**0.5}
     confirming = [(event.done, event.total) for event in events if event.rung == "long x3"]
     assert confirming == [(done, 15) for done in range(6, 16)]  # five are known from the rung before
 
