@@ -163,8 +163,10 @@ def search(
 
     from experiments.search.assembly import build_evaluator, build_schedule
     from experiments.search.study import Event, require_rows, run_study
+    from experiments.store.records import BatchStatistics
     from experiments.store.store import Store
     from experiments.trust.standing import standing
+    from experiments.views.studies import SearchSummary
     from latency_lut.table import find_table
     from search_space import require_anchors
 
@@ -207,41 +209,27 @@ def search(
                 elsewhere=elsewhere,
                 report=report,
             )
-        statistics = store.batches(config.name)
-    summary = {
-        "study": result.name,
-        "trials": len(result.trials),
-        "trained": result.trained,
-        "cached": result.cached,
-        "failed": sum(trial.state == "failed" for trial in result.trials),
-        "proposals_asked": sum(s.asked for s in statistics),
-        "invalid_dropped": sum(s.invalid for s in statistics),
-        "over_budget_dropped": sum(s.over_budget for s in statistics),
-        "duplicates_dropped": sum(s.duplicates for s in statistics),
-        "screened_out": sum(s.screened for s in statistics),
-        "screens_not_used": list(schedule.notices),
-        "confirmed_by": [rung.label for rung in schedule.confirmations],
-        "confirming": result.confirming,
-        "front": [trial.number for trial in result.front],
-        "ranking_trust": ranking.as_dict(),
-    }
+        gate = BatchStatistics.total(store.batches(config.name))
+    summary = SearchSummary(
+        study=result.name,
+        trials=result.trials,
+        front=result.front,
+        trained=result.trained,
+        cached=result.cached,
+        confirming=result.confirming,
+        gate=gate,
+        screens_not_used=schedule.notices,
+        confirmed_by=tuple(rung.label for rung in schedule.confirmations),
+        ranking=ranking,
+    )
     if as_json:
-        print_json(summary)
+        print_json(summary.as_dict())
         return
-    if not result.trained and not result.cached and not result.confirming:
-        console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
-    else:
-        console.print(f"{result.trained} evaluated, {result.cached} from the store, {summary['failed']} failed.")
-        console.print(
-            f"Before evaluation, of {summary['proposals_asked']} proposals {summary['over_budget_dropped']} were "
-            f"dropped as over the budget, {summary['invalid_dropped']} as beyond the proxy, "
-            f"{summary['duplicates_dropped']} as known, {summary['screened_out']} turned away by a screen."
-        )
-        if schedule.confirmations:
-            console.print(f"{result.confirming} trainings confirmed the best.")
-        for rung in schedule.confirmations:
-            command = f"topformer-nas front {result.name} --fidelity '{rung.label}'{storage_flag(storage)}"
-            console.print(f"confirmed: {command}", highlight=False)
+    for note in summary.notes:
+        console.print(note)
+    for label in () if summary.idle else summary.confirmed_by:
+        command = f"topformer-nas front {result.name} --fidelity '{label}'{storage_flag(storage)}"
+        console.print(f"confirmed: {command}", highlight=False)
     print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
 
 
