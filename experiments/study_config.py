@@ -198,7 +198,7 @@ def _sentence(error: ValidationError, where: str) -> str:
 
 
 def space_named(name: str, *, size: str | None, classes: int | None, base: Task | None = None) -> SearchSpace:
-    """A preset on this task (what is not given is `base`'s or the usual one), or a study's space on its own."""
+    """A preset on this task (what is not given is `base`'s or the usual one), or a study's space on its own task."""
     if name in PRESETS:
         usual = base or Task()
         pixels = parse_image_size(size) if size is not None else usual.image_size
@@ -208,8 +208,11 @@ def space_named(name: str, *, size: str | None, classes: int | None, base: Task 
             f"--size and --classes go with a space that comes with the tool ({', '.join(sorted(PRESETS))}); the study "
             f"{name!r} says its own."
         )
-    if not os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+    try:
+        return StudyConfig.load(name).search_space()
+    except UserError:
+        if os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+            raise
         raise UserError(
             f"unknown search space {name!r}; available: {', '.join(sorted(PRESETS))}. A study's TOML file works too."
-        )
-    return StudyConfig.load(name).search_space()
+        ) from None

@@ -282,6 +282,16 @@ class LatencyEstimate:
         """What the interval covers, to print beside it."""
         return _interval_note(self.level, self.basis)
 
+    def as_dict(self) -> dict[str, object]:
+        """The total with its interval, for JSON; the blocks are left out."""
+        return {
+            "total_ms": self.total_ms,
+            "low_ms": self.low_ms,
+            "high_ms": self.high_ms,
+            "kind": self.kind,
+            "interval": self.interval_note,
+        }
+
 
 class LatencyDifference(NamedTuple):
     """How much slower the first network is, with an interval at the table's level."""

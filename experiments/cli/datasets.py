@@ -88,10 +88,11 @@ def datasets_layouts(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
+    print("layouts of data sets; give PATH, or LAYOUT:PATH where two fit")
     for row in rows:
-        row["classes"] = row["classes"] or "yours"
-        row["looks_for"] = "  ".join(row["looks_for"]) or "nothing"
-    print_rows(rows, "layouts of data sets; give PATH, or LAYOUT:PATH where two fit")
+        print(f"\n{row['layout']}: {row['data_set']}; classes: {row['classes'] or 'yours'}")
+        for place in row["looks_for"]:
+            print(f"    {place}")
 
 
 def printable(text: str) -> str:

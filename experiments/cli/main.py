@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from experiments import DEFAULT_URL
 from experiments.cli import training as training_cli
+from experiments.cli.architecture import describe
 from experiments.cli.datasets import datasets
 from experiments.cli.latency import latency
 from experiments.cli.studies import study_commands
@@ -21,11 +22,8 @@ from experiments.cli.terminal import (
     Size,
     Storage,
     console_of,
-    pixels,
     print_json,
-    rows_named,
     storage_flag,
-    task_of,
 )
 from experiments.cli.trust import trust
 from topformer.errors import UserError, ran_out_of_memory
@@ -351,72 +349,7 @@ def _tell_of_confirmations(study: "Study", command: str, what: str, options: str
         )
 
 
-@app.command()
-def describe(
-    arch: Arch,
-    size: Size = None,
-    classes: Classes = None,
-    classification: Annotated[bool, typer.Option(help="The ImageNet variant.")] = False,
-    storage: Storage = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Parameters and multiply-adds of an architecture, whole and per block."""
-    from evaluators.cost import costs
-    from experiments.front.lookup import chosen
-    from topformer.blocks import decompose
-    from topformer.config import anchor_name
-    from topformer.published import published_figures
-
-    found = chosen(arch, storage=storage)
-    task = task_of(found, size, classes, classification=classification)
-    counted = costs(found.arch, task)
-    blocks = decompose(found.arch, task)
-    content: dict[str, Any] = {
-        "key": found.arch.key,
-        "anchor": anchor_name(found.arch),
-        "params": counted.params,
-        "params_by_module": dict(counted.params_by_module),
-        "macs_g": counted.macs_g,
-        "fvcore_g": counted.fvcore_g,
-        "fvcore_unsupported_operators": dict(counted.unsupported_operators),
-        "image_size": list(task.image_size),
-        "num_classes": task.num_classes,
-        "task": task.as_dict(),
-        "published": None
-        if classification
-        else published_figures(anchor_name(found.arch), task.image_size, task.num_classes),
-        "architecture": found.arch.as_dict(),
-        "blocks": [
-            {"name": b.name, "kind": b.kind, "output": list(b.output), "params": b.parameters, "macs": b.macs}
-            for b in blocks
-        ],
-    }
-    if as_json:
-        print_json(content)
-        return
-    from rich.table import Table
-
-    table = Table(title=f"{found.label} ({found.arch.key}), {pixels(task)} px, {task.num_classes} classes")
-    for column in ("block", "kind", "output C x H x W", "parameters", "MMACs"):
-        table.add_column(column, justify="left" if column in ("block", "kind") else "right")
-    for block in blocks:
-        shape = " x ".join(map(str, block.output))
-        table.add_row(block.name, block.kind, shape, f"{block.parameters:,}", f"{block.macs / 1e6:,.2f}")
-    console = console_of()
-    console.print(table)
-    for module, count in counted.params_by_module.items():
-        console.print(f"{module:20s} {count:>12,} parameters", highlight=False)
-    console.print(
-        f"{counted.params:,} parameters; {counted.macs_g:.4f} G multiply-adds of convolutions and matrix products; "
-        f"{counted.fvcore_g:.4f} G by fvcore (the paper's FLOPs), which leaves out: "
-        f"{', '.join(f'{n} x {op}' for op, n in counted.unsupported_operators.items()) or 'nothing'}."
-    )
-    if published := content["published"]:
-        console.print(
-            f"published: {published['params_m']} M parameters, {published['flops_g']} G, "
-            f"mIoU {published['miou_pct']} % on ADE20K val, {published['latency_ms']} ms "
-            f"({published['latency_protocol']}); {published['source']}."
-        )
+app.command()(describe)
 
 
 @app.command()
@@ -442,7 +375,8 @@ def export(
     """Export an architecture as one ONNX file, proven equal to the network, with a JSON card beside it."""
     from experiments.export.onnx import export as write
     from experiments.export.weights import network_of
-    from experiments.front.lookup import chosen
+    from experiments.front.lookup import chosen, task_of
+    from experiments.latency.plan import rows_named
     from latency_lut.table import find_table
     from topformer.weights import class_count
 
@@ -509,6 +443,7 @@ def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
 def _front_table(view: "FrontView") -> "Table":
     from rich.table import Table
 
+    from experiments.latency.plan import pixels
     from experiments.views.front import margin_text
 
     table = Table(title=f"study {view.study.name}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from experiments import DEFAULT_URL, without_password
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows, space_rows_named, storage_flag
+from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows, storage_flag
 from latency_lut import tables
 from topformer.errors import UserError
 
@@ -76,6 +76,7 @@ def trust_run(
     from evaluators.datasets.named import dataset_named
     from evaluators.named import scorers_named
     from evaluators.proxy import ProxyEvaluator, named_recipe
+    from experiments.latency.plan import space_rows_named
     from experiments.store.store import Store
     from experiments.trust.run import TrustPlan, placeless, run_trust
     from latency_lut.table import find_table
