@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.store.records import Study
+
 WIDE = 160
 """Columns of a pipe, which has no width of its own."""
 
@@ -107,3 +109,13 @@ def print_json(content: object) -> None:
 
 def storage_flag(storage: str) -> str:
     return "" if storage == DEFAULT_URL else f" --storage {without_password(storage)}"
+
+
+def tell_of_confirmations(study: "Study", command: str, what: str, options: str, storage: str) -> None:
+    """Where another fidelity, better than the one shown, has ranked some of a study's trials."""
+    for rung in study.further[-1:]:
+        console_of(stderr=True).print(
+            f"note: by {study.fidelity}; {rung.label} has ranked the best again, maybe otherwise: topformer-nas "
+            f"{command} {what}{options} --fidelity '{rung.label}'{storage_flag(storage)}",
+            highlight=False,
+        )
