@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.base import Metrics
+from evaluators.base import Metrics, Score
 from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, anchor_name
 from topformer.model import TopFormer
@@ -78,6 +78,30 @@ class ToyEvaluator:
             seconds=self.seconds,
             cpu_seconds=0.5,
         )
+
+
+@dataclass(frozen=True)
+class SizeScorer:
+    """Scores by parameters; trains nothing."""
+
+    fingerprint: str = "size-1"
+    fidelity: str = "size"
+    seen: Path | None = None
+    """A folder that gets a file for each evaluation."""
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        return None
+
+    def evaluate(
+        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None
+    ) -> Score:
+        if self.seen is not None:
+            with (self.seen / candidate.key).open("a") as file:
+                file.write("x")
+        if is_unlucky(candidate):
+            raise RuntimeError("cannot be scored")
+        size = float(sum(block.parameters for block in candidate_blocks(candidate)))
+        return Score(value=size, seconds=0.0, cpu_seconds=0.0)
 
 
 def always(candidate: Candidate) -> bool:
