@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from evaluators.datasets.named import dataset_named
+from experiments.cli import main as cli
 from experiments.training.recipe_files import recipe_named, shipped_recipes
 from tests.support import trees
 from tests.support.shell import Shell
@@ -50,13 +52,27 @@ def micro(shell: Shell) -> Shell:
     return shell
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a finished run, made once and copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "micro.json").write_text(MICRO.to_json())
+    trees.folder_tree(folder / "data")
+    words = ("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["topformer-nas", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return folder
+
+
 @pytest.fixture
-def trained(micro: Shell) -> Shell:
-    """A shell with a data set and a finished run."""
-    trees.folder_tree(micro.folder / "data")
-    code, _, err = micro("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
-    assert code == 0, err
-    return micro
+def trained(shell: Shell, finished: Path) -> Shell:
+    """A shell in a copy of that folder."""
+    shutil.copytree(finished, shell.folder, dirs_exist_ok=True)
+    return shell
 
 
 @pytest.mark.slow
