@@ -44,7 +44,7 @@ def result(folder: Path) -> StudyResult:
 
 def app(url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("TOPFORMER_NAS_STORAGE", url)
-    return AppTest.from_file(str(Path(dashboard.app.__file__)), default_timeout=60).run()
+    return AppTest.from_file(str(Path(dashboard.app.__file__)), default_timeout=300).run()
 
 
 def said(page: AppTest, fragment: str) -> str | None:
@@ -213,14 +213,14 @@ def test_a_page_of_another_name_that_leads_here_is_refused(served: str) -> None:
     ):
         for path, headers, status in (("/", "", b"200"), ("/_stcore/stream", upgrade, b"101")):
             origin = f"Origin: http://{host}:{port}\r\n" if headers else ""
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{origin}{headers}\r\n".encode())
                 answer = connection.recv(100).split()[1]
             assert (answer == status) == own, (host, path, answer)
 
 
 def wait_for(address: str) -> None:
-    for _ in range(120):
+    for _ in range(600):
         try:
             with urllib.request.urlopen(address, timeout=2):
                 return
@@ -326,7 +326,7 @@ def test_text_of_a_store_makes_no_browser_fetch_or_link(served: str, folder: Pat
             page = browser.new_page(viewport={"width": 1500, "height": 1100})
             page.on("request", lambda request: asked.append(request.url))
             page.goto(served)
-            page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=60_000)
+            page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=300_000)
             page.wait_for_timeout(1500)
             assert "![x](http://127.0.0.1:9/a.png) [c](http://127.0.0.1:9/b)" in page.inner_text("body")
             assert page.locator("a[href*='127.0.0.1:9'], a[href*='evil'], img[src*='127.0.0.1:9']").count() == 0
@@ -351,7 +351,7 @@ def test_the_page_is_drawn_in_a_browser_and_a_click_opens_an_architecture(served
         )
         page = browser.new_page(viewport={"width": 1500, "height": 1100})
         page.goto(served)
-        page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=60_000)
+        page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=300_000)
         assert "untested" in page.inner_text("body")
         traces = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace")
         assert traces.count() >= 3
@@ -359,7 +359,7 @@ def test_the_page_is_drawn_in_a_browser_and_a_click_opens_an_architecture(served
         star = traces.nth(2).locator(".point").first.bounding_box()
         assert star is not None
         page.mouse.click(star["x"] + star["width"] / 2, star["y"] + star["height"] / 2)
-        page.wait_for_function("document.body.innerText.includes('Trial 0 (tiny)')", timeout=30_000)
+        page.wait_for_function("document.body.innerText.includes('Trial 0 (tiny)')", timeout=300_000)
         page.screenshot(path=str(tmp_path / "dashboard.png"))
         browser.close()
     assert (tmp_path / "dashboard.png").stat().st_size > 20_000

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +26,6 @@ from topformer.model import BlockModule, Pool
 SIDES = st.integers(1, 40)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, st.data())
 def test_static_pooling_equals_adaptive_pooling(height: int, width: int, data: st.DataObject) -> None:
     grid = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_space import PRESETS, Choice, Knob, SearchSpace, preset, require_anchors
@@ -21,7 +21,6 @@ from topformer.config import BASE, SMALL, Candidate, MBConv, Task
 from topformer.errors import UserError
 
 TASK = Task()
-no_deadline = settings(deadline=None)  # the machine may be busy
 
 
 @cache
@@ -45,7 +44,6 @@ PAIRS = st.sampled_from(sorted(PRESETS)).flatmap(
 SMALL_ROWS = {"depth_32": [1, 3], "kernel_32_0": [5, 3], "kernel_32_2": [3, 5], "expand_32_2": [6, 3, 4]}
 
 
-@no_deadline
 @given(BOTH)
 def test_encode_inverts_decode_up_to_the_canonical_form(drawn: tuple[SearchSpace, dict[str, Choice]]) -> None:
     space, point = drawn
@@ -55,7 +53,6 @@ def test_encode_inverts_decode_up_to_the_canonical_form(drawn: tuple[SearchSpace
     assert candidate in space
 
 
-@no_deadline
 @given(BOTH)
 def test_canonical_is_idempotent_and_keeps_the_candidate(drawn: tuple[SearchSpace, dict[str, Choice]]) -> None:
     space, point = drawn
@@ -64,7 +61,6 @@ def test_canonical_is_idempotent_and_keeps_the_candidate(drawn: tuple[SearchSpac
     assert space.decode(canonical) == space.decode(point)
 
 
-@no_deadline
 @given(PAIRS)
 def test_points_share_a_candidate_key_exactly_when_they_share_their_canonical_form(
     drawn: tuple[SearchSpace, dict[str, Choice], dict[str, Choice]],
@@ -125,7 +121,6 @@ def test_neighbours_are_the_distinct_members_one_knob_away() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
 @given(BOTH)
 def test_neighbours_are_distinct_members(drawn: tuple[SearchSpace, dict[str, Choice]]) -> None:
     space, point = drawn
@@ -136,7 +131,6 @@ def test_neighbours_are_distinct_members(drawn: tuple[SearchSpace, dict[str, Cho
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
 @given(PAIRS, st.integers(0, 99))
 def test_a_child_is_a_member_with_every_row_and_value_from_a_parent(
     drawn: tuple[SearchSpace, dict[str, Choice], dict[str, Choice]], seed: int

@@ -122,7 +122,7 @@ def test_scenes_are_checked(mine: Shell) -> None:
     assert content["fingerprint"] == any_dataset_named("scenes").fingerprint
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_scenes_of_another_number_of_classes_are_checked(mine: Shell) -> None:
     content = mine.json("datasets", "check", "scenes:150", "--sample", "2")
     assert isinstance(content, dict)

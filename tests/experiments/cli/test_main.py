@@ -201,7 +201,7 @@ def test_what_validate_cannot_do_is_one_sentence(words: str, fragment: str, stud
     assert fragment in studied.refusal("latency", "validate", *options.split())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_fresh_networks_are_timed_on_this_machine_and_the_table_stays(shell: Shell) -> None:
     (shell.folder / "mine.toml").write_text(SMALL_STUDY)
     shell.json("latency", "measure", "--study", "mine.toml", "--out", "mine")
