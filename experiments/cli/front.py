@@ -34,7 +34,7 @@ def front(
     csv: Annotated[Path | None, typer.Option(help="Write the listed rows to a .csv file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The Pareto front of a study, or the best architecture under a latency budget."""
+    """Show the Pareto front of a study, or the best under a budget."""
     from experiments.store.store import Store
     from experiments.views.front import front_view
     from topformer.writing import write_whole

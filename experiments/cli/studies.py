@@ -9,7 +9,7 @@ from experiments import DEFAULT_URL
 from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
 from topformer.errors import UserError
 
-study_commands = typer.Typer(help="What the store holds, and one file to pass it on.", no_args_is_help=True)
+study_commands = typer.Typer(help="List, compare, pass on and delete the studies of a store.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="STUDY")]
 ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `study export` wrote.")]
 
