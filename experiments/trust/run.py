@@ -23,7 +23,11 @@ import numpy as np
 import torch
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.datasets.files import LabelledFiles
+from evaluators.datasets.named import dataset_named
 from evaluators.datasets.scenes import Scenes
+from evaluators.named import scorers_named
+from evaluators.proxy import ProxyEvaluator, named_recipe
 from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
     FAR_CUE_IOU_PCT,
@@ -40,14 +44,16 @@ from evaluators.trust import (
 from evaluators.zero_cost import ZeroCostEvaluator
 from experiments.store.records import Record
 from experiments.store.store import Store
+from experiments.study_config import StudyConfig
 from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.workers import recorded
 from experiments.workers.pool import worker_pool
+from latency_lut import tables
 from latency_lut.devices.host import cpu_model
-from latency_lut.table import LatencyTable
-from search_space import SearchSpace, require_anchors
+from latency_lut.table import LatencyTable, find_table
+from search_space import PRESETS, SearchSpace, preset, require_anchors
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate, Task, TopFormerConfig, anchor_name, named_arch
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size
 from topformer.errors import UserError
 from topformer.version import DISTRIBUTION, tool_version
 
@@ -110,6 +116,70 @@ class TrustPlan:
         if self.orderings:
             members += orderings_members(self.space.task, members, self.reference)
         return wants(members, self.reference, self.scorers, replicates=self.replicates, repeated=self.repeated)
+
+
+def plan_named(
+    space: str,
+    *,
+    name: str | None,
+    table: str | None,
+    data: str | None,
+    size: str | None,
+    reference: str,
+    candidates: str,
+    count: int,
+    band_ms: float,
+    seed: int,
+    replicates: int,
+    repeated: int,
+    orderings: bool,
+) -> TrustPlan:
+    """The plan that names ask for: a space, a table, data and a size in px, a proxy recipe and what is judged by it.
+
+    What is None is the study's, where `space` names one, or else what comes with the tool. Raises `UserError` for what
+    does not exist or fit together.
+    """
+    study = None if space in PRESETS else _study_named(space, size)  # a study of a preset's name is that preset
+    dataset = dataset_named(data or (study.evaluator.dataset if study else "scenes"))
+    if isinstance(dataset, LabelledFiles):
+        dataset.require_complete()
+    if study is not None:
+        over, anchors = study.search_space(), tuple(study.search.anchors)
+        if dataset.num_classes != over.task.num_classes:
+            raise UserError(
+                f"study {space!r} has {over.task.num_classes} classes, data set {dataset.name!r} has "
+                f"{dataset.num_classes}; set the study's num_classes to {dataset.num_classes}."
+            )
+    else:
+        task = Task(image_size=parse_image_size(size or "512"), num_classes=dataset.num_classes)
+        over, anchors = preset(space, task=task), tuple(ANCHORS)
+    recipe = named_recipe(reference)
+    return TrustPlan(
+        name=name or f"{over.name}-{dataset.name}",
+        space=over,
+        anchors=anchors,
+        table=find_table(table or (study.latency.table if study else tables.SNAPDRAGON_865)),
+        dataset=dataset,
+        reference=ProxyEvaluator(recipe, dataset),
+        scorers=scorers_named(candidates, recipe, dataset),
+        count=count,
+        band_ms=band_ms,
+        seed=seed,
+        replicates=replicates,
+        repeated=repeated,
+        orderings=orderings,
+    )
+
+
+def _study_named(text: str, size: str | None) -> StudyConfig:
+    if size is not None:
+        raise UserError(f"--size goes with {' or '.join(PRESETS)}; the study {text!r} says its own.")
+    try:
+        return StudyConfig.load(text)
+    except UserError as error:
+        if os.path.exists(text):  # noqa: PTH110  # Path.exists raises for a name that no file can have
+            raise
+        raise UserError(f"unknown search space {text!r}; available: {', '.join(sorted(PRESETS))}; {error}") from None
 
 
 def run_trust(

@@ -32,6 +32,7 @@ from experiments.trust.run import (
     band_of,
     orderings_members,
     placeless,
+    plan_named,
     run_trust,
     stratified,
     wants,
@@ -213,6 +214,26 @@ def toy_plan(name: str = "toy-report", **changes: object) -> TrustPlan:
         orderings=True,
     )
     return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_made_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_table().save(tmp_path / "toy.lut")
+    monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(tmp_path))
+    names = {"name": None, "table": "toy", "data": None, "reference": "reference", "candidates": "proxy-short,macs"}
+    numbers = {"count": 16, "band_ms": BAND_MS, "seed": 0, "replicates": 2, "repeated": 2, "orderings": False}
+
+    def planned(space: str, size: str | None) -> TrustPlan:
+        return plan_named(space, size=size, **names, **numbers)  # type: ignore[arg-type]
+
+    plan = planned("quickstart", "64")
+    assert (plan.name, plan.space.name, plan.space.task.image_size) == ("quickstart-scenes", "quickstart", (64, 64))
+    assert plan.anchors == tuple(ANCHORS)
+    assert [scorer.fidelity for scorer in (plan.reference, *plan.scorers)] == ["reference", "proxy-short", "macs"]
+    assert planned("quickstart", None).space.task.image_size == (512, 512)
+    with pytest.raises(UserError, match="unknown search space 'quick'"):
+        planned("quick", None)
+    with pytest.raises(UserError, match="--size goes with"):
+        planned("quick", "64")
 
 
 class BreakOffError(Exception):

@@ -1,0 +1,171 @@
+"""How far can the order of a proxy be believed? Trust reports, listed and one by one, as people read them.
+
+Imports trust reports and the store, and nothing that prints or draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from evaluators.trust import INTERVAL_PCT, TRUSTED_TAU, Verdict
+from experiments.store.store import Store
+from experiments.trust.standing import (
+    FidelityTrust,
+    Standing,
+    TrustReport,
+    interval_text,
+    shipped_reports,
+    stored_reports,
+)
+
+Cells = Mapping[str, str | None]
+"""A row of a table by column; None for what another row says or nobody knows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportRow:
+    """A trust report in one line."""
+
+    report: TrustReport
+    source: Literal["store", "shipped"]
+
+    def as_dict(self) -> dict[str, Any]:
+        one = self.report
+        return {
+            "report": one.name,
+            "from": self.source,
+            "created": one.created,
+            "space": one.space,
+            "data": one.dataset,
+            "reference": one.reference,
+            "architectures": len(one.ranked),
+            "kendall_tau": {f.fidelity: f.overall.kendall.value if f.overall else None for f in one.fidelities},
+        }
+
+
+def report_rows(store: Store | None) -> tuple[ReportRow, ...]:
+    """The reports of a store, where there is one, the newest first; then those that come with the tool."""
+    stored = [ReportRow(report=one, source="store") for one in (stored_reports(store) if store else ())]
+    return (*stored, *(ReportRow(report=one, source="shipped") for one in shipped_reports()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportView:
+    """A trust report as tables of text, with the sentences that explain them."""
+
+    report: TrustReport
+    agreement: tuple[Cells, ...]
+    """How far each fidelity orders architectures as the reference does: over all, and within the band."""
+    about: tuple[str, ...]
+    """What the agreement is of, and how to read it."""
+    orderings: tuple[Cells, ...]
+    """What each fidelity says of the published orderings; empty where none was trained."""
+    decided: tuple[str, ...]
+    """How many orderings came out which way."""
+    warnings: tuple[str, ...]
+    """The fidelities whose order cannot be relied upon."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self.report)
+
+
+def report_view(report: TrustReport) -> ReportView:
+    in_band = sum(report.in_band(one) for one in report.ranked)
+    about = [
+        f"{len(report.ranked)} architectures of {report.space} at {'x'.join(map(str, report.image_size))} px on "
+        f"{report.dataset}, {in_band} of them in the band of {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms "
+        f"by table {report.table}; {report.created}. tau is Kendall's, in brackets the {INTERVAL_PCT} % bootstrap "
+        "interval over architectures; regret what the best of a fidelity's first 1, 3 and 5 lacks of the best, in mIoU "
+        "by the reference; noise the standard deviation between trainings of one architecture; far cue the share of "
+        "trainings that found what only the far side of an image tells."
+    ]
+    about += [
+        f"{one.fidelity}: band tau above the best zero-cost proxy's by {interval_text(one.above_zero_cost)}."
+        for one in report.fidelities
+        if one.above_zero_cost is not None
+    ]
+    standings = [Standing(report=report.name, trust=one) for one in report.fidelities if not one.zero_cost]
+    return ReportView(
+        report=report,
+        agreement=(_reference_cells(report), *(cells for one in report.fidelities for cells in _fidelity_cells(one))),
+        about=tuple(about),
+        orderings=_ordering_cells(report),
+        decided=tuple(_decided(report)),
+        warnings=tuple(
+            f"warning: {one.trust.fidelity}: {one.short}; a study on it says so (trusted from {TRUSTED_TAU:g} on)."
+            for one in standings
+            if one.trust is not None and not one.trusted
+        ),
+    )
+
+
+_COLUMNS = (
+    "fidelity",
+    "over",
+    "tau",
+    "Spearman",
+    "regret %, top 1/3/5",
+    "noise %",
+    "far cue %",
+    "CPU s each",
+    "of reference",
+)
+
+
+def _reference_cells(report: TrustReport) -> Cells:
+    return dict.fromkeys(_COLUMNS) | {
+        "fidelity": f"{report.reference} (reference)",
+        "noise %": _number(report.reference_noise_pct),
+        "far cue %": _share(report.reference_far_cue_found_pct),
+        "CPU s each": _seconds(report.reference_cpu_seconds),
+        "of reference": "100 %",
+    }
+
+
+def _fidelity_cells(one: FidelityTrust) -> Iterator[Cells]:
+    """A row over all architectures, and one within the band."""
+    for over, found, regrets in (("all", one.overall, one.regret_pct), ("band", one.band, one.band_regret_pct)):
+        estimates = {} if found is None else {"tau": found.kendall, "Spearman": found.spearman}
+        cells = dict.fromkeys(_COLUMNS) | {"over": over, "tau": "none", "Spearman": "none"}
+        cells |= {name: interval_text(estimate) for name, estimate in estimates.items()}
+        cells["regret %, top 1/3/5"] = " / ".join(f"{regret:.2f}" for regret in regrets.values())
+        if over == "all":
+            cells["fidelity"] = one.fidelity
+            cells["noise %"] = _number(one.noise_pct)
+            cells["far cue %"] = _share(one.far_cue_found_pct)
+            cells["CPU s each"] = _seconds(one.cpu_seconds)
+            cells["of reference"] = f"{100 * one.cost_share:.3g} %"
+        yield cells
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _ordering_cells(report: TrustReport) -> tuple[Cells, ...]:
+    """A row for each ordering, a column for each fidelity."""
+    rows: dict[str, dict[str, str | None]] = {}
+    for one in report.decisions:
+        name = f"{one.ordering}{' *' if one.tuned else ''}"
+        row = rows.setdefault(name, {"ordering": name, "published": _number(one.published_pct)})
+        row[one.fidelity] = f"{one.difference_pct:+.2f} +-{one.margin_pct:.2f} {one.verdict}"
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    return tuple(dict.fromkeys(columns) | row for row in rows.values())
+
+
+def _decided(report: TrustReport) -> Iterator[str]:
+    for fidelity in dict.fromkeys(one.fidelity for one in report.decisions):
+        said = [one.verdict for one in report.decisions if one.fidelity == fidelity]
+        yield f"{fidelity}: {', '.join(f'{said.count(word)} {word}' for word in get_args(Verdict))}."
+    if report.decisions:
+        yield "Decided at the noise between trainings, 90 %; * had a part in the making of scenes."

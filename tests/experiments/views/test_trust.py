@@ -1,0 +1,69 @@
+"""Trust reports as people read them: in a list, and one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from evaluators.trust import Estimate
+from experiments.store.store import Store
+from experiments.trust.standing import OrderingRow
+from experiments.views.trust import report_rows, report_view
+from tests.support.toys import toy_report
+
+
+def test_reports_of_a_store_are_listed_before_those_that_come_with_the_tool(store: Store) -> None:
+    first, *others = report_rows(store)
+    assert (first.source, first.report.name) == ("store", "toy-report")
+    assert others == list(report_rows(None))
+    assert {row.source for row in others} == {"shipped"}
+    content = first.as_dict()
+    assert (content["from"], content["kendall_tau"]) == ("store", {"toy": 0.71})
+
+
+def test_a_report_has_its_reference_and_two_rows_for_each_fidelity() -> None:
+    reference, overall, band = report_view(toy_report(0.71)).agreement
+    assert (reference["fidelity"], reference["noise %"]) == ("reference (reference)", "0.20")
+    assert overall["tau"] == "0.71 (0.61 to 0.81)"
+    assert overall["of reference"] == "10 %"
+    assert (band["fidelity"], band["over"], band["tau"]) == (None, "band", "none")
+
+
+def test_only_an_order_that_cannot_be_relied_upon_is_warned_of() -> None:
+    assert report_view(toy_report(0.71)).warnings == ()
+    (warning,) = report_view(toy_report(0.41)).warnings
+    assert warning == "warning: toy: ranking tau 0.41, below 0.6; a study on it says so (trusted from 0.6 on)."
+
+
+def test_what_a_fidelity_gains_over_zero_cost_proxies_is_said() -> None:
+    report = toy_report(0.71)
+    (fidelity,) = report.fidelities
+    better = replace(fidelity, above_zero_cost=Estimate(value=0.3, low=0.1, high=0.5))
+    (_, gain) = report_view(replace(report, fidelities=[better])).about
+    assert gain == "toy: band tau above the best zero-cost proxy's by 0.30 (0.10 to 0.50)."
+
+
+def test_published_orderings_are_a_row_each_and_counted_by_verdict() -> None:
+    rows = [
+        OrderingRow(
+            fidelity=fidelity,
+            ordering="base over tiny",
+            relation="better",
+            published_pct=2.0,
+            tuned=True,
+            difference_pct=1.5,
+            margin_pct=0.5,
+            verdict="reproduced",
+        )
+        for fidelity in ("reference", "toy")
+    ]
+    view = report_view(replace(toy_report(0.71), decisions=rows))
+    (row,) = view.orderings
+    assert row == {
+        "ordering": "base over tiny *",
+        "published": "2.00",
+        "reference": "+1.50 +-0.50 reproduced",
+        "toy": "+1.50 +-0.50 reproduced",
+    }
+    assert view.decided[0].startswith("reference: 1 reproduced")
+    assert len(view.decided) == 3
+    assert report_view(toy_report(0.71)).orderings == report_view(toy_report(0.71)).decided == ()
