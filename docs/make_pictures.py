@@ -17,7 +17,7 @@ import dashboard.app
 from experiments import DEFAULT_URL
 from experiments.reports.figures import draw_front
 from experiments.store.store import Store
-from experiments.trust.standing import study_standing
+from experiments.views.front import front_view
 
 HERE = Path(__file__).parent
 STUDY = "quickstart"
@@ -26,8 +26,7 @@ STUDY = "quickstart"
 def main() -> None:
     url = os.environ.get("TOPFORMER_NAS_STORAGE", DEFAULT_URL)
     with Store.open(url, read_only=True) as store:
-        study = store.study(STUDY)
-        draw_front(study, store.trials(STUDY), HERE / "front.png", ranking=study_standing(study, store))
+        draw_front(front_view(store, STUDY, every=True), HERE / "front.png")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("Chromium is needed for the dashboard's picture: apt-get install chromium")

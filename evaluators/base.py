@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
@@ -21,6 +23,9 @@ STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """How pydantic reads metrics back from JSON: a record of a newer version is refused, not cut."""
 ClassCounts = tuple[tuple[int, int, int], ...]
 """Pixels of each class: rightly predicted, labelled, predicted."""
+
+_OF_A_FILE = re.compile(r"-[0-9a-f]{8}(?=$| )")
+"""What a fidelity says of the supernet's file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,3 +166,10 @@ class Evaluator(Scorer, Protocol):
 
         Writes the weights to `weights_out` where it is given. Raises `UserError` for a candidate it cannot evaluate.
         """
+
+
+def short_names(fidelities: Iterable[str]) -> dict[str, str]:
+    """Each fidelity without the digits of its supernet's file, unless only those tell it from another one."""
+    short = {one: _OF_A_FILE.sub("", one) for one in fidelities}
+    counts = Counter(short.values())
+    return {one: name if counts[name] == 1 else one for one, name in short.items()}

@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 class FieldDifference:
     """One entry of the headers; None where a table does not have it."""
 
-    name: str
+    field: str
     a: Setting
     b: Setting
 
@@ -54,10 +54,10 @@ class KindRatios:
     """Ratios b over a of the common rows of one block kind."""
 
     block_kind: str
-    count: int
-    least: float
-    median: float
-    greatest: float
+    rows: int
+    least_ratio: float
+    median_ratio: float
+    greatest_ratio: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ def _provenance(table: LatencyTable) -> dict[str, Setting]:
 def _differences(a: Mapping[str, Setting], b: Mapping[str, Setting]) -> tuple[FieldDifference, ...]:
     names = [*a, *(name for name in b if name not in a)]
     return tuple(
-        FieldDifference(name=name, a=a.get(name), b=b.get(name)) for name in names if a.get(name) != b.get(name)
+        FieldDifference(field=name, a=a.get(name), b=b.get(name)) for name in names if a.get(name) != b.get(name)
     )
 
 
@@ -179,7 +179,13 @@ def _by_block_kind(rows: Iterable[RowRatio]) -> tuple[KindRatios, ...]:
     for row in rows:
         ratios.setdefault(row.block_kind, []).append(row.ratio)
     return tuple(
-        KindRatios(block_kind=kind, count=len(values), least=min(values), median=median(values), greatest=max(values))
+        KindRatios(
+            block_kind=kind,
+            rows=len(values),
+            least_ratio=min(values),
+            median_ratio=median(values),
+            greatest_ratio=max(values),
+        )
         for kind, values in sorted(ratios.items())
     )
 

@@ -16,7 +16,7 @@ MOST_PROBLEMS = 20
 MOST_CLASSES = 5
 """Listed for people; --json lists all."""
 
-datasets = typer.Typer(help="Check labelled images, and list the layouts that are recognised.", no_args_is_help=True)
+datasets = typer.Typer(help="Check labelled images, and list the layouts that are read.", no_args_is_help=True)
 
 
 @datasets.command("check")
@@ -88,10 +88,11 @@ def datasets_layouts(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
+    print("layouts of data sets; give PATH, or LAYOUT:PATH where two fit")
     for row in rows:
-        row["classes"] = row["classes"] or "yours"
-        row["looks_for"] = "  ".join(row["looks_for"]) or "nothing"
-    print_rows(rows, "layouts of data sets; give PATH, or LAYOUT:PATH where two fit")
+        print(f"\n{row['layout']}: {row['data_set']}; classes: {row['classes'] or 'yours'}")
+        for place in row["looks_for"]:
+            print(f"    {place}")
 
 
 def printable(text: str) -> str:

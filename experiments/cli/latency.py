@@ -1,9 +1,7 @@
 """The `topformer-nas latency` commands: parse, make one call, print."""
 
-import shlex
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,22 +15,19 @@ from experiments.cli.terminal import (
     Classes,
     Size,
     Storage,
-    pixels,
     print_json,
     print_rows,
     progress_bar,
-    rows_named,
-    space_options,
-    task_of,
 )
 from latency_lut import tables
 from topformer.config import Task, parse_image_size
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.front.lookup import Chosen
-    from latency_lut.table import LatencyEstimate, LatencyTable, NetworkCheck, TableHeader
-    from latency_lut.validation import Agreement
+    from experiments.views.architecture import PostProcessing, Priced
+    from experiments.views.latency_table import Validation
+    from experiments.views.onnx_network import EstimatedNetwork
+    from latency_lut.table import TableHeader
 
 latency = typer.Typer(help="Query, measure, validate and list latency tables.", no_args_is_help=True)
 
@@ -50,108 +45,50 @@ def latency_query(
     as_json: AsJson = False,
 ) -> None:
     """Latency of an architecture from a table: total with interval, per block, coverage, provenance."""
-    from experiments.front.lookup import chosen
-    from latency_lut.table import find_table
-    from topformer.blocks import MODULES, decompose
-    from topformer.config import anchor_name
-    from topformer.published import published_figures
+    from experiments.front.lookup import chosen, table_of, task_of
+    from experiments.views.architecture import priced
 
     found = chosen(arch, storage=storage)
-    task = task_of(found, size, classes, output=output)
-    prices = (
-        found.study.table
-        if found.study and table is None
-        else find_table(tables.SNAPDRAGON_865 if table is None else table)
-    )
-    blocks = decompose(found.arch, task)
-    with rows_named(arch, task):
-        estimate = prices.estimate(blocks)
-    published = published_figures(anchor_name(found.arch), task.image_size, task.num_classes)
-    by_module = {
-        module: prices.estimate(own)
-        for module in MODULES
-        if (own := [block for block in blocks if block.module == module])
-    }
-    post_processing = _post_processing(found, task, prices, estimate)
+    shown = priced(found, task_of(found, size, classes, output=output), table_of(found, table))
     if as_json:
-        print_json(
-            {
-                "arch_key": found.arch.key,
-                "task": task.as_dict(),
-                "total_ms": estimate.total_ms,
-                "low_ms": estimate.low_ms,
-                "high_ms": estimate.high_ms,
-                "kind": estimate.kind,
-                "by_block": [{"block": name, "ms": ms} for name, ms in estimate.by_block],
-                "by_module": [
-                    {"module": module, "ms": part.total_ms, "low_ms": part.low_ms, "high_ms": part.high_ms}
-                    for module, part in by_module.items()
-                ],
-                "post_processing": post_processing,
-                "published": published,
-                "interval": estimate.interval_note,
-                "coverage": prices.coverage(blocks),
-                "validated": prices.validated,
-                "table": prices.header.name,
-                "table_checksum": prices.checksum,
-            }
-        )
-        return
-    _print_estimate(found, task, prices, estimate)
-    for module, part in by_module.items():
-        print(
-            f"  {module:20s} {part.total_ms:9.3f} ms ({part.low_ms:.3f} to {part.high_ms:.3f}) "
-            f"{100 * part.total_ms / estimate.total_ms:5.1f} %"
-        )
-    print(_post_processing_line(post_processing, task))
-    if published:
-        print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+        print_json(shown.as_dict())
+    else:
+        _print_priced(shown)
 
 
-def _post_processing(
-    found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate"
-) -> dict[str, float | None]:
-    """What resizing the logits and taking the argmax costs here, and what the rest of it would add."""
-    from dataclasses import replace
+def _print_priced(shown: "Priced") -> None:
+    from experiments.latency.plan import pixels
 
-    from topformer.blocks import decompose
-
-    included = {name: ms for name, ms in estimate.by_block if name.startswith("post_processing.")}
-    whole = decompose(found.arch, replace(task, output="labels"))
-    rest = [block for block in whole if block.module == "post_processing" and block.name not in included]
-    known = prices.coverage(rest) == 1
-    more = prices.estimate(rest) if rest and known else None
-    return {
-        "included_ms": sum(included.values()),
-        "share_pct": 100 * sum(included.values()) / estimate.total_ms,
-        "would_add_ms": more.total_ms if more else 0.0 if known else None,
-        "would_add_low_ms": more.low_ms if more else 0.0 if known else None,
-        "would_add_high_ms": more.high_ms if more else 0.0 if known else None,
-    }
-
-
-def _post_processing_line(content: "dict[str, float | None]", task: Task) -> str:
-    here = f"post-processing (output {task.output}): {content['share_pct']:.1f} % of the total"
-    if task.output == "labels":
-        return here
-    if content["would_add_ms"] is None:
-        return f"{here}; what --output labels would add is not in the table"
-    return (
-        f"{here}; --output labels would add {content['would_add_ms']:.2f} ms ({content['would_add_low_ms']:.2f} to "
-        f"{content['would_add_high_ms']:.2f})"
-    )
-
-
-def _print_estimate(found: "Chosen", task: Task, prices: "LatencyTable", estimate: "LatencyEstimate") -> None:
+    estimate, task = shown.estimate, shown.task
     longest = max(ms for _, ms in estimate.by_block)
     for name, ms in estimate.by_block:
         print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
     print(
-        f"{found.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
+        f"{shown.chosen.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
         f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
         f"{estimate.interval_note}"
     )
-    print(f"table {prices.name}: {_provenance(prices.header)}; coverage 100 %")
+    print(f"table {shown.table.name}: {_provenance(shown.table.header)}; coverage 100 %")
+    for module, part in shown.by_module.items():
+        print(
+            f"  {module:20s} {part.total_ms:9.3f} ms ({part.low_ms:.3f} to {part.high_ms:.3f}) "
+            f"{100 * part.total_ms / estimate.total_ms:5.1f} %"
+        )
+    print(_post_processing_line(shown.post_processing, task))
+    if published := shown.published:
+        print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+
+
+def _post_processing_line(part: "PostProcessing", task: Task) -> str:
+    share = f"post-processing (output {task.output}): {part.share_pct:.1f} % of the total"
+    if task.output == "labels":
+        return share
+    if part.would_add_ms is None:
+        return f"{share}; what --output labels would add is not in the table"
+    return (
+        f"{share}; --output labels would add {part.would_add_ms:.2f} ms ({part.would_add_low_ms:.2f} to "
+        f"{part.would_add_high_ms:.2f})"
+    )
 
 
 def _provenance(header: "TableHeader") -> str:
@@ -206,80 +143,44 @@ def latency_measure(
     blocks are counted instead: the shipped Snapdragon 865 table with the rows that it lacks, estimated.
     """
     from experiments.front.lookup import chosen
-    from experiments.latency.plan import measure, plan, table_path
-    from latency_lut.devices import device_named
-    from latency_lut.runtimes import runtime_named
-    from latency_lut.validation import stored_agreement
+    from experiments.latency.plan import make_table
+    from experiments.views.latency_table import validated
 
-    if device == "qemu" and (core is not None or soc is not None or runtime not in (None, "ncnn")):
-        raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
-    where = None if device == "qemu" else device_named(device, core=core, soc=soc)
-    if out is None and device != "host":
-        raise UserError(f"a table of {device} needs a name: choose one with --table.")
-    name = out or "host"
-    table_path(name)  # an illegal name is found before anything is timed
-    archs = tuple(chosen(text, storage=storage).arch for text in arch or ())
-    wanted = plan(study=study, space=space, archs=archs, size=size, classes=tuple(classes or ()), output=output)  # type: ignore[arg-type]  # checked by Task
-    if where is None:
-        from experiments.latency.shipped import estimate
-
-        with progress_bar() as report:
-            table = estimate(wanted, out=name, report=report)
-    else:
-        how = runtime_named(runtime if runtime is not None else "onnxruntime" if device == "host" else "ncnn")
-        where.require(how.info())
-        with progress_bar() as report:
-            table = measure(wanted, device=where, runtime=how, out=name, report=report)
-    header = table.header
-    found = stored_agreement(header)
-    content = {
-        "table": header.name,
-        "path": str(table_path(name)),
-        "rows": len(table.rows),
-        "kind": table.kind,
-        "soc": header.soc,
-        "validation": [
-            {
-                "network": check.name,
-                "whole_ms": check.whole_ms,
-                "repeat_ms": check.repeat_ms,
-                "sum_ms": check.sum_ms,
-                "error_pct": check.scaled_error_pct(header.error_model.scale),
-                "noise_pct": check.noise_pct,
-                "unseen_ms": check.unseen_ms,
-            }
-            for check in header.validation
-        ],
-        "agreement": asdict(found) if found else None,
-        "contradictions": header.protocol.get("contradictions"),
-        "correction": asdict(header.error_model.correction),
-        "scale": header.error_model.scale,
-        "interval": table.interval_note,
-    }
+    with progress_bar() as report:
+        table, path = make_table(
+            device=device,
+            runtime=runtime,
+            core=core,
+            soc=soc,
+            study=study,
+            space=space,
+            archs=tuple(chosen(text, storage=storage).arch for text in arch or ()),
+            size=size,
+            classes=tuple(classes or ()),
+            output=output,  # type: ignore[arg-type]  # checked by Task
+            out=out,
+            report=report,
+        )
+    shown = validated(table)
     if as_json:
-        print_json(content)
+        print_json(shown.measured_dict(path))
         return
-    for line in (*check_lines(header), *(_agreement_lines(found, _stored_how(header)) if found else ())):
+    for line in (*_check_lines(shown), *_agreement_lines(shown)):
         print(line)
-    print(f"{content['path']}: {len(table.rows)} rows on {header.soc}, core {header.core}")
+    print(f"{path}: {len(table.rows)} rows on {table.header.soc}, core {table.header.core}")
 
 
-def check_lines(header: "TableHeader", checks: "Iterable[NetworkCheck] | None" = None) -> list[str]:
-    """Whole networks, the table's own where no others are given, beside the table's sums."""
-    scale = header.error_model.scale
-    lines = []
-    for check in header.validation if checks is None else checks:
+def _check_lines(shown: "Validation") -> Iterator[str]:
+    """Whole networks beside the table's sums."""
+    scale = shown.table.header.error_model.scale
+    for check in shown.checks:
         table_ms, error_pct = scale * check.sum_ms, check.scaled_error_pct(scale)
+        again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
         unseen = ""
         if check.unseen_ms is not None:
             unseen = f"; unseen {100 * (check.unseen_ms / check.reference_ms - 1):+z.1f} %"
-        lines.append(f"{_whole(check)} table {table_ms:8.2f} ms ({error_pct:+z.1f} %{unseen})")
-    return lines
-
-
-def _whole(check: "NetworkCheck") -> str:
-    again = "" if check.repeat_ms is None else f" again {check.repeat_ms:8.2f} ms;"
-    return f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again}"
+        whole = f"{check.name:28s} whole {check.whole_ms:8.2f} ms;{again}"
+        yield f"{whole} table {table_ms:8.2f} ms ({error_pct:+z.1f} %{unseen})"
 
 
 @latency.command("fit")
@@ -348,67 +249,32 @@ def latency_estimate(
     as_json: AsJson = False,
 ) -> None:
     """Latency of any ONNX network on a core that is not at hand, by counting ncnn's Arm kernels under qemu."""
-    from latency_lut.estimate import WHOLE_NETWORK_PCT
-    from latency_lut.onnx_estimate import FLAGGED_PCT, device_model_named, estimate_onnx
-    from latency_lut.table import find_table
+    from experiments.views.onnx_network import estimated
 
-    where = device_model_named(device_model)
-    header = find_table(where.table).header
-    errors = header.error_model
-    if errors.scale_pct is None:
-        raise UserError(
-            f"table {header.name} was not compared with whole networks, so it has no scale to estimate with."
-        )
     with progress_bar() as report:
-        found = estimate_onnx(
-            model,
-            core=where.core,
-            scale=errors.scale,
-            interval_pct=WHOLE_NETWORK_PCT,
-            size=parse_image_size(size) if size is not None else None,
-            progress=report,
-        )
-    interval = f"{errors.level:.0%} interval: +-{WHOLE_NETWORK_PCT:g} % of the total, {errors.basis}"
-    if found.flagged:
-        interval += f"; the upper end also has {FLAGGED_PCT:g} % of the {found.flagged_ms:.2f} ms that is flagged"
+        pixels = parse_image_size(size) if size is not None else None
+        shown = estimated(model, device_model=device_model, size=pixels, report=report)
     if as_json:
-        print_json(
-            {
-                "model": str(model),
-                "model_sha256": found.model_sha256,
-                "input": list(found.input),
-                "total_ms": found.total_ms,
-                "low_ms": found.low_ms,
-                "high_ms": found.high_ms,
-                "kind": found.kind,
-                "interval": interval,
-                "by_operator": [asdict(row) for row in found.by_operator],
-                "flagged": [asdict(row) for row in found.flagged],
-                "flagged_ms": found.flagged_ms,
-                "difference_from_onnxruntime": found.difference,
-                "device_model": device_model,
-                "core_model": asdict(where.core),
-                "scale": errors.scale,
-                "interval_pct": WHOLE_NETWORK_PCT,
-                "table": header.name,
-                "table_payload": header.runtime_checksum,
-                "counted_with": asdict(found.source) | {"converter": found.converter},
-            }
-        )
-        return
+        print_json(shown.as_dict())
+    else:
+        _print_estimated(shown)
+
+
+def _print_estimated(shown: "EstimatedNetwork") -> None:
+    found, header = shown.found, shown.header
     for row in found.by_operator:
         share_pct = 100 * row.ms / found.total_ms
         print(f"{row.operator:30s} {row.count:4d} x {row.ms:9.3f} ms {share_pct:5.1f} %  {'#' * round(share_pct / 3)}")
     for flag in found.flagged:
         print(f"flagged: {flag.count} x {flag.pattern}, {flag.ms:.2f} ms, may take longer: {flag.reason}")
     print(
-        f"{model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
-        f"{found.high_ms:.2f}), {found.kind}; {interval}"
+        f"{shown.model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
+        f"{found.high_ms:.2f}), {found.kind}; {shown.interval}"
     )
     print(
-        f"device model {device_model} ({header.soc}), scale {errors.scale:.3f} of table {header.name}; ncnn "
-        f"{found.source.ncnn}, payload {found.source.payload} (the table's: {header.runtime_checksum}), "
-        f"{found.converter}"
+        f"device model {shown.device_model} ({header.soc}), scale {header.error_model.scale:.3f} of table "
+        f"{header.name}; ncnn {found.source.ncnn}, payload {found.source.payload} (the table's: "
+        f"{header.runtime_checksum}), {found.converter}"
     )
 
 
@@ -427,76 +293,33 @@ def latency_validate(
     as_json: AsJson = False,
 ) -> None:
     """How far a table's sums are from whole networks: its own report, or networks timed now."""
+    from experiments.latency.plan import fresh_checks
+    from experiments.views.latency_table import validated
     from latency_lut.table import find_table
-    from latency_lut.validation import agreement, contradictions, predicted_ms
 
     prices = find_table(table)
-    header = prices.header
-    checks = header.validation
+    checks = None
     if networks is not None:
-        checks = _timed_now(prices, networks, space=space, study=study, seed=seed, size=size, classes=classes)
+        with progress_bar() as report:
+            checks = fresh_checks(
+                prices, networks, study=study, space=space, seed=seed, size=size, classes=classes, report=report
+            )
     elif any(given is not None for given in (space, study, seed, size, classes)):
         raise UserError(
             "--space, --study, --seed, --size and --classes say which networks to time: give --networks too."
         )
-    how = _stored_how(header) if networks is None else "by the table, which they did not calibrate"
-    predictions = [predicted_ms(check, header.error_model) for check in checks]
-    found = agreement(checks, predictions) if checks else None
+    shown = validated(prices, checks)
     if plot is not None:
-        if not checks:
-            raise UserError(f"table {header.name} was compared with no network: there is nothing to draw.")
+        if not shown.checks:
+            raise UserError(f"table {prices.name} was compared with no network: there is nothing to draw.")
         from experiments.reports.figures import draw_agreement
 
-        measured = [check.reference_ms for check in checks]
-        draw_agreement(f"table {header.name}: {len(checks)} networks", measured, predictions, plot)
-    contradicting = contradictions(prices.rows.values())
-    content = {
-        "table": header.name,
-        "kind": prices.kind,
-        "validated": prices.validated,
-        "timed_now": networks is not None,
-        "networks": [
-            {
-                "network": check.name,
-                "whole_ms": check.whole_ms,
-                "repeat_ms": check.repeat_ms,
-                "table_ms": header.error_model.scale * check.sum_ms,
-                "predicted_ms": ms,
-                "error_pct": 100 * (ms / check.reference_ms - 1),
-                "noise_pct": check.noise_pct,
-            }
-            for check, ms in zip(checks, predictions, strict=True)
-        ],
-        "agreement": asdict(found) if found else None,
-        "error_model": asdict(header.error_model),
-        "interval": prices.interval_note,
-        "contradictions": [each._asdict() for each in contradicting],
-        "source": header.source,
-        "protocol": dict(header.protocol),
-        "date": header.date,
-        "tool_version": header.tool_version,
-    }
+        measured = [check.reference_ms for check in shown.checks]
+        draw_agreement(f"table {prices.name}: {len(measured)} networks", measured, shown.predicted_ms, plot)
     if as_json:
-        print_json(content)
+        print_json(shown.as_dict())
         return
-    for line in check_lines(header, checks):
-        print(line)
-    if found is None:
-        print(f"table {header.name} has no report: its sums were never compared with whole networks.")
-    else:
-        for line in _agreement_lines(found, how):
-            print(line)
-    print(
-        f"rows that contradict each other (slower than a larger block, beyond noise): {len(contradicting)} of "
-        f"{len(prices.rows)}"
-    )
-    for each in contradicting[:_SHOWN]:
-        print(f"  {each.key} is {each.slower_pct:.0f} % slower than {each.larger_key}")
-    if len(contradicting) > _SHOWN:
-        print(f"  ... {len(contradicting) - _SHOWN} more with --json")
-    drift = header.protocol.get("drift_pct")
-    drifted = "" if drift is None else f"the machine drifted by {drift} % while it was timed; "
-    print(f"table {header.name}, {prices.kind}: {_provenance(header)}; {drifted}{prices.interval_note}")
+    _print_validation(shown)
     if plot is not None:
         print(f"drawn: {plot}")
 
@@ -504,87 +327,57 @@ def latency_validate(
 _SHOWN = 5
 
 
-def _stored_how(header: "TableHeader") -> str:
-    """What the networks in a table's header were predicted by, for `stored_agreement`."""
-    if all(check.unseen_ms is not None for check in header.validation):
-        return "each unseen: predicted by a table calibrated on the others"
-    return "by the table that is calibrated on them"
+def _print_validation(shown: "Validation") -> None:
+    table, header, contradicting = shown.table, shown.table.header, shown.contradictions
+    for line in (*_check_lines(shown), *_agreement_lines(shown)):
+        print(line)
+    if shown.agreement is None:
+        print(f"table {table.name} has no report: its sums were never compared with whole networks.")
+    print(
+        f"rows that contradict each other (slower than a larger block, beyond noise): {len(contradicting)} of "
+        f"{len(table.rows)}"
+    )
+    for each in contradicting[:_SHOWN]:
+        print(f"  {each.key} is {each.slower_pct:.0f} % slower than {each.larger_key}")
+    if len(contradicting) > _SHOWN:
+        print(f"  ... {len(contradicting) - _SHOWN} more with --json")
+    drift = header.protocol.get("drift_pct")
+    drifted = "" if drift is None else f"the machine drifted by {drift} % while it was timed; "
+    print(f"table {table.name}, {table.kind}: {_provenance(header)}; {drifted}{table.interval_note}")
 
 
-def _agreement_lines(found: "Agreement", how: str) -> list[str]:
-    lines = [
-        f"{found.networks} network{'s' if found.networks > 1 else ''}, {how}: mean error {found.mean_error_pct:.2f} % "
-        f"(worst {found.worst_error_pct:.1f} %, mean with sign {found.bias_pct:+z.2f} %, but for a common factor "
-        f"{found.mean_error_scaled_pct:.2f} %), {100 * found.share_within_5_pct:.0f} % within 5 %, "
-        f"{100 * found.share_within_10_pct:.0f} % within 10 %"
-    ]
-    if found.kendall_tau is not None:
-        lines[0] += f", Kendall tau {found.kendall_tau:.3f}"
+def _agreement_lines(shown: "Validation") -> Iterator[str]:
+    """Nothing where there is no network."""
+    if (found := shown.agreement) is None:
+        return
+    tau = "" if found.kendall_tau is None else f", Kendall tau {found.kendall_tau:.3f}"
+    yield (
+        f"{found.networks} network{'s' if found.networks > 1 else ''}, {shown.how}: mean error "
+        f"{found.mean_error_pct:.2f} % (worst {found.worst_error_pct:.1f} %, mean with sign {found.bias_pct:+z.2f} %, "
+        f"but for a common factor {found.mean_error_scaled_pct:.2f} %), {100 * found.share_within_5_pct:.0f} % within "
+        f"5 %, {100 * found.share_within_10_pct:.0f} % within 10 %{tau}"
+    )
     if found.noise_floor_pct is None:
-        lines.append("noise floor not known: the networks were not timed twice")
+        yield "noise floor not known: the networks were not timed twice"
     else:
-        lines.append(f"noise floor {found.noise_floor_pct:.2f} %: the same networks timed twice, interleaved")
-    return lines
-
-
-def _timed_now(
-    prices: "LatencyTable",
-    networks: int,
-    *,
-    space: str | None,
-    study: str | None,
-    seed: int | None,
-    size: str | None,
-    classes: int | None,
-) -> "tuple[NetworkCheck, ...]":
-    from experiments.latency.plan import fresh_checks, spaces_of
-
-    name = study or space
-    if name is None:
-        raise UserError("--networks needs --space or --study: where the networks are drawn from.")
-    (drawn_from,) = spaces_of(study=study, space=space, size=size, classes=() if classes is None else (classes,))
-    options = ("--study", study) if study else space_options(name, drawn_from.task)
-    with progress_bar() as report:
-        return fresh_checks(
-            prices,
-            drawn_from,
-            networks=networks,
-            seed=1 if seed is None else seed,
-            measured_with=shlex.join(options),
-            report=report,
-        )
+        yield f"noise floor {found.noise_floor_pct:.2f} %: the same networks timed twice, interleaved"
 
 
 @latency.command("tables")
 def latency_tables(as_json: AsJson = False) -> None:
     """The latency tables at hand."""
-    from latency_lut.table import available_tables, find_table
+    from experiments.views.latency_table import tables_at_hand
 
-    rows = []
-    for path in available_tables():
-        try:
-            table = find_table(path)
-        except UserError as error:  # one damaged file does not hide the others
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        rows.append(
-            {
-                "table": path.stem,
-                "kind": table.kind,
-                "device": table.header.device,
-                "soc": table.header.soc,
-                "runtime": table.header.runtime,
-                "rows": len(table.rows),
-                "validated": table.validated,
-                "date": table.header.date,
-                "path": str(path),
-            }
-        )
+    listed, left_out = tables_at_hand()
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
+    rows = [one.as_dict() for one in listed]
     if as_json:
         print_json(rows)
-        return
-    print_rows(rows, "latency tables")
+    else:
+        print_rows(rows, "latency tables", columns=("table", "kind", "device", "rows", "validated", "date"))
 
 
-for command in (analysis.anchor, analysis.diff, analysis.doctor, analysis.savings, analysis.scan):
+latency.command(hidden=True)(analysis.doctor)  # its place is `doctor latency`
+for command in (analysis.anchor, analysis.diff, analysis.savings, analysis.scan):
     latency.command()(command)

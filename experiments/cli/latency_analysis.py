@@ -12,22 +12,17 @@ from experiments.cli.terminal import (
     Classes,
     Size,
     Storage,
-    pixels,
     print_json,
     print_rows,
     progress_bar,
-    rows_named,
-    space_rows_named,
-    task_of,
 )
 from latency_lut import tables
-from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.latency.own_times import Anchoring
-    from latency_lut.compare import NetworkComparison, TableComparison
-    from latency_lut.gap import Cause, Explanation, Gap
-    from latency_lut.table import LatencyEstimate, LatencyTable
+    from experiments.views.latency_table import Compared
+    from experiments.views.what_if import Explained, Savings, Scanned
+    from latency_lut.compare import NetworkComparison
+    from latency_lut.gap import Cause, Explanation
     from search_space import SearchSpace
 
 
@@ -64,7 +59,7 @@ def anchor(
         storage=storage,
     )
     if as_json:
-        print_json(_anchoring_json(result, noise_pct))
+        print_json(result.as_dict())
         return
     old, new = result.before.header.error_model, result.after.header.error_model
     factor = new.scale / old.scale
@@ -82,45 +77,6 @@ def anchor(
     print(f"{result.path}: {len(result.after.rows)} {result.after.kind} rows; {result.after.interval_note}")
 
 
-def _anchoring_json(result: "Anchoring", noise_pct: float) -> dict[str, object]:
-    old, new = result.before, result.after
-    return {
-        "table": new.name,
-        "path": str(result.path),
-        "rows": len(new.rows),
-        "kind": new.kind,
-        "anchored_from": {"table": old.name, "checksum": old.checksum, "interval": old.interval_note},
-        "old_scale": old.header.error_model.scale,
-        "scale": new.header.error_model.scale,
-        "scale_pct": new.header.error_model.scale_pct,
-        "noise_pct": noise_pct,
-        "interval": new.interval_note,
-        "measurements": [
-            {
-                "network": item.name,
-                "measured_ms": item.measured_ms,
-                "old": _span_json(item.before),
-                "new": _span_json(item.after),
-                "residual_pct": item.residual_pct,
-                "allowed_pct": item.allowed_pct,
-                "disagrees": item.disagrees,
-            }
-            for item in result.residuals
-        ],
-        "warnings": list(result.warnings),
-    }
-
-
-def _span_json(estimate: "LatencyEstimate") -> dict[str, object]:
-    return {
-        "total_ms": estimate.total_ms,
-        "low_ms": estimate.low_ms,
-        "high_ms": estimate.high_ms,
-        "kind": estimate.kind,
-        "interval": estimate.interval_note,
-    }
-
-
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="Name or path of a table.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Name or path of another.")],
@@ -133,102 +89,28 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Where two tables differ: provenance, coverage, common rows by block kind, and totals of networks."""
-    from experiments.front.lookup import chosen
-    from experiments.latency.own_times import network_name
-    from latency_lut.compare import compare_network, compare_tables
+    from experiments.front.lookup import chosen, task_of
+    from experiments.views.latency_table import compared
     from latency_lut.table import find_table
-    from topformer.blocks import decompose
     from topformer.config import ANCHORS
 
     in_a, in_b = find_table(a), find_table(b)
-    found = compare_tables(in_a, in_b)
-    networks, left_out = [], []
-    for text in arch or ANCHORS:
-        picked = chosen(text, storage=storage)
-        task = task_of(picked, size, classes)
-        blocks, name = decompose(picked.arch, task), network_name(picked.label, task)
-        if not arch and min(in_a.coverage(blocks), in_b.coverage(blocks)) < 1:
-            left_out.append(name)
-        else:
-            with rows_named(text, task):
-                networks.append(compare_network(name, blocks, in_a, in_b))
+    found = [chosen(text, storage=storage) for text in arch or ANCHORS]
+    networks = [(one, task_of(one, size, classes)) for one in found]
+    shown = compared(in_a, in_b, networks, leave_out=not arch)
     if as_json:
-        print_json(_comparison_json(in_a, in_b, found, networks, left_out))
+        print_json(shown.as_dict())
         return
-    _print_comparison(in_a, in_b, found)
-    for network in networks:
+    _print_sides(shown)
+    for network in shown.networks:
         _print_network(network, in_a.name, in_b.name)
-    if left_out:
-        print(f"not in both tables: {', '.join(left_out)}")
+    if shown.not_in_both:
+        print(f"not in both tables: {', '.join(shown.not_in_both)}")
 
 
-def _comparison_json(
-    a: "LatencyTable",
-    b: "LatencyTable",
-    found: "TableComparison",
-    networks: "list[NetworkComparison]",
-    left_out: list[str],
-) -> dict[str, object]:
-    return {
-        "identical": found.identical,
-        "same_times": found.same_times,
-        "a": {
-            "table": a.name,
-            "checksum": a.checksum,
-            "kinds": dict(found.a_kinds),
-            "scale": a.header.error_model.scale,
-            "interval": a.interval_note,
-        },
-        "b": {
-            "table": b.name,
-            "checksum": b.checksum,
-            "kinds": dict(found.b_kinds),
-            "scale": b.header.error_model.scale,
-            "interval": b.interval_note,
-        },
-        "provenance": [{"field": item.name, "a": item.a, "b": item.b} for item in found.provenance],
-        "rows": {"only_a": len(found.only_a), "only_b": len(found.only_b), "common": len(found.common)},
-        "median_ratio": found.median_ratio,
-        "by_block_kind": [
-            {
-                "block_kind": item.block_kind,
-                "rows": item.count,
-                "least_ratio": item.least,
-                "median_ratio": item.median,
-                "greatest_ratio": item.greatest,
-            }
-            for item in found.by_block_kind
-        ],
-        "largest_disagreements": [
-            {
-                "key": row.key,
-                "a_ms": row.a_ms,
-                "b_ms": row.b_ms,
-                "ratio": row.ratio,
-                "a_kind": row.a_kind,
-                "b_kind": row.b_kind,
-            }
-            for row in found.largest(10)
-        ],
-        "networks": [
-            {
-                "network": network.name,
-                "a": _span_json(network.a),
-                "b": _span_json(network.b),
-                "ratio": network.ratio,
-                "intervals_overlap": network.intervals_overlap,
-                "by_module": [
-                    {"module": module, "a_ms": a_ms, "b_ms": b_ms} for module, a_ms, b_ms in network.by_module
-                ],
-            }
-            for network in networks
-        ],
-        "not_in_both": left_out,
-    }
-
-
-def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableComparison") -> None:
-    for letter, table, kinds in (("A", a, found.a_kinds), ("B", b, found.b_kinds)):
+def _print_sides(shown: "Compared") -> None:
+    found = shown.tables
+    for letter, table, kinds in (("A", shown.a, found.a_kinds), ("B", shown.b, found.b_kinds)):
         rows = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         header = table.header
         print(
@@ -241,25 +123,30 @@ def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableCompari
     if found.same_times:
         print("every row and the scale are the same; only the headers differ.")
     if found.provenance:
-        print_rows([{"field": item.name, "A": item.a, "B": item.b} for item in found.provenance], "what differs")
+        print_rows([{"field": item.field, "A": item.a, "B": item.b} for item in found.provenance], "what differs")
     print(f"rows only in A {len(found.only_a)}, only in B {len(found.only_b)}, in both {len(found.common)}")
-    if not found.common or found.same_times:
-        return
+    if found.common and not found.same_times:
+        _print_common(shown)
+
+
+def _print_common(shown: "Compared") -> None:
+    """Rows that both tables have, with other times."""
+    found = shown.tables
     print_rows(
         [
             {
                 "block kind": item.block_kind,
-                "rows": item.count,
-                "least B/A": f"{item.least:.3f}",
-                "median B/A": f"{item.median:.3f}",
-                "greatest B/A": f"{item.greatest:.3f}",
+                "rows": item.rows,
+                "least B/A": f"{item.least_ratio:.3f}",
+                "median B/A": f"{item.median_ratio:.3f}",
+                "greatest B/A": f"{item.greatest_ratio:.3f}",
             }
             for item in found.by_block_kind
         ],
         f"common rows, times with the tables' scales; median B/A {found.median_ratio:.3f}",
     )
-    if not found.largest(1):
-        same = a.header.error_model.scale == b.header.error_model.scale
+    if not (largest := shown.largest):
+        same = shown.a.header.error_model.scale == shown.b.header.error_model.scale
         print("the common rows are the same." if same else "every common row has that ratio: only the scales differ.")
         return
     print_rows(
@@ -272,7 +159,7 @@ def _print_comparison(a: "LatencyTable", b: "LatencyTable", found: "TableCompari
                 "B is": row.b_kind,
                 "block": row.key,
             }
-            for row in found.largest(10)
+            for row in largest
         ],
         "farthest from the median B/A",
     )
@@ -310,10 +197,9 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Why is your measurement not what a table says? What you state is applied; what you leave out may be the cause."""
-    from experiments.front.lookup import chosen
-    from experiments.latency.own_times import network_name
-    from latency_lut.gap import Setup, explain
-    from latency_lut.table import find_table
+    from experiments.front.lookup import chosen, task_of
+    from experiments.views.what_if import explained
+    from latency_lut.gap import Setup
 
     found = chosen(arch, storage=storage)
     task = task_of(found, size, classes, output=output or "logits")
@@ -329,63 +215,17 @@ def doctor(
         frequency_mhz=frequency_mhz,
         core=core,
     )
-    prices = find_table(table)
-    with rows_named(arch, task):
-        gap = explain(prices, found.arch, task, measured, setup)
-    text = f"{arch}@{'x'.join(map(str, task.image_size))}={measured:g}"
-    advice = f"topformer-nas latency anchor --table {table} --measured '{text}' --out {prices.name}-mine"
-    advice += "" if classes is None else f" --classes {classes}"
-    advice += "" if output in (None, "logits") else f" --output {output}"
+    shown = explained(found, task, measured, setup, table=table)
     if as_json:
-        print_json(_gap_json(gap, prices, advice))
-        return
-    _print_gap(gap, prices, network_name(found.label, task), advice)
+        print_json(shown.as_dict())
+    else:
+        _print_gap(shown)
 
 
-def _gap_json(gap: "Gap", prices: "LatencyTable", advice: str) -> dict[str, object]:
-    return {
-        "table": prices.name,
-        "measured_ms": gap.measured_ms,
-        "estimate": _span_json(gap.estimate),
-        "inside": gap.inside,
-        "as_stated": {"low_ms": gap.span.low_ms, "high_ms": gap.span.high_ms, "inside": gap.inside_as_stated},
-        "stated": [_cause_json(cause) for cause in gap.stated],
-        "candidates": [
-            _cause_json(item.cause)
-            | {"change_ms": item.change_ms, "low_ms": item.span.low_ms, "high_ms": item.span.high_ms}
-            for item in gap.candidates
-        ],
-        "no_number_known": [_cause_json(cause) for cause in gap.open],
-        "explanations": [
-            {
-                "causes": [_cause_json(cause) for cause in item.causes],
-                "exact": item.exact,
-                "needs": item.needs,
-                "low_ms": item.span.low_ms,
-                "high_ms": item.span.high_ms,
-            }
-            for item in gap.explanations
-        ],
-        "re_anchor": None if gap.inside_as_stated else advice,
-    }
-
-
-def _cause_json(cause: "Cause") -> dict[str, object]:
-    return {
-        "topic": cause.topic,
-        "role": cause.role,
-        "says": cause.says,
-        "exact": cause.exact,
-        "least_factor": cause.least,
-        "greatest_factor": cause.greatest,
-        "source": cause.source,
-    }
-
-
-def _print_gap(gap: "Gap", prices: "LatencyTable", network: str, advice: str) -> None:
-    estimate = gap.estimate
+def _print_gap(shown: "Explained") -> None:
+    gap, estimate = shown.gap, shown.gap.estimate
     print(
-        f"table {prices.name} says of {network}: {estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to "
+        f"table {shown.table.name} says of {shown.network}: {estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to "
         f"{estimate.high_ms:.2f}), {estimate.kind}; {estimate.interval_note}"
     )
     away = 100 * (gap.measured_ms / estimate.total_ms - 1)
@@ -408,9 +248,9 @@ def _print_gap(gap: "Gap", prices: "LatencyTable", network: str, advice: str) ->
     for number, item in enumerate(gap.explanations, start=1):
         print(f"{number}. {_explanation_line(item)}")
     if gap.explanations:
-        print(f"if none of these is so, re-anchor with: {advice}")
+        print(f"if none of these is so, re-anchor with: {shown.advice}")
     else:
-        print(f"nothing known explains it; re-anchor with: {advice}")
+        print(f"nothing known explains it; re-anchor with: {shown.advice}")
 
 
 def _cause_row(cause: "Cause", change: str) -> dict[str, object]:
@@ -437,58 +277,46 @@ def savings(
     as_json: AsJson = False,
 ) -> None:
     """Which single change within a space saves how much? Exact by the table, which is additive; most first."""
-    from evaluators.compiled import CompiledTable
     from experiments.front.lookup import chosen
+    from experiments.latency.plan import space_rows_named
     from experiments.study_config import space_named
+    from experiments.views.what_if import savings
     from latency_lut.table import find_table
-    from topformer.blocks import candidate_blocks
-    from topformer.config import Candidate
 
-    if not 0 <= save_ms <= 1e12:
-        raise UserError(f"--save-ms must be a number of ms from 0, not {save_ms}.")
     found = chosen(arch, storage=storage)
     over = space_named(space, size=size, classes=classes, base=found.task)
     task = over.task if found.task is None or size is not None or classes is not None else found.task
-    candidate = Candidate(arch=found.arch, task=task)
-    prices = find_table(table)
-    point = over.encode(candidate)  # a stranger to the space is told so before the table is read
-    with rows_named(arch, task):
-        estimate = prices.estimate(candidate_blocks(candidate))
     with space_rows_named(space, over.task):
-        compiled = CompiledTable(prices, over)
-    savings = [item for item in compiled.savings(candidate) if item.saved.delta_ms >= save_ms]
-    rows = [
-        {
-            "knob": item.knob,
-            "old": item.old,
-            "new": item.new,
-            "saved_ms": item.saved.delta_ms,
-            "low_ms": item.saved.low_ms,
-            "high_ms": item.saved.high_ms,
-            "total_ms": estimate.total_ms - item.saved.delta_ms,
-            "arch_key": item.candidate.arch.key,
-        }
-        for item in savings
-    ]
+        shown = savings(found, task, over, find_table(table), save_ms=save_ms)
     if as_json:
-        content = {"arch_key": found.arch.key, "table": prices.name, "space": over.name, "task": task.as_dict()}
-        print_json(content | _span_json(estimate) | {"point": point, "save_ms": save_ms, "savings": rows})
-        return
+        print_json(shown.as_dict())
+    else:
+        _print_savings(shown)
+
+
+def _print_savings(shown: "Savings") -> None:
+    from experiments.latency.plan import pixels
+
+    estimate, task = shown.estimate, shown.task
     what = (
-        f"{found.label} at {pixels(task)} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
+        f"{shown.chosen.label} at {pixels(task)} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
         f"({estimate.low_ms:.2f} to {estimate.high_ms:.2f})"
     )
+    rows = [
+        {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in row.items()}
+        for row in shown.rows()
+    ]
     if rows:
-        shown = [
-            {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
-        ]
-        print_rows(shown, f"single changes of {what}, that save at least {save_ms:g} ms")
+        print(f"single changes of {what}, that save at least {shown.save_ms:g} ms:")
+        print_rows(rows, "", columns=("knob", "old", "new", "saved_ms", "low_ms", "high_ms", "total_ms"))
     else:
-        print(f"no single change in space {over.name} saves {save_ms:g} ms of {what}.")
-    print(f"table {prices.name}, {estimate.kind}; {prices.interval_note}")
+        print(f"no single change in space {shown.space.name} saves {shown.save_ms:g} ms of {what}.")
+    print(f"table {shown.table.name}, {estimate.kind}; {shown.table.interval_note}")
 
 
 def _task_of_space(space: "SearchSpace") -> str:
+    from experiments.latency.plan import pixels
+
     sizes = next((knob.choices for knob in space.knobs if knob.name == "image_size"), (pixels(space.task),))
     return f"{', '.join(map(str, sizes))} px, {space.task.num_classes} classes"
 
@@ -505,46 +333,34 @@ def scan(
     as_json: AsJson = False,
 ) -> None:
     """Which share of a space fits a budget, and how are its latencies distributed?"""
-    from evaluators.compiled import CompiledTable
-    from experiments.latency.scan import ScanPlan, scan
+    from experiments.latency.plan import space_rows_named
+    from experiments.latency.scan import ScanPlan
     from experiments.study_config import space_named
-    from latency_lut.table import LEVEL, find_table
+    from experiments.views.what_if import scanned
+    from latency_lut.table import find_table
 
     plan = ScanPlan(budget_ms=latency_max, samples=samples, seed=seed)
     prices = find_table(table)
     over = space_named(space, size=size, classes=classes)
-    with space_rows_named(space, over.task):
-        compiled = CompiledTable(prices, over)
-    with progress_bar() as report:
-        found = scan(compiled, plan, report=lambda done, total: report(done, total, "pricing"))
+    with space_rows_named(space, over.task), progress_bar() as report:
+        shown = scanned(over, prices, plan, report=report)
     if plot is not None:
         from experiments.reports.figures import draw_scan
 
-        draw_scan(found, prices, plot)
-    low, high = found.share_interval
-    off = found.share_if_scale_is_off
-    content = {
-        "space": found.space.name,
-        "size": found.space.size,
-        "task": over.task.as_dict(),
-        "table": prices.name,
-        "kind": prices.kind,
-        "interval": prices.interval_note,
-        "latency_max_ms": latency_max,
-        "exact": found.exact,
-        "counted": found.counted,
-        "fitting": found.fitting,
-        "share": found.share,
-        "share_low": low,
-        "share_high": high,
-        "level": LEVEL,
-        "share_if_scale_is_off": None if off is None else list(off),
-        "quantiles_ms": {f"{percent} %": ms for percent, ms in found.quantiles_ms.items()},
-        "histogram": [{"from_ms": a, "to_ms": b, "candidates": count} for a, b, count in found.histogram()],
-    }
+        draw_scan(shown.scan, prices, plot)
     if as_json:
-        print_json(content)
+        print_json(shown.as_dict())
         return
+    _print_scan(shown)
+    if plot is not None:
+        print(f"drawn: {plot}")
+
+
+def _print_scan(shown: "Scanned") -> None:
+    from latency_lut.table import LEVEL
+
+    found, table, space = shown.scan, shown.table, shown.scan.space
+    low, high = found.share_interval
     most = max(count for _, _, count in found.histogram())
     for a, b, count in found.histogram():
         print(f"{a:9.2f} to {b:9.2f} ms {100 * count / found.counted:6.2f} %  {'#' * round(40 * count / most)}")
@@ -552,12 +368,10 @@ def scan(
         f"exact, all {found.counted:,} candidates"
         if found.exact
         else f"{LEVEL:.0%} interval {100 * low:.3g} to {100 * high:.3g} %, a sample of {found.counted:,} "
-        f"of {found.space.size:.3g} candidates"
+        f"of {space.size:.3g} candidates"
     )
-    share = f"{100 * found.share:.3g} % of space {over.name} ({_task_of_space(over)})"
-    print(f"{share} fits {latency_max:g} ms by table {prices.name} ({how})")
-    if off is not None:
+    share = f"{100 * found.share:.3g} % of space {space.name} ({_task_of_space(space)})"
+    print(f"{share} fits {found.budget_ms:g} ms by table {table.name} ({how})")
+    if (off := found.share_if_scale_is_off) is not None:
         print(f"if the table's scale is off by its {found.scale_pct:.1f} %: {100 * off[0]:.3g} to {100 * off[1]:.3g} %")
-    print(f"{prices.kind}; {prices.interval_note}")
-    if plot is not None:
-        print(f"drawn: {plot}")
+    print(f"{table.kind}; {table.interval_note}")

@@ -3,62 +3,48 @@
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli import training as training_cli
+from experiments.cli.architecture import describe
 from experiments.cli.datasets import datasets
+from experiments.cli.doctor import doctor
+from experiments.cli.export import export
+from experiments.cli.front import front
+from experiments.cli.help import SETTINGS, Grouped, WholeSentences
 from experiments.cli.latency import latency
+from experiments.cli.search import search
 from experiments.cli.studies import study_commands
 from experiments.cli.supernet import supernet
-from experiments.cli.terminal import (
-    Arch,
-    AsJson,
-    Classes,
-    Size,
-    Storage,
-    console_of,
-    pixels,
-    print_json,
-    rows_named,
-    storage_flag,
-    task_of,
-)
+from experiments.cli.terminal import Storage
+from experiments.cli.training import evaluate, predict, recipes, train
 from experiments.cli.trust import trust
 from topformer.errors import UserError, ran_out_of_memory
 from topformer.version import DISTRIBUTION, tool_version
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from rich.table import Table
-
-    from evaluators.base import Evaluator
-    from experiments.search.schedule import Schedule
-    from experiments.store.records import Study, Trial
-    from experiments.study_config import StudyConfig
-    from experiments.trust.standing import Standing
-    from experiments.workers.pool import Pool
 
 STOPPED = 130
 
 app = typer.Typer(
     name="topformer-nas",
     help="Given a phone core and a latency budget: find, prove and export the TopFormer with the best mIoU.",
+    cls=Grouped,
+    context_settings=SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-app.add_typer(latency, name="latency")
-for command in (training_cli.train, training_cli.evaluate, training_cli.predict, training_cli.recipes):
+for command in (train, evaluate, predict, recipes, search, front, describe, export):
     app.command()(command)
-app.add_typer(datasets, name="datasets")
-app.add_typer(supernet, name="supernet")
-app.add_typer(trust, name="trust")
-app.add_typer(study_commands, name="study")
+for name, group in {
+    "latency": latency,
+    "datasets": datasets,
+    "supernet": supernet,
+    "trust": trust,
+    "study": study_commands,
+    "doctor": doctor,
+}.items():
+    app.add_typer(group, name=name, cls=WholeSentences)
 
 
 def main() -> None:
@@ -127,388 +113,6 @@ def root(
 
 
 @app.command()
-def search(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study's TOML file, or the name of one that comes with the tool.")
-    ],
-    storage: Storage = DEFAULT_URL,
-    workers: Annotated[
-        int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores, or the whole cluster]")
-    ] = 0,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Evaluate on this Ray cluster, or on one made for the study: local."),
-    ] = None,
-    cpus: Annotated[float, typer.Option(help="CPUs that one evaluation reserves, with --ray.")] = 1.0,
-    gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, likewise.")] = 0.0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="STUDY is the name of a study of the store; its file is not needed.")
-    ] = False,
-    extend: Annotated[
-        int | None, typer.Option(metavar="TRIALS", help="Go on to so many trials in all, whatever the file says.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a search study, or go on where it was interrupted."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from experiments.search.assembly import build_evaluator, build_schedule
-    from experiments.search.study import Event, require_rows, run_study
-    from experiments.store.store import Store
-    from experiments.trust.standing import standing
-    from latency_lut.table import find_table
-    from search_space import require_anchors
-
-    config = _study_config(study, storage, extend, resume=resume)
-    evaluator = build_evaluator(config)
-    if workers < 0:
-        raise UserError(f"workers must be at least 1, not {workers}.")
-    elsewhere = _cluster(ray, workers, cpus, gpus)
-    if not Store.exists(storage):  # what would be refused anyway makes no database
-        require_anchors(config.search_space(), config.search.anchors)
-        require_rows(config, find_table(config.latency.table))
-    console = console_of(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    left = (TextColumn("left"), TimeRemainingColumn())
-    with Store.open(storage, create=True) as store:
-        space = config.search_space()
-        ranking = standing(evaluator.fingerprint, store, space)
-        schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
-        at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
-        for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
-            console.print(sentence, highlight=False)
-        with Progress(*columns, *left, console=console) as progress:
-            bars: dict[str | None, TaskID] = {None: progress.add_task("evaluating", total=config.search.trials)}
-
-            def report(event: Event) -> None:
-                if event.rung not in bars:
-                    bars[event.rung] = progress.add_task(str(event.rung), total=event.total)
-                progress.update(bars[event.rung], completed=event.done, total=event.total)
-                if event.trial is not None:
-                    progress.console.print(_settled(event.trial), highlight=False)
-                if event.note:
-                    progress.console.print(event.note)
-
-            result = run_study(
-                config,
-                store,
-                evaluator=evaluator,
-                schedule=schedule,
-                workers=workers or os.cpu_count() or 1,
-                elsewhere=elsewhere,
-                report=report,
-            )
-        statistics = store.batches(config.name)
-    summary = {
-        "study": result.name,
-        "trials": len(result.trials),
-        "trained": result.trained,
-        "cached": result.cached,
-        "failed": sum(trial.state == "failed" for trial in result.trials),
-        "proposals_asked": sum(s.asked for s in statistics),
-        "invalid_dropped": sum(s.invalid for s in statistics),
-        "over_budget_dropped": sum(s.over_budget for s in statistics),
-        "duplicates_dropped": sum(s.duplicates for s in statistics),
-        "screened_out": sum(s.screened for s in statistics),
-        "screens_not_used": list(schedule.notices),
-        "confirmed_by": [rung.label for rung in schedule.confirmations],
-        "confirming": result.confirming,
-        "front": [trial.number for trial in result.front],
-        "ranking_trust": ranking.as_dict(),
-    }
-    if as_json:
-        print_json(summary)
-        return
-    if not result.trained and not result.cached and not result.confirming:
-        console.print(f"study {result.name} is done: {len(result.trials)} trials, nothing left to evaluate.")
-    else:
-        console.print(f"{result.trained} evaluated, {result.cached} from the store, {summary['failed']} failed.")
-        console.print(
-            f"Before evaluation, of {summary['proposals_asked']} proposals {summary['over_budget_dropped']} were "
-            f"dropped as over the budget, {summary['invalid_dropped']} as beyond the proxy, "
-            f"{summary['duplicates_dropped']} as known, {summary['screened_out']} turned away by a screen."
-        )
-        if schedule.confirmations:
-            console.print(f"{result.confirming} trainings confirmed the best.")
-        for rung in schedule.confirmations:
-            command = f"topformer-nas front {result.name} --fidelity '{rung.label}'{storage_flag(storage)}"
-            console.print(f"confirmed: {command}", highlight=False)
-    print(f"see the front with: topformer-nas front {result.name}{storage_flag(storage)}")
-
-
-def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
-    """From its file, or from the store; extended to no fewer trials than the store's study has."""
-    from experiments.store.store import Store, store_if_any
-    from experiments.study_config import StudyConfig
-
-    if resume:
-        with Store.open(storage, read_only=True) as store:
-            config = store.study(study).config
-    else:
-        config = StudyConfig.load(study)
-    if extend is None:
-        return config
-    with store_if_any(storage) as there:
-        if there is not None and there.find_study(config.name) is not None:
-            there.study(config.name).config.extended(extend)
-    return config.extended(extend)
-
-
-def _cluster(address: str | None, workers: int, cpus: float, gpus: float) -> "AbstractContextManager[Pool] | None":
-    if address is not None:
-        from experiments.workers.ray import Resources, ray_pool
-
-        return ray_pool(address, workers, Resources(cpus=cpus, gpus=gpus))
-    if (cpus, gpus) != (1.0, 0.0):
-        raise UserError("--cpus and --gpus reserve parts of a Ray cluster; give --ray, too.")
-    return None
-
-
-def _introduction(
-    config: "StudyConfig", evaluator: "Evaluator", ranking: "Standing", schedule: "Schedule", at_once: int
-) -> list[str]:
-    """What a study is, how far its order can be trusted, and what is left out or stands idle."""
-    said = [
-        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
-        f"latency by table {config.latency.table}",
-        ranking.notice,
-    ]
-    said += [f"warning: {notice}" for notice in schedule.notices]
-    if (there := config.search_space().size) < config.search.trials:
-        said.append(f"note: the space holds {there} candidates; the study ends before {config.search.trials} trials.")
-    size = config.search.batch_size
-    if at_once > size and not config.search.asynchronous:
-        said.append(
-            f"note: a batch of {size} keeps no more of the {at_once} workers busy; raise search.batch_size, or set "
-            "search.asynchronous = true."
-        )
-    return said
-
-
-@app.command()
-def front(
-    study: Annotated[str, typer.Argument(metavar="STUDY")],
-    storage: Storage = DEFAULT_URL,
-    every: Annotated[bool, typer.Option("--all", help="List every evaluation, not only the front.")] = False,
-    latency_max: Annotated[
-        str | None, typer.Option(metavar="MS", help="Only the best point within this budget, or an anchor's latency.")
-    ] = None,
-    fidelity: Annotated[
-        str | None,
-        typer.Option(help="Of a [[confirm]] of the study: its members alone. [default: all, by the study's]"),
-    ] = None,
-    shortlist: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="So many members: the knee, and those that keep most of it."),
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the front to a .png, .svg or .pdf file.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the listed rows to a .csv file.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """The Pareto front of a study, or the best architecture under a latency budget."""
-    from experiments.front import pareto
-    from experiments.front.lookup import at_rung
-    from experiments.front.pareto import shortlisted
-    from experiments.store.store import Store
-    from experiments.trust.standing import study_standing
-    from experiments.views.front import against_anchor, as_csv, front_rows
-    from topformer.writing import write_whole
-
-    if sum((every, latency_max is not None, shortlist is not None)) > 1:
-        raise UserError("--all lists all, --latency-max picks one, --shortlist some: give only one of these.")
-    with Store.open(storage, read_only=True) as store:
-        found, trials = at_rung(store, study, fidelity, every=every or plot is not None)
-        ranking = study_standing(found, store)
-    budget = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=found.fidelity)
-    if shortlist is not None:
-        shown: tuple[Trial, ...] = shortlisted(found, trials, shortlist)
-    elif budget is not None:
-        shown = (pareto.best_under(trials, budget, fidelity=found.fidelity),)
-    elif every:
-        shown = tuple(trial for trial in trials if trial.state != "proposed")
-    else:
-        shown = pareto.front(trials, fidelity=found.fidelity)
-    if csv is not None and csv.suffix != ".csv":
-        raise UserError(f"--csv must be a .csv file, not {str(csv)!r}.")
-    if plot is not None:
-        from experiments.reports.figures import draw_front
-
-        draw_front(found, trials, plot, ranking=ranking, latency_max_ms=budget)
-    table = found.table
-    rows = front_rows(found, trials, shown, ranking)
-    if latency_max is not None:
-        rows[0]["nearest_anchor"] = against_anchor(shown[0], trials, found, margin_pct=rows[0]["miou_margin_pct"])
-    if csv is not None:
-        write_whole(csv, as_csv(rows).encode())
-    if as_json:
-        print_json(rows)
-        return
-    console = console_of()
-    console.print(_front_table(found, rows))
-    console.print(f"mIoU by {found.fidelity}. Latency {table.kind}; {table.interval_note}.")
-    console.print(ranking.notice, highlight=False)
-    if latency_max is not None and (anchor := rows[0]["nearest_anchor"]):
-        console.print(
-            f"nearest anchor {anchor['anchor']}: {anchor['miou_difference_pct']:+.2f}"
-            f"{_margin(anchor['miou_difference_margin_pct'])} points of mIoU, "
-            f"{anchor['latency_difference_ms']:+.2f} ms ({anchor['latency_difference_low_ms']:+.2f} to "
-            f"{anchor['latency_difference_high_ms']:+.2f}) for the chosen architecture."
-        )
-    if rows and rows[0]["miou_noise_pct"] is not None:
-        console.print(
-            f"+-: 90 % of repeated trainings, whose noise is {rows[0]['miou_noise_pct']:.2f} points of mIoU; the best "
-            "of many had luck, too. on front: probability, with that noise and what the latencies do not share of "
-            "their errors; * is on the front as measured, (knee) its knee."
-        )
-    elif rows:
-        console.print("no +-: no trust report has repeated trainings by this evaluator.")
-    asked = "" if latency_max is None else f" --latency-max {latency_max}"
-    _tell_of_confirmations(found, "front", study, asked, storage)
-    for made in (plot, csv):
-        if made is not None:
-            console.print(f"written: {made}")
-
-
-def _tell_of_confirmations(study: "Study", command: str, what: str, options: str, storage: str) -> None:
-    """Where another fidelity, better than the one shown, has ranked some of a study's trials."""
-    for rung in study.further[-1:]:
-        console_of(stderr=True).print(
-            f"note: by {study.fidelity}; {rung.label} has ranked the best again, maybe otherwise: topformer-nas "
-            f"{command} {what}{options} --fidelity '{rung.label}'{storage_flag(storage)}",
-            highlight=False,
-        )
-
-
-@app.command()
-def describe(
-    arch: Arch,
-    size: Size = None,
-    classes: Classes = None,
-    classification: Annotated[bool, typer.Option(help="The ImageNet variant.")] = False,
-    storage: Storage = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Parameters and multiply-adds of an architecture, whole and per block."""
-    from evaluators.cost import costs
-    from experiments.front.lookup import chosen
-    from topformer.blocks import decompose
-    from topformer.config import anchor_name
-    from topformer.published import published_figures
-
-    found = chosen(arch, storage=storage)
-    task = task_of(found, size, classes, classification=classification)
-    counted = costs(found.arch, task)
-    blocks = decompose(found.arch, task)
-    content: dict[str, Any] = {
-        "key": found.arch.key,
-        "anchor": anchor_name(found.arch),
-        "params": counted.params,
-        "params_by_module": dict(counted.params_by_module),
-        "macs_g": counted.macs_g,
-        "fvcore_g": counted.fvcore_g,
-        "fvcore_unsupported_operators": dict(counted.unsupported_operators),
-        "image_size": list(task.image_size),
-        "num_classes": task.num_classes,
-        "task": task.as_dict(),
-        "published": None
-        if classification
-        else published_figures(anchor_name(found.arch), task.image_size, task.num_classes),
-        "architecture": found.arch.as_dict(),
-        "blocks": [
-            {"name": b.name, "kind": b.kind, "output": list(b.output), "params": b.parameters, "macs": b.macs}
-            for b in blocks
-        ],
-    }
-    if as_json:
-        print_json(content)
-        return
-    from rich.table import Table
-
-    table = Table(title=f"{found.label} ({found.arch.key}), {pixels(task)} px, {task.num_classes} classes")
-    for column in ("block", "kind", "output C x H x W", "parameters", "MMACs"):
-        table.add_column(column, justify="left" if column in ("block", "kind") else "right")
-    for block in blocks:
-        shape = " x ".join(map(str, block.output))
-        table.add_row(block.name, block.kind, shape, f"{block.parameters:,}", f"{block.macs / 1e6:,.2f}")
-    console = console_of()
-    console.print(table)
-    for module, count in counted.params_by_module.items():
-        console.print(f"{module:20s} {count:>12,} parameters", highlight=False)
-    console.print(
-        f"{counted.params:,} parameters; {counted.macs_g:.4f} G multiply-adds of convolutions and matrix products; "
-        f"{counted.fvcore_g:.4f} G by fvcore (the paper's FLOPs), which leaves out: "
-        f"{', '.join(f'{n} x {op}' for op, n in counted.unsupported_operators.items()) or 'nothing'}."
-    )
-    if published := content["published"]:
-        console.print(
-            f"published: {published['params_m']} M parameters, {published['flops_g']} G, "
-            f"mIoU {published['miou_pct']} % on ADE20K val, {published['latency_ms']} ms "
-            f"({published['latency_protocol']}); {published['source']}."
-        )
-
-
-@app.command()
-def export(
-    arch: Arch,
-    out: Annotated[Path, typer.Option(help="Folder for the ONNX file and its card.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="Our safetensors file or a released segmentation checkpoint.")
-    ] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Export an untrained network.")] = False,
-    retrain: Annotated[bool, typer.Option(help="Train a trial again whose weights were not kept.")] = False,
-    size: Size = None,
-    classes: Classes = None,
-    output: Annotated[str, typer.Option(help="What the graph returns: logits, resized or labels.")] = "logits",
-    table: Annotated[str | None, typer.Option(help="Latency table for the card. [default: the study's]")] = None,
-    fidelity: Annotated[
-        str | None,
-        typer.Option(help="For STUDY#TRIAL and STUDY@50ms: of a [[confirm]] of the study. [default: its own]"),
-    ] = None,
-    storage: Storage = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Export an architecture as one ONNX file, proven equal to the network, with a JSON card beside it."""
-    from experiments.export.onnx import export as write
-    from experiments.export.weights import network_of
-    from experiments.front.lookup import chosen
-    from latency_lut.table import find_table
-    from topformer.weights import class_count
-
-    found = chosen(arch, storage=storage, fidelity=fidelity)
-    if classes is None and weights is not None and not (random_weights or retrain):
-        classes = class_count(weights)
-    task = task_of(found, size, classes, output=output)
-    prices = find_table(table) if table else None
-    with rows_named(arch, task):
-        model, provenance = network_of(
-            found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=prices
-        )
-    result = write(model, task, out, name=found.label, provenance=provenance)
-    content = {
-        "onnx_path": str(result.onnx_path),
-        "card_path": str(result.card_path),
-        "max_abs_error": result.max_abs_error,
-        "opset": result.opset,
-    }
-    if as_json:
-        print_json(content)
-        return
-    print(f"{result.onnx_path}: opset {result.opset}, onnxruntime equals torch within {result.max_abs_error:.2g}")
-    latency = "no latency (name a table with --table)" if provenance.latency is None else "latency"
-    print(f"{result.card_path}: architecture, weights ({provenance.weights}), {latency} and checksums")
-    if found.study is not None:
-        _tell_of_confirmations(found.study, "export", arch, f" --out {out}", storage)
-
-
-@app.command()
 def dashboard(
     storage: Storage = DEFAULT_URL,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
@@ -525,56 +129,3 @@ def dashboard(
             raise UserError(f"port {port} cannot be used, another program has it; choose one with --port.") from None
     command = [sys.executable, "-m", "dashboard", "--port", str(port), *(["--headless"] if headless else [])]
     os.execve(sys.executable, command, {**os.environ, "TOPFORMER_NAS_STORAGE": storage})  # signals reach it
-
-
-@app.command()
-def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """What this installation has: versions, machine, store, tables."""
-    from experiments.views.installation import diagnose
-
-    findings = diagnose(storage)
-    if as_json:
-        print_json(findings)
-        return
-    for topic, facts in findings.items():
-        print(topic)
-        for name, value in facts.items():
-            print(f"  {name:22s} {value}")
-
-
-def _front_table(study: "Study", rows: list[dict[str, Any]]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"study {study.name}")
-    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "image", "architecture"):
-        justify: Literal["left", "right"] = "right" if column in ("trial", "mIoU %", "latency ms") else "left"
-        table.add_column(column, justify=justify, overflow="fold")
-    for row in rows:
-        likely = "" if row["front_probability"] is None else f"{row['front_probability']:.2f} "
-        marks = f"{'*' if row['on_front'] else ''}{' (knee)' if row['knee'] else ''}"
-        table.add_row(
-            str(row["trial"]),
-            "failed" if row["miou_pct"] is None else f"{row['miou_pct']:.2f}{_margin(row['miou_margin_pct'])}",
-            f"{row['latency_ms']:.2f}",
-            f"{row['latency_low_ms']:.2f} to {row['latency_high_ms']:.2f}",
-            row["anchor"] or "",
-            f"{likely}{marks}",
-            row["image_size"],
-            row["arch_key"],
-        )
-    return table
-
-
-def _margin(pct: float | None) -> str:
-    """Behind a number whose noise is known: half its 90 % interval."""
-    return "" if pct is None else f" +-{pct:.2f}"
-
-
-def _settled(trial: "Trial") -> str:
-    name = f"trial {trial.number}{f' ({trial.anchor})' if trial.anchor else ''}"
-    latency = trial.latency
-    priced = f"{latency.total_ms:.2f} ms ({latency.low_ms:.2f} to {latency.high_ms:.2f}, {latency.kind})"
-    if trial.miou_pct is None:
-        return f"{name}: failed, {trial.record.reason if trial.record else 'no record'}; {priced}"
-    source = "from the store" if trial.from_cache else f"{trial.record.seconds:.0f} s" if trial.record else ""
-    return f"{name}: mIoU {trial.miou_pct:.2f} %, {priced}, {source}"

@@ -9,7 +9,7 @@ from experiments import DEFAULT_URL
 from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
 from topformer.errors import UserError
 
-study_commands = typer.Typer(help="What the store holds, and one file to pass it on.", no_args_is_help=True)
+study_commands = typer.Typer(help="List, compare, pass on and delete the studies of a store.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="STUDY")]
 ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `study export` wrote.")]
 
@@ -18,22 +18,10 @@ ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `study e
 def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """The studies of a store."""
     from experiments.store.store import Store
-    from experiments.trust.standing import study_standing
+    from experiments.views.studies import study_rows
 
     with Store.open(storage, read_only=True) as store:
-        rows = [
-            {
-                "study": study.name,
-                **store.counts(study.name)._asdict(),
-                "wanted": study.config.search.trials,
-                "fidelity": study.fidelity,
-                "ranking": study_standing(study, store).short.removeprefix("ranking "),
-                "table": study.table.header.name,
-                "created": study.created,
-                "finished": study.finished,
-            }
-            for study in store.studies()
-        ]
+        rows = [row.as_dict() for row in study_rows(store)]
     if as_json:
         print_json(rows)
         return
@@ -47,15 +35,11 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
 def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """What a study asked for, what was done and saved, what it cost, and what came of it."""
     from experiments.store.store import Store
-    from experiments.trust.standing import study_standing
-    from experiments.views.front import study_summary
+    from experiments.views.studies import study_summary
 
     with Store.open(storage, read_only=True) as store:
-        found = store.study(study)
-        ranking = study_standing(found, store)
-        content = study_summary(found, store.trials(study), store.batches(study), ranking)
-        confirmations = [record for rung in found.rungs for record in store.confirmations(study, rung)]
-        content["confirmation_seconds"] = sum(record.seconds for record in confirmations)
+        summary = study_summary(store, study)
+    content = summary.as_dict()
     if as_json:
         print_json(content)
         return
@@ -68,7 +52,7 @@ def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = Fa
         console.print(f"hypervolume after batch {number:<7d} {area:.1f} ms %", highlight=False)
     for failure in content["failures"]:
         console.print(f"trial {failure['trial']} failed: {failure['reason']}", highlight=False)
-    console.print(ranking.notice, highlight=False)
+    console.print(summary.ranking.notice, highlight=False)
 
 
 @study_commands.command("compare")
@@ -79,12 +63,12 @@ def study_compare(
 ) -> None:
     """Studies side by side: hypervolume from one reference, and whose points are on the front of all together."""
     from experiments.store.store import Store
-    from experiments.views.front import comparison
+    from experiments.views.studies import comparison
 
     if len(set(studies)) < max(len(studies), 2):
         raise UserError("name at least two studies, each once.")
     with Store.open(storage, read_only=True) as store:
-        rows = comparison([(store.study(name), store.trials(name)) for name in studies])
+        rows = [row.as_dict() for row in comparison(store, studies)]
     if as_json:
         print_json(rows)
         return

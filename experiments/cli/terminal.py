@@ -1,19 +1,24 @@
 """How do commands take their common options and print? Typer annotations, JSON, tables, progress bars."""
 
 import json
-import shlex
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments import DEFAULT_URL, without_password
-from topformer.config import Task, parse_image_size
 
 if TYPE_CHECKING:
-    from experiments.front.lookup import Chosen
+    from rich.console import Console
+    from rich.table import Table
+
+    from experiments.store.records import Study
+
+WIDE = 160
+"""Columns of a pipe, which has no width of its own."""
 
 Arch = Annotated[
     str,
@@ -29,71 +34,46 @@ Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512,
 Classes = Annotated[int | None, typer.Option("--classes", help="Number of classes.")]
 
 
-def task_of(
-    found: "Chosen", size: str | None, classes: int | None, *, output: str = "logits", classification: bool = False
-) -> Task:
-    """The task asked for; what is not given is the trial's, or the published one's."""
-    base = found.task or (
-        Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task()
-    )
-    return Task(
-        kind="classification" if classification else "segmentation",
-        image_size=parse_image_size(size) if size is not None else base.image_size,
-        num_classes=classes if classes is not None else base.num_classes,
-        output=output,  # type: ignore[arg-type]  # checked by Task
-    )
-
-
-def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
-    """Where a table lacks rows: with the very options that measure them."""
-    return _needed_for("--arch", arch, *_task_options(task))
-
-
-def space_rows_named(name: str, task: Task) -> AbstractContextManager[None]:
-    """Likewise, for every row of a preset on this task, or of the space of a study's file."""
-    return _needed_for(*space_options(name, task))
-
-
-def space_options(name: str, task: Task) -> tuple[str, ...]:
-    """Of `latency measure`: a preset on this task, or a study's file, which says its own."""
-    from search_space import PRESETS
-
-    return ("--space", name, *_task_options(task)) if name in PRESETS else ("--study", name)
-
-
-def _task_options(task: Task) -> tuple[str, ...]:
-    output = () if task.output == "logits" else ("--output", task.output)
-    return ("--size", pixels(task), "--classes", str(task.num_classes), *output)
-
-
-@contextmanager
-def _needed_for(*options: str) -> Iterator[None]:
-    from latency_lut.table import MissingRows
-
-    try:
-        yield
-    except MissingRows as error:
-        raise error.needed_for(shlex.join(options)) from None
-
-
-def print_rows(rows: list[dict[str, Any]], title: str) -> None:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in rows[0] if rows else ("nothing yet",):
-        table.add_column(column)
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str, *, columns: Collection[str] = ()) -> None:
+    """A table of the rows, or of those `columns` of them: what does not fit a terminal is left to `--json`."""
+    shown = [name for name in rows[0] if not columns or name in columns] if rows else ["nothing yet"]
+    table = plain_table(title, shown, numbers=[name for name in shown if rows and _is_number(rows[0][name])])
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in shown))
     console_of().print(table)
 
 
-def console_of(*, stderr: bool = False) -> Any:
+def plain_table(title: str, columns: Sequence[str], *, numbers: Collection[str] = ()) -> "Table":
+    """An empty table that spends its width on what it says; columns of `numbers` are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in columns:
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    return table
+
+
+def _is_number(value: object) -> bool:
+    """Whether a cell begins with a number, whatever unit follows."""
+    word = str(value).lstrip("+-").split(" ")[0].replace(",", "")
+    return not isinstance(value, bool) and word.replace(".", "", 1).isdigit()
+
+
+def console_of(*, stderr: bool = False) -> "Console":
+    """Tables as wide as the terminal or `COLUMNS` allow; a pipe without either has room for all."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
-        stderr=stderr, soft_wrap=True, width=None if stream.isatty() else 160, markup=False
-    )  # a pipe has no width
+    known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(stderr=stderr, soft_wrap=True, width=None if known else WIDE, markup=False)
 
 
 @contextmanager
@@ -127,9 +107,15 @@ def print_json(content: object) -> None:
     print(json.dumps(content, indent=2))
 
 
-def pixels(task: Task) -> str:
-    return "x".join(map(str, task.image_size))
-
-
 def storage_flag(storage: str) -> str:
     return "" if storage == DEFAULT_URL else f" --storage {without_password(storage)}"
+
+
+def tell_of_confirmations(study: "Study", command: str, what: str, options: str, storage: str) -> None:
+    """Where another fidelity, better than the one shown, has ranked some of a study's trials."""
+    for rung in study.further[-1:]:
+        console_of(stderr=True).print(
+            f"note: by {study.fidelity}; {rung.label} has ranked the best again, maybe otherwise: topformer-nas "
+            f"{command} {what}{options} --fidelity '{rung.label}'{storage_flag(storage)}",
+            highlight=False,
+        )

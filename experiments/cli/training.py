@@ -59,70 +59,51 @@ def train(
     compiles: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile. [default: on a GPU]")
     ] = None,
-    save_every: Annotated[int | None, typer.Option(help="Iterations. [default: a hundredth of all]")] = None,
-    score_every: Annotated[int | None, typer.Option(help="Iterations. [default: a tenth of all]")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Iterations between two saves. [default: a hundredth of all]")
+    ] = None,
+    score_every: Annotated[
+        int | None, typer.Option(help="Iterations between two scores. [default: a tenth of all, at least 100]")
+    ] = None,
     score_images: Annotated[
         int | None, typer.Option(help="Validation images for a score on the way. [default: all]")
     ] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Train an architecture to a recipe, resumably; scores on the way, keeps the best and the last weights."""
-    import torch
+    """Train an architecture by a recipe, resumably.
 
-    from evaluators.training import Execution
+    It is scored on the way, and the best and the last weights are kept.
+    """
     from experiments.front.lookup import chosen
-    from experiments.training.recipe_files import recipe_named
-    from experiments.training.run import PRECISIONS, TrainingJob, default_intervals, open_dataset, run_training
-    from topformer.config import anchor_name
+    from experiments.training.run import run_training, training_job
 
     found = chosen(arch, storage=storage)
-    on = accelerator or ("cuda" if torch.cuda.is_available() else "cpu")
-    if on not in ("cpu", "cuda"):
-        raise unknown_name("accelerator", on, ("cpu", "cuda"))
-    number = precision or ("bf16" if on == "cuda" else "fp32")
-    if number not in PRECISIONS:
-        raise unknown_name("precision", number, PRECISIONS)
     _require_within(1, devices=devices, save_every=save_every, score_every=score_every, score_images=score_images)
     _require_within(0, seed=seed)
-    if backbone is not None and not backbone.is_file():
-        raise UserError(f"no checkpoint {str(backbone)!r}.")
     with bars() as report:
-        dataset = open_dataset(data, report)
-    chosen_recipe = recipe_named(recipe, dataset=dataset.name, anchor=anchor_name(found.arch), changes=changes or ())
-    saves, scores = default_intervals(chosen_recipe.training.iterations)
-    saves = save_every or saves
-    job = TrainingJob(
-        arch=found.arch,
-        dataset=dataset,
-        recipe=chosen_recipe.training,
-        protocol=chosen_recipe.protocol,
-        out=out,
-        seed=seed,
-        backbone=backbone,
-        accelerator=on,  # type: ignore[arg-type]  # checked above
-        devices=devices,
-        precision=number,  # type: ignore[arg-type]
-        execution=Execution(
+        job = training_job(
+            found.arch,
+            data,
+            out,
+            recipe=recipe,
+            changes=changes or (),
+            backbone=backbone,
+            seed=seed,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
             accumulate=accumulate,
             workers=workers,
-            compile=on == "cuda" if compiles is None else compiles,
-            save_every=saves,
-        ),
-        score_every=max(round((score_every or scores) / saves), 1) * saves,
-        score_images=score_images,
-    )
+            compiles=compiles,
+            save_every=save_every,
+            score_every=score_every,
+            score_images=score_images,
+            report=report,
+        )
     result = run_training(job, bars)
     if as_json:
-        print_json(
-            asdict(result)
-            | {
-                "recipe": chosen_recipe.name,
-                "best_weights": str(out / "best.safetensors"),
-                "last_weights": str(out / "last.safetensors"),
-                "images_per_s": result.speed.images_per_s,
-            }
-        )
+        print_json(result.as_dict(job))
         return
     for line in _told(result, job.recipe.iterations):
         print(line)
@@ -165,7 +146,10 @@ def evaluate(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """mIoU, IoU of every class, pixel and mean accuracy on a data set's validation split, at the original size."""
+    """Score weights on the validation split of a data set.
+
+    Prints mIoU, IoU of every class, pixel and mean accuracy, at the original size of the images.
+    """
     from evaluators.datasets.imagenet import ClassFolders
     from experiments.training.prediction import evaluate_weights, judging, segmentation_network
     from experiments.training.run import open_dataset
@@ -215,7 +199,10 @@ def predict(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Label images of one's own: an overlay to look at and a map of class numbers for each."""
+    """Label images of one's own.
+
+    Writes an overlay to look at and a map of class numbers for each.
+    """
     from evaluators.datasets.named import any_dataset_named
     from experiments.training.prediction import classes_of, judging, predict_images, segmentation_network
     from topformer.config import anchor_name
@@ -248,7 +235,7 @@ def recipes(
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
-    """The training recipes that come with the tool, or every setting of one."""
+    """List the training recipes, or every setting of one."""
     from evaluators.datasets.named import LAYOUTS, SCENES
     from experiments.training.recipe_files import recipe_named, shipped_recipes
     from topformer.config import ANCHORS

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from experiments import DEFAULT_URL, without_password
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows, space_rows_named, storage_flag
+from experiments.cli.help import WholeSentences
+from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows, storage_flag
 from latency_lut import tables
 from topformer.errors import UserError
 
@@ -30,7 +31,7 @@ trust = typer.Typer(
 records = typer.Typer(
     help="Every evaluation of a store as a file of JSON lines, without weights.", no_args_is_help=True
 )
-trust.add_typer(records, name="records")
+trust.add_typer(records, name="records", cls=WholeSentences)
 
 
 @trust.command("run")
@@ -76,6 +77,7 @@ def trust_run(
     from evaluators.datasets.named import dataset_named
     from evaluators.named import scorers_named
     from evaluators.proxy import ProxyEvaluator, named_recipe
+    from experiments.latency.plan import space_rows_named
     from experiments.store.store import Store
     from experiments.trust.run import TrustPlan, placeless, run_trust
     from latency_lut.table import find_table

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluators.base import short_names
 from experiments.front.confidence import MOST_COMPARED
 from experiments.front.pareto import nearest, non_dominated
-from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_json
+from latency_lut import tables
+from latency_lut.table import LatencyTable, find_table
+from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size
 from topformer.errors import UserError, unknown_name
+from topformer.reading import MIB, file_text, parse_json
 
 if TYPE_CHECKING:
     from experiments.store.records import Outlines, Study, Trial
@@ -26,6 +30,8 @@ CARD_FORMAT = 1
 class Chosen:
     """An architecture, and the trial it comes from where it comes from one."""
 
+    text: str
+    """The `ARCH` that names it again."""
     arch: TopFormerConfig
     task: Task | None = None
     study: Study | None = None
@@ -52,8 +58,34 @@ def chosen(text: str, *, storage: str, fidelity: str | None = None) -> Chosen:
         raise UserError(f"--fidelity is of a study's trials; {text!r} is none: give STUDY#TRIAL or STUDY@50ms.")
     path = Path(text)
     if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
-        return Chosen(arch=_named(text))
-    return _from_file(path)
+        return Chosen(text=text, arch=_named(text))
+    return _from_file(text, path)
+
+
+def task_of(
+    found: Chosen | None,
+    size: str | None,
+    classes: int | None,
+    *,
+    output: str = "logits",
+    classification: bool = False,
+) -> Task:
+    """The task asked for; what is not given is the trial's, or the published one's."""
+    base = found.task if found is not None else None
+    base = base or (Task(kind="classification", image_size=(224, 224), num_classes=1000) if classification else Task())
+    return Task(
+        kind="classification" if classification else "segmentation",
+        image_size=parse_image_size(size) if size is not None else base.image_size,
+        num_classes=classes if classes is not None else base.num_classes,
+        output=output,  # type: ignore[arg-type]  # checked by Task
+    )
+
+
+def table_of(found: Chosen, name: str | None) -> LatencyTable:
+    """The latency table asked for; where none is, the one that priced the trial, or the Snapdragon 865's."""
+    if name is None and found.study is not None:
+        return found.study.table
+    return find_table(tables.SNAPDRAGON_865 if name is None else name)
 
 
 def _named(text: str) -> TopFormerConfig:
@@ -70,30 +102,22 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _from_file(path: Path) -> Chosen:
+def _from_file(argument: str, path: Path) -> Chosen:
     """An architecture's JSON, or the card of an export."""
-    try:
-        if path.is_char_device():  # it may have no end
-            raise UserError(f"the architecture {str(path)!r} is a device; name a JSON file.")
-        text = path.read_text(encoding="utf-8")
-        values = parse_json(text, where=str(path))
-        if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
-            if (said := values.get("format", CARD_FORMAT)) != CARD_FORMAT:
-                raise UserError(
-                    f"{path} is a card of format {str(said)[:20]}, this tool reads {CARD_FORMAT}; save its "
-                    '"architecture" alone as a JSON file.'
-                )
-            task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
-            return Chosen(arch=TopFormerConfig.from_dict(values["architecture"], where=str(path)), task=task)
-        return Chosen(arch=TopFormerConfig.from_dict(values, where=str(path)))
-    except OSError as error:
-        raise UserError(f"cannot read the architecture {str(path)!r} ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file.") from None
+    values = parse_json(file_text(path, "the architecture", most_bytes=MIB), where=str(path))
+    if not (isinstance(values, dict) and isinstance(values.get("architecture"), dict)):
+        return Chosen(text=argument, arch=TopFormerConfig.from_dict(values, where=str(path)))
+    if (said := values.get("format", CARD_FORMAT)) != CARD_FORMAT:
+        raise UserError(
+            f"{path} is a card of format {str(said)[:20]}, this tool reads {CARD_FORMAT}; save its "
+            '"architecture" alone as a JSON file.'
+        )
+    task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
+    arch = TopFormerConfig.from_dict(values["architecture"], where=str(path))
+    return Chosen(text=argument, arch=arch, task=task)
 
 
 def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen:
-    from experiments.front.lookup import at_rung
     from experiments.store.store import Store  # an anchor or a file needs no database
 
     with Store.open(storage, read_only=True) as store:
@@ -110,7 +134,7 @@ def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen
     if not found:
         there = f"trials 0 to {known - 1}" if known else "no trials yet"
         raise UserError(f"study {name!r} has {there}, not {number}.")
-    return _chosen(study, found[0])
+    return _chosen(f"{name}#{number}", study, found[0])
 
 
 def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) -> Chosen:
@@ -118,18 +142,17 @@ def _under_budget(name: str, budget: str, storage: str, fidelity: str | None) ->
         raise UserError(
             f"{name}@{budget}: {name} is an anchor, not a study; its image size is said with --size {budget}."
         )
-    from experiments.front.lookup import at_rung
     from experiments.front.pareto import best_under, budget_ms
     from experiments.store.store import Store
 
     with Store.open(storage, read_only=True) as store:
         study, trials = at_rung(store, name, fidelity, every=False)
     latency_max_ms = budget_ms(budget, trials, fidelity=study.fidelity)
-    return _chosen(study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
+    return _chosen(f"{name}@{budget}", study, best_under(trials, latency_max_ms, fidelity=study.fidelity))
 
 
-def _chosen(study: Study, trial: Trial) -> Chosen:
-    return Chosen(arch=trial.candidate.arch, task=trial.candidate.task, study=study, trial=trial)
+def _chosen(text: str, study: Study, trial: Trial) -> Chosen:
+    return Chosen(text=text, arch=trial.candidate.arch, task=trial.candidate.task, study=study, trial=trial)
 
 
 def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -> tuple[Study, tuple[Trial, ...]]:
@@ -139,11 +162,13 @@ def at_rung(store: Store, name: str, label: str | None, *, every: bool = True) -
     to read.
     """
     study = store.study(name)
+    short = short_names([study.fidelity, *(rung.label for rung in study.rungs)])
+    label = next((full for full, one in short.items() if label in (full, one)), label)
     if label is None or label == study.fidelity:
         return study, store.trials(name, numbers=None if every else leading(store.outlines(name)))
     rung = next((rung for rung in study.rungs if rung.label == label), None)
     if rung is None:
-        raise unknown_name("fidelity", label, [study.fidelity, *(rung.label for rung in study.rungs)])
+        raise unknown_name("fidelity", label, short.values())
     return replace(study, fidelity=label, evaluator=rung.evaluator), store.confirmed(name, rung)
 
 

@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from experiments.cli.terminal import rows_named, task_of
-from experiments.front.lookup import chosen
-from experiments.latency.plan import table_path
+from experiments.front.lookup import chosen, task_of
+from experiments.latency.plan import network_name, rows_named, table_path
 from latency_lut.anchoring import OwnTime, Residual, anchored, residuals
 from latency_lut.table import SUFFIX, LatencyTable, available_tables, find_table
 from topformer.blocks import decompose
-from topformer.config import Task
 from topformer.errors import UserError
 
 _SIZED = re.compile(r"(?P<arch>.+)@(?P<size>\d+(?:[xX]\d+)?)")
@@ -29,6 +28,8 @@ class Anchoring:
     after: LatencyTable
     residuals: tuple[Residual, ...]
     path: Path
+    noise_pct: float
+    """How far one measurement may be off by chance."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -45,6 +46,34 @@ class Anchoring:
                 "but no interval; give two or more"
             )
         return tuple(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        old, new = self.before, self.after
+        return {
+            "table": new.name,
+            "path": str(self.path),
+            "rows": len(new.rows),
+            "kind": new.kind,
+            "anchored_from": {"table": old.name, "checksum": old.checksum, "interval": old.interval_note},
+            "old_scale": old.header.error_model.scale,
+            "scale": new.header.error_model.scale,
+            "scale_pct": new.header.error_model.scale_pct,
+            "noise_pct": self.noise_pct,
+            "interval": new.interval_note,
+            "measurements": [
+                {
+                    "network": item.name,
+                    "measured_ms": item.measured_ms,
+                    "old": item.before.as_dict(),
+                    "new": item.after.as_dict(),
+                    "residual_pct": item.residual_pct,
+                    "allowed_pct": item.allowed_pct,
+                    "disagrees": item.disagrees,
+                }
+                for item in self.residuals
+            ],
+            "warnings": list(self.warnings),
+        }
 
 
 def anchor(
@@ -75,7 +104,7 @@ def anchor(
     after = anchored(before, times, name=path.stem, date=date, noise_pct=noise_pct)
     after.save(path)
     left = residuals(before, after, times, noise_pct=noise_pct)
-    return Anchoring(before=before, after=after, residuals=left, path=path)
+    return Anchoring(before=before, after=after, residuals=left, path=path, noise_pct=noise_pct)
 
 
 def own_time(
@@ -96,15 +125,6 @@ def own_time(
     with rows_named(arch, task):
         table.estimate(own.blocks)  # rows that are not there are named with the options that measure them
     return network_name(found.label, task), own
-
-
-def network_name(label: str, task: Task) -> str:
-    """As `--measured` takes it, and what is unusual about the task."""
-    height, width = task.image_size
-    size = f"{height}" if height == width else f"{height}x{width}"
-    classes = "" if task.num_classes == Task().num_classes else f", {task.num_classes} classes"
-    output = "" if task.output == "logits" else f", {task.output}"
-    return f"{label}@{size}{classes}{output}"
 
 
 def _milliseconds(text: str, whole: str) -> float:

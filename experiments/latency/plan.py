@@ -1,22 +1,32 @@
-"""Which blocks does a table need, and where does it go? From names on the command line to `latency_lut.measure`."""
+"""Which space does a name mean, which rows does a table need for it, and how does it get them?
+
+From names on the command line to `latency_lut.measure`. Light to import: studies, runtimes and SciPy wait until called.
+"""
 
 from __future__ import annotations
 
 import random
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.front.lookup import task_of
 from experiments.study_config import StudyConfig
-from latency_lut.devices import Device, device_named
-from latency_lut.measure import check_networks, measure_table
-from latency_lut.runtimes import Runtime, runtime_named
-from latency_lut.table import SUFFIX, LatencyTable, NetworkCheck, require_table_name, user_tables_folder
+from latency_lut.table import (
+    SUFFIX,
+    LatencyTable,
+    MissingRows,
+    NetworkCheck,
+    require_table_name,
+    user_tables_folder,
+)
 from search_space import PRESETS, SearchSpace, blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
-from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name, parse_image_size
+from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name
 from topformer.errors import UserError
+from topformer.progress import Progress, silent
 
 RANDOM_NETWORKS = 12
 """Random networks that a table is calibrated on, besides the anchors."""
@@ -75,28 +85,100 @@ def spaces_of(
             f"--space takes a space that comes with the tool ({', '.join(sorted(PRESETS))}), not {space!r}; what a "
             f"study's file needs is measured with --study {shlex.quote(space)}."
         )
-    pixels = parse_image_size(size or "512")
-    tasks = [
-        Task(image_size=pixels, num_classes=count, output=output if output is not None else "logits")
-        for count in classes or (Task().num_classes,)
-    ]
+    tasks = [task_of(None, size, count, output=output or "logits") for count in classes or (None,)]
     return tuple(preset(space or "quickstart", task=task) for task in tasks)
 
 
-def measure(
-    wanted: Plan, *, device: Device, runtime: Runtime, out: str, report: Callable[[int, int, str], None]
-) -> LatencyTable:
-    """Raises `UserError` where the table at `out` comes from another machine, runtime or timing."""
-    path = table_path(out)
-    return measure_table(
+def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
+    """Errors about rows that an architecture lacks end with the options of `latency measure` that measure them."""
+    return _needed_for("--arch", arch, *_task_options(task))
+
+
+def space_rows_named(name: str, task: Task) -> AbstractContextManager[None]:
+    """Errors about rows that a space lacks end with the options of `latency measure` that measure them."""
+    return _needed_for(*space_options(name, task))
+
+
+def space_options(name: str, task: Task) -> tuple[str, ...]:
+    """Options of `latency measure` that name a preset on this task, or a study's file, which says its own."""
+    return ("--space", name, *_task_options(task)) if name in PRESETS else ("--study", name)
+
+
+def pixels(task: Task) -> str:
+    """Height x width of the images, for people and for --size."""
+    return "x".join(map(str, task.image_size))
+
+
+def network_name(label: str, task: Task) -> str:
+    """A network for people: its ARCH@SIZE, which --measured takes, and what is unusual about the task."""
+    height, width = task.image_size
+    size = f"{height}" if height == width else f"{height}x{width}"
+    classes = "" if task.num_classes == Task().num_classes else f", {task.num_classes} classes"
+    output = "" if task.output == "logits" else f", {task.output}"
+    return f"{label}@{size}{classes}{output}"
+
+
+def _task_options(task: Task) -> tuple[str, ...]:
+    output = () if task.output == "logits" else ("--output", task.output)
+    return ("--size", pixels(task), "--classes", str(task.num_classes), *output)
+
+
+@contextmanager
+def _needed_for(*options: str) -> Iterator[None]:
+    try:
+        yield
+    except MissingRows as error:
+        raise error.needed_for(shlex.join(options)) from None
+
+
+def make_table(
+    *,
+    device: str = "host",
+    runtime: str | None = None,
+    core: int | None = None,
+    soc: str | None = None,
+    study: str | None = None,
+    space: str | None = None,
+    archs: tuple[TopFormerConfig, ...] = (),
+    size: str | None = None,
+    classes: tuple[int, ...] = (),
+    output: OutputKind | None = None,
+    out: str | None = None,
+    report: Progress = silent,
+) -> tuple[LatencyTable, Path]:
+    """Time the blocks that a study, a space or the anchors need, or count them on qemu; the table, and its file.
+
+    Called again, it goes on where it was, and adds only the missing rows. Names are those of `latency measure`. Raises
+    `UserError` where the table at `out` comes from another machine, runtime or timing.
+    """
+    from latency_lut.devices import device_named
+
+    if device == "qemu" and (core is not None or soc is not None or runtime not in (None, "ncnn")):
+        raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
+    where = None if device == "qemu" else device_named(device, core=core, soc=soc)
+    if out is None and device != "host":
+        raise UserError(f"a table of {device} needs a name: choose one with --table.")
+    path = table_path(out or "host")  # an illegal name is found before anything is timed
+    wanted = plan(study=study, space=space, archs=archs, size=size, classes=classes, output=output)
+    if where is None:
+        from experiments.latency.shipped import estimate
+
+        return estimate(wanted, path, report=report), path
+    from latency_lut.measure import measure_table
+    from latency_lut.runtimes import runtime_named
+
+    how = runtime_named(runtime or ("onnxruntime" if device == "host" else "ncnn"))
+    where.require(how.info())
+    table = measure_table(
         wanted.blocks,
         networks=wanted.networks,
-        device=device,
-        runtime=runtime,
+        device=where,
+        runtime=how,
         out=path,
         name=path.stem,
         progress=report,
     )
+    return table, path
 
 
 def table_path(out: str) -> Path:
@@ -121,19 +203,27 @@ def _anchor_plan(space: SearchSpace) -> Plan:
 
 def fresh_checks(
     table: LatencyTable,
-    space: SearchSpace,
-    *,
     networks: int,
-    seed: int,
-    measured_with: str,
-    report: Callable[[int, int, str], None],
+    *,
+    study: str | None = None,
+    space: str | None = None,
+    seed: int | None = None,
+    size: str | None = None,
+    classes: int | None = None,
+    report: Progress = silent,
 ) -> tuple[NetworkCheck, ...]:
-    """Random members of the space that the table has all rows of and was not calibrated on, timed on its device.
+    """Random members of a space that the table has all rows of and was not calibrated on, timed on its device.
 
-    `measured_with`: the options of `latency measure` that measure the space, for who must.
-    Raises `UserError` where the table is not measured, is of another device or runtime than this one, or has the rows
-    of too few members.
+    Names are those of `latency validate`. Raises `UserError` where the table is not measured, is of another device or
+    runtime than this one, or has the rows of too few members.
     """
+    from latency_lut.devices import device_named
+    from latency_lut.measure import check_networks
+    from latency_lut.runtimes import runtime_named
+
+    if study is None and space is None:
+        raise UserError("--networks needs --space or --study: where the networks are drawn from.")
+    (over,) = spaces_of(study=study, space=space, size=size, classes=() if classes is None else (classes,))
     if networks < 1:
         raise UserError(f"--networks must be at least 1, not {networks}.")
     if table.kind != "measured":
@@ -142,17 +232,18 @@ def fresh_checks(
             "compared on; leave --networks out to see its published checks."
         )
     drawn = random_networks(
-        space,
+        over,
         networks,
-        seed=seed,
+        seed=1 if seed is None else seed,
         without=[check.name for check in table.header.validation],
         accepts=lambda candidate: all(block.key in table.rows for block in candidate_blocks(candidate)),
     )
     if len(drawn) < networks:
+        options = shlex.join(("--study", study) if study is not None else space_options(over.name, over.task))
         raise UserError(
-            f"table {table.name} has all rows of only {len(drawn)} random members of space {space.name!r} that it was "
+            f"table {table.name} has all rows of only {len(drawn)} random members of space {over.name!r} that it was "
             f"not calibrated on, {networks} are wanted; ask for fewer, or measure them with: topformer-nas latency "
-            f"measure --device {table.header.device} {measured_with} --table {table.name}"
+            f"measure --device {table.header.device} {options} --table {table.name}"
         )
     return check_networks(
         table,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from evaluators.compiled import CHUNK, CompiledTable
 from latency_lut.table import LEVEL
@@ -70,8 +71,6 @@ class Scan:
         """Wilson's interval of the share in the whole space, at `LEVEL`; the share itself where it is exact."""
         if self.exact:
             return self.share, self.share
-        from scipy.stats import binomtest  # half a second; `space_named` alone does without
-
         interval = binomtest(self.fitting, self.counted).proportion_ci(confidence_level=LEVEL, method="wilson")
         return float(interval.low), float(interval.high)
 

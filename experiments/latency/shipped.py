@@ -14,7 +14,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from experiments.latency.plan import Plan, table_path
+from experiments.latency.plan import Plan
 from latency_lut import tables
 from latency_lut.counting import SUFFIX, CountTable, count_blocks
 from latency_lut.estimate import ALTERNATIVES, WHOLE_NETWORK_PCT, estimated_table, fit
@@ -57,12 +57,11 @@ def shipped_blocks() -> tuple[Block, ...]:
     return tuple({block.key: block for block in found}.values())
 
 
-def estimate(wanted: Plan, *, out: str, report: Progress) -> LatencyTable:
+def estimate(wanted: Plan, path: Path, *, report: Progress) -> LatencyTable:
     """An estimated table with the shipped rows and those that a plan needs besides; these are counted here.
 
     Their counts stay in a file beside the table, so that they are counted once.
     """
-    path = table_path(out)
     own = path.with_name(path.name.removesuffix(TABLE_SUFFIX) + SUFFIX)
     counts = count_blocks(wanted.blocks, out=own, known=shipped_counts(), workers=os.cpu_count() or 1, progress=report)
     table = estimated_table(counts, name=path.stem)

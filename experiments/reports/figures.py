@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from experiments.front.pareto import evaluated, front
 from experiments.latency.scan import Scan
-from experiments.store.records import Study, Trial
-from experiments.trust.standing import MemberScores, Standing, TrustReport, interval_text
+from experiments.store.records import Trial
+from experiments.trust.standing import MemberScores, TrustReport, interval_text
+from experiments.views.front import FrontView
 from latency_lut.table import LatencyTable
 from topformer.errors import UserError
 from topformer.writing import write_whole
@@ -23,14 +24,13 @@ MOST_NAMES = 200
 """Written under bars; more cannot be read."""
 
 
-def draw_front(
-    study: Study, trials: Sequence[Trial], path: Path, *, ranking: Standing, latency_max_ms: float | None = None
-) -> None:
-    """All evaluations, the front and the anchors of a study: mIoU in per cent against latency in ms."""
-    done = evaluated(trials, fidelity=study.fidelity)
+def draw_front(view: FrontView, path: Path) -> None:
+    """All evaluations that were read, the front and the anchors of a study: mIoU in per cent against latency in ms."""
+    study = view.study
+    done = evaluated(view.trials, fidelity=study.fidelity)
     if not done:
         raise UserError(f"study {study.name!r} has no completed evaluation to draw yet.")
-    members = front(trials, fidelity=study.fidelity)
+    members = front(done, fidelity=study.fidelity)
     anchors = [trial for trial in done if trial.anchor]
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 5), layout="constrained")
@@ -62,11 +62,11 @@ def draw_front(
                 xytext=(6, -12),
                 textcoords="offset points",
             )
-        if latency_max_ms is not None:
-            axes.axvline(latency_max_ms, color="tab:green", linestyle="--", label=f"budget {latency_max_ms:g} ms")
+        if view.budget_ms is not None:
+            axes.axvline(view.budget_ms, color="tab:green", linestyle="--", label=f"budget {view.budget_ms:g} ms")
         table = study.table
         axes.set_xlabel(f"latency, ms ({table.header.name}, {table.kind})")
-        axes.set_ylabel(f"mIoU, % ({study.fidelity}; {ranking.short})")
+        axes.set_ylabel(f"mIoU, % ({study.fidelity}; {view.ranking.short})")
         axes.set_title(f"study {study.name}: {len(done)} architectures")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")

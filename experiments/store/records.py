@@ -96,6 +96,11 @@ class BatchStatistics:
     screened: int = 0
     """Turned away by a screen, after the gate."""
 
+    @classmethod
+    def total(cls, batches: Sequence[BatchStatistics]) -> BatchStatistics:
+        """What the gate did before all of some batches."""
+        return cls(**{one.name: sum(getattr(batch, one.name) for batch in batches) for one in fields(cls)})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,10 @@ from topformer.writing import write_whole
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, SegmentationDataset
     from evaluators.recipe import Protocol
+    from experiments.training.run import Report
 
 OPACITY = 0.6
 """Of the colours of an overlay."""
-
-Report = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

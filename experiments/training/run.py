@@ -6,13 +6,13 @@ import logging
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from evaluators.evaluation import evaluate, right_answers
 from evaluators.recipe import Protocol, ResizedCrop, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
 from evaluators.training import Execution, Speed, require_shareable, train
-from topformer.config import TaskKind, TopFormerConfig
-from topformer.errors import UserError, ran_out_of_memory
+from experiments.training.recipe_files import recipe_named
+from topformer.config import TaskKind, TopFormerConfig, anchor_name
+from topformer.errors import UserError, ran_out_of_memory, unknown_name
 from topformer.model import TopFormer, TopFormerClassifier
 from topformer.weights import load_backbone, save_model
 
@@ -46,6 +47,7 @@ PRECISIONS: Mapping[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp16": "16-mixed",
 }
 
+LEAST_BETWEEN_SCORES = 100
 _SAID = "error.txt"
 _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
@@ -60,6 +62,8 @@ class TrainingJob:
     arch: TopFormerConfig
     dataset: Scenes | LabelledFiles | ClassFolders
     recipe: TrainingRecipe
+    recipe_name: str = ""
+    """What people call the recipe."""
     protocol: Protocol | None
     out: Path
     seed: int = 0
@@ -111,6 +115,81 @@ class TrainingResult:
     speed: Speed
     resumed_at: int
     """Iterations that were done before."""
+
+    def as_dict(self, job: TrainingJob) -> dict[str, Any]:
+        """The result with the recipe and the files of its job, for JSON."""
+        return asdict(self) | {
+            "recipe": job.recipe_name,
+            "best_weights": str(job.out / "best.safetensors"),
+            "last_weights": str(job.out / "last.safetensors"),
+            "images_per_s": self.speed.images_per_s,
+        }
+
+
+def training_job(
+    arch: TopFormerConfig,
+    data: str,
+    out: Path,
+    *,
+    recipe: str = "released",
+    changes: Iterable[str] = (),
+    backbone: Path | None = None,
+    seed: int = 0,
+    accelerator: str | None = None,
+    devices: int = 1,
+    precision: str | None = None,
+    accumulate: int = 1,
+    workers: int | None = None,
+    compiles: bool | None = None,
+    save_every: int | None = None,
+    score_every: int | None = None,
+    score_images: int | None = None,
+    report: Report | None = None,
+) -> TrainingJob:
+    """A training by the names that `train` takes, for `run_training`; every file of the data set is looked at.
+
+    What is not given is a GPU where there is one, with bf16 and torch.compile, as many workers as the network needs,
+    and `default_intervals`. Raises `UserError`.
+    """
+    on, number = chosen_hardware(accelerator, precision)
+    if backbone is not None and not backbone.is_file():
+        raise UserError(f"no checkpoint {str(backbone)!r}.")
+    dataset = open_dataset(data, report)
+    how = recipe_named(recipe, dataset=dataset.name, anchor=anchor_name(arch), changes=changes)
+    saves, scores = default_intervals(how.training.iterations)
+    saves = save_every or saves
+    return TrainingJob(
+        arch=arch,
+        dataset=dataset,
+        recipe=how.training,
+        recipe_name=how.name,
+        protocol=how.protocol,
+        out=out,
+        seed=seed,
+        backbone=backbone,
+        accelerator=on,
+        devices=devices,
+        precision=number,
+        execution=Execution(
+            accumulate=accumulate,
+            workers=workers,
+            compile=on == "cuda" if compiles is None else compiles,
+            save_every=saves,
+        ),
+        score_every=max(round((score_every or scores) / saves), 1) * saves,
+        score_images=score_images,
+    )
+
+
+def chosen_hardware(accelerator: str | None, precision: str | None) -> tuple[Accelerator, Precision]:
+    """A GPU where there is one, and bf16 on it, unless another is named. Raises `UserError` for a name of none."""
+    on = accelerator or ("cuda" if torch.cuda.is_available() else "cpu")
+    if on not in get_args(Accelerator):
+        raise unknown_name("accelerator", on, get_args(Accelerator))
+    number = precision or ("bf16" if on == "cuda" else "fp32")
+    if number not in PRECISIONS:
+        raise unknown_name("precision", number, PRECISIONS)
+    return cast("Accelerator", on), cast("Precision", number)
 
 
 def run_training(job: TrainingJob, report: Callable[[], Any] | None = None) -> TrainingResult:
@@ -232,7 +311,7 @@ def _work(fabric: Fabric, job: TrainingJob, folder: RunFolder, report: Any) -> T
         model = TopFormer(job.arch, num_classes=job.dataset.num_classes)
     if job.backbone is not None:
         load_backbone(model, job.backbone)
-    with report() if report and fabric.is_global_zero else nullcontext(_say_nothing) as say:
+    with nullcontext(unsaid) if report is None or not fabric.is_global_zero else report() as say:
         keeper = _Keeper(fabric, job, folder, say)
         rate = _Rate(job.recipe.batch_size)
         trained = train(
@@ -384,8 +463,8 @@ class _Rate:
         return f", {(done - since) * self.batch_size / (now - started):.1f} images/s" if done > since else ""
 
 
-def _say_nothing(step: str, done: int, total: int, detail: str) -> None:
-    """A `Report` of processes that are not the first, and of trainings that nobody watches."""
+def unsaid(_what: str, _done: int, _total: int, _says: str) -> None:
+    """A `Report` where nobody looks."""
 
 
 def _classes(job: TrainingJob) -> tuple[tuple[str, tuple[int, int, int]], ...]:
@@ -399,6 +478,9 @@ def _sizes(job: TrainingJob) -> dict[str, int] | None:
 
 
 def default_intervals(iterations: int) -> tuple[int, int]:
-    """How often to save and to score: a hundred and ten times in a run, as good as."""
+    """Iterations between saves, about 100 of them in a run, and between scores, about 10.
+
+    A score takes as long as tens of iterations, so there are at least `LEAST_BETWEEN_SCORES` iterations between two.
+    """
     save = max(math.ceil(iterations / 100), 1)
-    return save, max(round(iterations / 10 / save), 1) * save
+    return save, max(round(max(iterations / 10, LEAST_BETWEEN_SCORES) / save), 1) * save

@@ -1,4 +1,7 @@
-"""What does a study say, in numbers? Rows and totals for the commands, from a study and its trials alone."""
+"""Which architectures of a study are worth choosing, and how sure is that? Its front, as commands and pages show it.
+
+Imports the store, the front and trust reports, and nothing that prints or draws.
+"""
 
 from __future__ import annotations
 
@@ -6,199 +9,223 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluators.trust import Z_90
+from experiments.front import pareto
 from experiments.front.confidence import front_probabilities
-from experiments.front.pareto import (
-    front,
-    hypervolume_of,
-    hypervolume_reference,
-    knee_of,
-    nearest_anchor,
-)
-from experiments.store.records import BatchStatistics, Study, Trial
-from experiments.trust.standing import Standing
-from latency_lut.table import LatencyTable
+from experiments.front.lookup import at_rung
+from experiments.store.records import Study, Trial
+from experiments.store.store import Store
+from experiments.trust.standing import Standing, study_standing
 from topformer.blocks import candidate_blocks
-from topformer.errors import UserError
 
 
-def trial_row(table: LatencyTable, trial: Trial, ranking: Standing) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontRow:
     """A settled trial with everything that is known of it."""
-    record = trial.record
-    assert record is not None, "only settled trials are listed"
-    return {
-        "trial": trial.number,
-        "arch_key": trial.candidate.arch.key,
-        "image_size": "x".join(map(str, trial.candidate.task.image_size)),
-        "miou_pct": trial.miou_pct,
-        "fidelity": record.fidelity,
-        "replicate": record.replicate,
-        "latency_ms": trial.latency.total_ms,
-        "latency_low_ms": trial.latency.low_ms,
-        "latency_high_ms": trial.latency.high_ms,
-        "latency_kind": trial.latency.kind,
-        "table": table.name,
-        "ranking_trust": ranking.as_dict(),
-        "anchor": trial.anchor,
-        "status": trial.state,
-        "reason": record.reason,
-        "origin": trial.origin,
-        "seconds": record.seconds,
-        "architecture": trial.candidate.arch.as_dict(),
-        "task": trial.candidate.task.as_dict(),
-    }
+
+    trial: Trial
+    table: str
+    ranking: Standing
+    on_front: bool
+    knee: bool
+    front_probability: float | None
+    """None where the noise between trainings is not known, and for a failed trial."""
+    miou_noise_pct: float | None
+    """Standard deviation of the mIoU between trainings, in points of per cent; None where no report knows it."""
+    miou_margin_pct: float | None
+    """Half the 90 % interval of a repeated training; None where the noise is not known, and for a failed trial."""
+
+    def as_dict(self) -> dict[str, Any]:
+        trial, record = self.trial, self.trial.record
+        assert record is not None, "only settled trials are listed"
+        return {
+            "trial": trial.number,
+            "arch_key": trial.candidate.arch.key,
+            "image_size": "x".join(map(str, trial.candidate.task.image_size)),
+            "miou_pct": trial.miou_pct,
+            "fidelity": record.fidelity,
+            "replicate": record.replicate,
+            "latency_ms": trial.latency.total_ms,
+            "latency_low_ms": trial.latency.low_ms,
+            "latency_high_ms": trial.latency.high_ms,
+            "latency_kind": trial.latency.kind,
+            "table": self.table,
+            "ranking_trust": self.ranking.as_dict(),
+            "anchor": trial.anchor,
+            "status": trial.state,
+            "reason": record.reason,
+            "origin": trial.origin,
+            "seconds": record.seconds,
+            "architecture": trial.candidate.arch.as_dict(),
+            "task": trial.candidate.task.as_dict(),
+            "on_front": self.on_front,
+            "knee": self.knee,
+            "front_probability": self.front_probability,
+            "miou_noise_pct": self.miou_noise_pct,
+            "miou_margin_pct": self.miou_margin_pct,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgainstAnchor:
+    """A trial minus the anchor nearest in latency."""
+
+    anchor: str
+    miou_difference_pct: float
+    miou_difference_margin_pct: float | None
+    """Half its 90 % interval; None where the noise between trainings is not known."""
+    latency_difference_ms: float
+    latency_difference_low_ms: float
+    latency_difference_high_ms: float
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"nearest anchor {self.anchor}: {self.miou_difference_pct:+.2f}"
+            f"{margin_text(self.miou_difference_margin_pct)} points of mIoU, {self.latency_difference_ms:+.2f} ms "
+            f"({self.latency_difference_low_ms:+.2f} to {self.latency_difference_high_ms:+.2f}) for the chosen "
+            "architecture."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontView:
+    """The front of a study at one fidelity, or those of its trials that were asked for."""
+
+    study: Study
+    """The fidelity and the evaluator are those that the rows are by."""
+    trials: tuple[Trial, ...]
+    """All that were read; without `every`, those that decide what is said of the front."""
+    ranking: Standing
+    rows: tuple[FrontRow, ...]
+    budget_ms: float | None
+    """The latency that the one row is the best within; None where no budget was asked for."""
+
+    @property
+    def noise_pct(self) -> float | None:
+        return self.ranking.noise_of(self.study.replicates)
+
+    @property
+    def nearest_anchor(self) -> AgainstAnchor | None:
+        """How the best under the budget compares with the anchor nearest to it."""
+        return None if self.budget_ms is None else self.against_anchor(self.rows[0])
+
+    def best_under(self, latency_max_ms: float) -> FrontRow | None:
+        """The shown row of highest mIoU whose latency is within a budget; None where nothing is that fast."""
+        within = [row for row in self.rows if row.on_front and row.trial.latency.total_ms <= latency_max_ms]
+        return max(within, key=lambda row: row.trial.miou_pct or 0.0, default=None)
+
+    def against_anchor(self, row: FrontRow) -> AgainstAnchor | None:
+        """None where no anchor is evaluated."""
+        anchor = pareto.nearest_anchor(row.trial, self.trials, fidelity=self.study.fidelity)
+        if anchor is None:
+            return None
+        assert anchor.anchor is not None
+        assert anchor.miou_pct is not None
+        assert row.trial.miou_pct is not None
+        slower = self.study.table.difference(candidate_blocks(row.trial.candidate), candidate_blocks(anchor.candidate))
+        return AgainstAnchor(
+            anchor=anchor.anchor,
+            miou_difference_pct=row.trial.miou_pct - anchor.miou_pct,
+            miou_difference_margin_pct=None if row.miou_margin_pct is None else math.sqrt(2) * row.miou_margin_pct,
+            latency_difference_ms=slower.delta_ms,
+            latency_difference_low_ms=slower.low_ms,
+            latency_difference_high_ms=slower.high_ms,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the rows' numbers are worth, a sentence each."""
+        table = self.study.table
+        notes = [f"mIoU by {self.study.fidelity}. Latency {table.kind}; {table.interval_note}.", self.ranking.notice]
+        if (anchor := self.nearest_anchor) is not None:
+            notes.append(anchor.sentence)
+        if self.rows and self.noise_pct is not None:
+            notes.append(
+                f"+-: 90 % of repeated trainings, whose noise is {self.noise_pct:.2f} points of mIoU; the best "
+                "of many had luck, too. on front: probability, with that noise and what the latencies do not share of "
+                "their errors; * is on the front as measured, (knee) its knee."
+            )
+        elif self.rows:
+            notes.append("no +-: no trust report has repeated trainings by this evaluator.")
+        return tuple(notes)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """A dictionary for each row; under a budget the one row has its nearest anchor, too."""
+        rows = [row.as_dict() for row in self.rows]
+        if self.budget_ms is not None:
+            rows[0]["nearest_anchor"] = None if self.nearest_anchor is None else asdict(self.nearest_anchor)
+        return rows
+
+    def as_csv(self) -> str:
+        """Comma-separated, with a header; what is no plain value (architecture, task, trust) is left to JSON."""
+        rows = self.as_dicts()
+        names = [name for name in rows[0] if not isinstance(rows[0][name], Mapping)] if rows else []
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def front_view(
+    store: Store,
+    name: str,
+    *,
+    fidelity: str | None = None,
+    latency_max: str | None = None,
+    shortlist: int | None = None,
+    every: bool = False,
+    drawn: bool = False,
+) -> FrontView:
+    """The front of a study; or one row, the best under a budget; or a shortlist of so many; or every settled trial.
+
+    `fidelity` is the label of a confirmation, None the study's own; `latency_max` is a number of ms or the name of an
+    anchor. All trials are read where every one is listed or drawn. Raises `UserError` for what the study does not have.
+    """
+    study, trials = at_rung(store, name, fidelity, every=every or drawn)
+    ranking = study_standing(study, store)
+    budget_ms = None if latency_max is None else pareto.budget_ms(latency_max, trials, fidelity=study.fidelity)
+    if shortlist is not None:
+        shown: Sequence[Trial] = pareto.shortlisted(study, trials, shortlist)
+    elif budget_ms is not None:
+        shown = (pareto.best_under(trials, budget_ms, fidelity=study.fidelity),)
+    elif every:
+        shown = [trial for trial in trials if trial.state != "proposed"]
+    else:
+        shown = pareto.front(trials, fidelity=study.fidelity)
+    rows = front_rows(study, trials, shown, ranking)
+    return FrontView(study=study, trials=trials, ranking=ranking, rows=rows, budget_ms=budget_ms)
 
 
 def front_rows(
     study: Study, trials: Sequence[Trial], shown: Sequence[Trial], ranking: Standing
-) -> list[dict[str, Any]]:
-    """A row for each shown trial: also whether it is on the front, and how likely.
-
-    `front_probability`, and `miou_margin_pct` (half the 90 % interval of a repeated training), are None where the noise
-    between trainings is not known, and of failed trials.
-    """
-    table = study.table
-    members = {trial.number for trial in front(trials, fidelity=study.fidelity)}
+) -> tuple[FrontRow, ...]:
+    """A row for each shown trial: also whether it is on the front of all trials, and how likely."""
+    members = {trial.number for trial in pareto.front(trials, fidelity=study.fidelity)}
     noise_pct = ranking.noise_of(study.replicates)
-    found = knee_of(study, trials)
-    best = None if found is None else found.number
+    knee = pareto.knee_of(study, trials)
     likely: Mapping[int, float] = {}
     if noise_pct is not None:
-        likely = front_probabilities(trials, table, fidelity=study.fidelity, noise_pct=noise_pct)
-    return [
-        trial_row(table, trial, ranking)
-        | {
-            "on_front": trial.number in members,
-            "knee": trial.number == best,
-            "front_probability": likely.get(trial.number),
-            "miou_noise_pct": noise_pct,
-            "miou_margin_pct": None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct,
-        }
+        likely = front_probabilities(trials, study.table, fidelity=study.fidelity, noise_pct=noise_pct)
+    return tuple(
+        FrontRow(
+            trial=trial,
+            table=study.table.name,
+            ranking=ranking,
+            on_front=trial.number in members,
+            knee=knee is not None and trial.number == knee.number,
+            front_probability=likely.get(trial.number),
+            miou_noise_pct=noise_pct,
+            miou_margin_pct=None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct,
+        )
         for trial in shown
-    ]
+    )
 
 
-def against_anchor(
-    trial: Trial, trials: Sequence[Trial], study: Study, *, margin_pct: float | None
-) -> dict[str, Any] | None:
-    """The trial minus the anchor nearest in latency; `margin_pct` is that of one mIoU, None where it is not known."""
-    anchor = nearest_anchor(trial, trials, fidelity=study.fidelity)
-    if anchor is None:
-        return None
-    assert trial.miou_pct is not None
-    assert anchor.miou_pct is not None
-    slower = study.table.difference(candidate_blocks(trial.candidate), candidate_blocks(anchor.candidate))
-    return {
-        "anchor": anchor.anchor,
-        "miou_difference_pct": trial.miou_pct - anchor.miou_pct,
-        "miou_difference_margin_pct": None if margin_pct is None else math.sqrt(2) * margin_pct,
-        "latency_difference_ms": slower.delta_ms,
-        "latency_difference_low_ms": slower.low_ms,
-        "latency_difference_high_ms": slower.high_ms,
-    }
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Comma-separated, with a header; what is no plain value (architecture, task, trust) is left to JSON."""
-    names = [name for name in rows[0] if not isinstance(rows[0][name], Mapping)] if rows else []
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def study_summary(
-    study: Study, trials: Sequence[Trial], batches: Sequence[BatchStatistics], ranking: Standing
-) -> dict[str, Any]:
-    """What was asked, what was done, what it cost, what came of it."""
-    reference = hypervolume_reference(study, trials)
-    members = front(trials, fidelity=study.fidelity)
-    best = knee_of(study, trials)
-    last = max((trial.batch for trial in trials), default=-1)
-    return {
-        "study": study.name,
-        "space": study.config.space.get("preset") or study.config.space.get("name"),
-        "task": study.config.task.model_dump(),
-        "sampler": study.config.search.sampler,
-        "seed": study.config.search.seed,
-        "fidelity": study.fidelity,
-        "evaluator": study.evaluator,
-        "dataset": study.config.evaluator.dataset,
-        "table": study.table.name,
-        "table_checksum": study.table.checksum,
-        "max_ms": study.config.latency.max_ms,
-        "created": study.created,
-        "finished": study.finished,
-        "trials_wanted": study.config.search.trials,
-        "trials": len(trials),
-        "complete": sum(trial.state == "complete" for trial in trials),
-        "failed": sum(trial.state == "failed" for trial in trials),
-        "in_flight": sum(trial.state == "proposed" for trial in trials),
-        "from_the_store": sum(trial.from_cache for trial in trials),
-        "evaluation_seconds": sum(t.record.seconds for t in trials if t.record is not None and not t.from_cache),
-        "proposals_asked": sum(one.asked for one in batches),
-        "over_budget_dropped": sum(one.over_budget for one in batches),
-        "invalid_dropped": sum(one.invalid for one in batches),
-        "duplicates_dropped": sum(one.duplicates for one in batches),
-        "screened_out": sum(one.screened for one in batches),
-        "sampler_seconds": sum(one.sampler_seconds for one in batches),
-        "hypervolume_reference_ms": reference[0],
-        "hypervolume_reference_miou_pct": reference[1],
-        "hypervolume_by_batch": [
-            hypervolume_of(
-                [trial for trial in trials if trial.batch <= batch], fidelity=study.fidelity, reference=reference
-            )
-            for batch in range(last + 1)
-        ],
-        "front": [trial.number for trial in members],
-        "confirmed_by": [rung.label for rung in study.rungs],
-        "knee": None if best is None else best.number,
-        "failures": [
-            {"trial": trial.number, "reason": trial.record.reason}
-            for trial in trials
-            if trial.state == "failed" and trial.record is not None
-        ],
-        "ranking_trust": ranking.as_dict(),
-    }
-
-
-def comparison(studies: Sequence[tuple[Study, Sequence[Trial]]]) -> list[dict[str, Any]]:
-    """Studies side by side, their hypervolumes from one reference: the longest of their own.
-
-    Raises `UserError` where their numbers do not compare: another table, or another evaluator.
-    """
-    first = studies[0][0]
-    for study, _ in studies[1:]:
-        for what, one, other in (
-            ("latency table", first.table.checksum, study.table.checksum),
-            ("evaluator", first.evaluator, study.evaluator),
-        ):
-            if one != other:
-                raise UserError(
-                    f"studies {first.name!r} and {study.name!r} do not compare: each has another {what} "
-                    f"({one[:12]}, {other[:12]}), so that their numbers are of different things."
-                )
-    reference = (max(hypervolume_reference(study, trials)[0] for study, trials in studies), 0.0)
-    return [
-        {
-            "study": study.name,
-            "sampler": study.config.search.sampler,
-            "seed": study.config.search.seed,
-            "max_ms": study.config.latency.max_ms,
-            "complete": sum(trial.state == "complete" for trial in trials),
-            "hypervolume": hypervolume_of(trials, fidelity=study.fidelity, reference=reference),
-            "reference_ms": reference[0],
-            "on_front": len(front(trials, fidelity=study.fidelity)),
-            "on_common_front": sum(trial.candidate.key in common for trial in front(trials, fidelity=study.fidelity)),
-        }
-        for common in [_common_front(studies)]
-        for study, trials in studies
-    ]
-
-
-def _common_front(studies: Sequence[tuple[Study, Sequence[Trial]]]) -> set[str]:
-    every = [trial for _, trials in studies for trial in trials]
-    return {trial.candidate.key for trial in front(every, fidelity=studies[0][0].fidelity)}
+def margin_text(pct: float | None) -> str:
+    """What stands behind a number whose noise is known: half its 90 % interval."""
+    return "" if pct is None else f" +-{pct:.2f}"

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from evaluators import base
-from evaluators.base import Evaluator, Metrics
+from evaluators.base import Evaluator, Metrics, short_names
 from evaluators.datasets import scenes
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
@@ -367,3 +367,13 @@ def test_a_training_is_watched_without_being_changed() -> None:
     assert len(watched) == len(trained.curve_loss) == 10
     assert trained.curve_loss[0] == pytest.approx(sum(trained.losses[:2]) / 2)
     assert watched[-1] == score(model, SCENES, stride=4).miou_pct
+
+
+def test_a_fidelity_drops_the_digits_of_its_file_unless_two_would_be_alike() -> None:
+    one, other, tuned = "supernet-a176c1ec", "supernet-00000000", "tuned-supernet-a176c1ec x3"
+    assert short_names(["proxy-short", one, tuned]) == {
+        "proxy-short": "proxy-short",
+        one: "supernet",
+        tuned: "tuned-supernet x3",
+    }
+    assert short_names([one, other]) == {one: one, other: other}

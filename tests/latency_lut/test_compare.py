@@ -43,8 +43,8 @@ def test_ratios_are_of_the_times_that_estimates_use() -> None:
     found = compare_tables(A, B)
     assert [row.ratio for row in found.common] == [1, 2, 4]  # B's scale is 2
     assert found.by_block_kind == (
-        KindRatios(block_kind="inverted_residual", count=2, least=2, median=3, greatest=4),
-        KindRatios(block_kind="stem", count=1, least=1, median=1, greatest=1),
+        KindRatios(block_kind="inverted_residual", rows=2, least_ratio=2, median_ratio=3, greatest_ratio=4),
+        KindRatios(block_kind="stem", rows=1, least_ratio=1, median_ratio=1, greatest_ratio=1),
     )
     assert found.median_ratio == 2
 
@@ -68,14 +68,14 @@ def test_kinds_and_coverage_of_both_are_told() -> None:
 
 
 def test_provenance_names_what_differs_and_nothing_else() -> None:
-    differing = {item.name: item for item in compare_tables(A, B).provenance}
+    differing = {item.field: item for item in compare_tables(A, B).provenance}
     assert set(differing) == {"name", "soc", "scale", "scale_pct", "basis"}
-    assert differing["soc"] == FieldDifference(name="soc", a="none", b="phone")
+    assert differing["soc"] == FieldDifference(field="soc", a="none", b="phone")
 
 
 def test_a_protocol_entry_of_one_table_only_is_a_difference() -> None:
     (item,) = compare_tables(A, replace(A, header=replace(A.header, protocol={"passes": 8}))).provenance
-    assert item == FieldDifference(name="protocol.passes", a=None, b=8)
+    assert item == FieldDifference(field="protocol.passes", a=None, b=8)
 
 
 def test_one_table_twice_is_identical_and_another_name_is_not() -> None:

@@ -146,9 +146,7 @@ def test_weights_are_exported_with_their_own_number_of_classes(trained: Shell) -
 def test_settings_are_listed_as_set_takes_them(shell: Shell) -> None:
     code, out, _ = shell("recipes", "quick")
     assert code == 0
-    listed = {
-        row[0].strip(): row[1].strip() for row in (line.split("│")[1:3] for line in out.splitlines() if "│" in line)
-    }
+    listed = {row[0]: row[1].strip() for row in (line.split(None, 1) for line in out.splitlines()) if len(row) == 2}
     assert listed["training.augmentation.crop"] == "[256, 256]"
     assert listed["training.zero_start"] == "true"
 

@@ -147,7 +147,7 @@ def test_rows_that_are_not_shipped_are_counted_into_a_table_of_ones_own(
 ) -> None:
     monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(tmp_path))
     small = decompose(TINY, Task(image_size=(64, 64), num_classes=5))
-    made = estimate(Plan(blocks=small, networks={}), out="mine", report=silent)
+    made = estimate(Plan(blocks=small, networks={}), tmp_path / "mine.lut", report=silent)
     assert find_table("mine").coverage(small) == 1
     assert made.rows.keys() > table.rows.keys()
     assert set(CountTable.load(tmp_path / f"mine{SUFFIX}").rows) == {block.key for block in small}

@@ -19,8 +19,9 @@ from experiments.search.schedule import Confirmation, Schedule, Screen, promoted
 from experiments.search.study import Event, StudyResult, run_study
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
-from experiments.trust.standing import Standing, standing
-from experiments.views.front import front_rows, study_summary
+from experiments.trust.standing import Standing
+from experiments.views.front import front_rows
+from experiments.views.studies import study_summary
 from tests.support.toy_evaluator import SizeScorer
 from tests.support.toys import (
     STUDY,
@@ -143,7 +144,7 @@ def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
         records = {
             key: [store.find_record(key, "long-1", n) for n in range(3)] for key in (t.candidate.key for t in two)
         }
-        summary = study_summary(own, every, store.batches("toy"), standing("toy-1", store))
+        summary = study_summary(store, "toy").as_dict()
         known = Standing(report="mine", trust=None, noise_pct=0.6)
         rows = front_rows(study, four, front(four, fidelity="long"), known)
         averaged = front_rows(at_rung(store, "toy", "long x3")[0], two, two, known)
@@ -162,9 +163,9 @@ def test_confirmations_rank_their_own_members_by_means(tmp_path: Path) -> None:
         assert trial.record is not None
         assert trial.record.fidelity == "long x3"
     assert summary["confirmed_by"] == ["long", "long x3"]
-    assert {row["fidelity"] for row in rows} == {"long"}
-    assert {row["miou_noise_pct"] for row in rows} == {0.6}
-    assert {row["miou_noise_pct"] for row in averaged} == {0.6 / 3**0.5}
+    assert {row.as_dict()["fidelity"] for row in rows} == {"long"}
+    assert {row.miou_noise_pct for row in rows} == {0.6}
+    assert {row.miou_noise_pct for row in averaged} == {0.6 / 3**0.5}
     confirming = [(event.done, event.total) for event in events if event.rung == "long x3"]
     assert confirming == [(done, 15) for done in range(6, 16)]  # five are known from the rung before
 

@@ -1,0 +1,203 @@
+"""The `topformer-nas search` command: parse, make one call, print."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments import DEFAULT_URL
+from experiments.cli.terminal import AsJson, Storage, console_of, print_json, storage_flag
+from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluators.base import Evaluator
+    from experiments.search.schedule import Schedule
+    from experiments.search.study import Event, StudyResult
+    from experiments.store.records import Trial
+    from experiments.store.store import Store
+    from experiments.study_config import StudyConfig
+    from experiments.trust.standing import Standing
+    from experiments.views.studies import SearchSummary
+    from experiments.workers.pool import Pool
+
+
+def search(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's TOML file, or the name of one that comes with the tool.")
+    ],
+    storage: Storage = DEFAULT_URL,
+    workers: Annotated[
+        int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores, or the whole cluster]")
+    ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Evaluate on this Ray cluster, or on one made for the study: local."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs that one evaluation reserves, with --ray.")] = 1.0,
+    gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, likewise.")] = 0.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="STUDY is the name of a study of the store; its file is not needed.")
+    ] = False,
+    extend: Annotated[
+        int | None, typer.Option(metavar="TRIALS", help="Go on to so many trials in all, whatever the file says.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a search study, or go on where it was interrupted."""
+    from experiments.search.assembly import build_evaluator, build_schedule
+    from experiments.search.study import require_rows, run_study
+    from experiments.store.store import Store
+    from experiments.trust.standing import standing
+    from latency_lut.table import find_table
+    from search_space import require_anchors
+
+    config = _study_config(study, storage, extend, resume=resume)
+    evaluator = build_evaluator(config)
+    if workers < 0:
+        raise UserError(f"workers must be at least 1, not {workers}.")
+    elsewhere = _cluster(ray, workers, cpus, gpus)
+    space = config.search_space()
+    if not Store.exists(storage):  # what would be refused anyway makes no database
+        require_anchors(space, config.search.anchors)
+        require_rows(config, find_table(config.latency.table))
+    with Store.open(storage, create=True) as store:
+        ranking = standing(evaluator.fingerprint, store, space)
+        schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
+        at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
+        console = console_of(stderr=True)
+        for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
+            console.print(sentence, highlight=False)
+        with _progress(config.search.trials) as report:
+            result = run_study(
+                config,
+                store,
+                evaluator=evaluator,
+                schedule=schedule,
+                workers=workers or os.cpu_count() or 1,
+                elsewhere=elsewhere,
+                report=report,
+            )
+        summary = _summary(result, store, schedule, ranking)
+    if as_json:
+        print_json(summary.as_dict())
+    else:
+        _print(summary, storage)
+
+
+def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
+    """From its file, or from the store; extended to no fewer trials than the store's study has."""
+    from experiments.store.store import Store, store_if_any
+    from experiments.study_config import StudyConfig
+
+    if resume:
+        with Store.open(storage, read_only=True) as store:
+            config = store.study(study).config
+    else:
+        config = StudyConfig.load(study)
+    if extend is None:
+        return config
+    with store_if_any(storage) as there:
+        if there is not None and there.find_study(config.name) is not None:
+            there.study(config.name).config.extended(extend)
+    return config.extended(extend)
+
+
+def _cluster(address: str | None, workers: int, cpus: float, gpus: float) -> "AbstractContextManager[Pool] | None":
+    if address is not None:
+        from experiments.workers.ray import Resources, ray_pool
+
+        return ray_pool(address, workers, Resources(cpus=cpus, gpus=gpus))
+    if (cpus, gpus) != (1.0, 0.0):
+        raise UserError("--cpus and --gpus reserve parts of a Ray cluster; give --ray, too.")
+    return None
+
+
+def _introduction(
+    config: "StudyConfig", evaluator: "Evaluator", ranking: "Standing", schedule: "Schedule", at_once: int
+) -> list[str]:
+    """What a study is, how far its order can be trusted, and what is left out or stands idle."""
+    said = [
+        f"study {config.name}: mIoU by {evaluator.fidelity} on {config.evaluator.dataset}, "
+        f"latency by table {config.latency.table}",
+        ranking.notice,
+    ]
+    said += [f"warning: {notice}" for notice in schedule.notices]
+    if (there := config.search_space().size) < config.search.trials:
+        said.append(f"note: the space holds {there} candidates; the study ends before {config.search.trials} trials.")
+    size = config.search.batch_size
+    if at_once > size and not config.search.asynchronous:
+        said.append(
+            f"note: a batch of {size} keeps no more of the {at_once} workers busy; raise search.batch_size, or set "
+            "search.asynchronous = true."
+        )
+    return said
+
+
+@contextmanager
+def _progress(trials: int) -> Iterator[Callable[["Event"], None]]:
+    """A line for each settled trial on standard error, and a bar for the study and for each of its confirmations."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *left, console=console_of(stderr=True)) as progress:
+        bars: dict[str | None, TaskID] = {None: progress.add_task("evaluating", total=trials)}
+
+        def report(event: "Event") -> None:
+            if event.rung not in bars:
+                bars[event.rung] = progress.add_task(str(event.rung), total=event.total)
+            progress.update(bars[event.rung], completed=event.done, total=event.total)
+            if event.trial is not None:
+                progress.console.print(_settled(event.trial), highlight=False)
+            if event.note:
+                progress.console.print(event.note)
+
+        yield report
+
+
+def _settled(trial: "Trial") -> str:
+    name = f"trial {trial.number}{f' ({trial.anchor})' if trial.anchor else ''}"
+    latency = trial.latency
+    priced = f"{latency.total_ms:.2f} ms ({latency.low_ms:.2f} to {latency.high_ms:.2f}, {latency.kind})"
+    if trial.miou_pct is None:
+        return f"{name}: failed, {trial.record.reason if trial.record else 'no record'}; {priced}"
+    source = "from the store" if trial.from_cache else f"{trial.record.seconds:.0f} s" if trial.record else ""
+    return f"{name}: mIoU {trial.miou_pct:.2f} %, {priced}, {source}"
+
+
+def _summary(result: "StudyResult", store: "Store", schedule: "Schedule", ranking: "Standing") -> "SearchSummary":
+    from experiments.store.records import BatchStatistics
+    from experiments.views.studies import SearchSummary
+
+    return SearchSummary(
+        study=result.name,
+        trials=result.trials,
+        front=result.front,
+        trained=result.trained,
+        cached=result.cached,
+        confirming=result.confirming,
+        gate=BatchStatistics.total(store.batches(result.name)),
+        screens_not_used=schedule.notices,
+        confirmed_by=tuple(rung.label for rung in schedule.confirmations),
+        ranking=ranking,
+    )
+
+
+def _print(summary: "SearchSummary", storage: str) -> None:
+    console = console_of(stderr=True)
+    for note in summary.notes:
+        console.print(note)
+    command = f"topformer-nas front {summary.study}"
+    for label in () if summary.idle else summary.confirmed_by:
+        console.print(f"confirmed: {command} --fidelity '{label}'{storage_flag(storage)}", highlight=False)
+    print(f"see the front with: {command}{storage_flag(storage)}")
