@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.support.toys import ToyEvaluator, run_toy, toy_config
 if __name__ == "__main__":
-    run_toy(Path({folder!r}), toy_config(sampler="nsga2"), ToyEvaluator(seconds=0.3), workers=2)
+    run_toy(Path({folder!r}), toy_config(sampler="nsga2"), ToyEvaluator(seconds=3), workers=2)
 """
 
 

@@ -116,7 +116,8 @@ def test_first_starts_at_once_all_open_the_store(url: str) -> None:
 def test_what_the_server_cannot_keep_is_one_sentence(fidelity: str, url: str) -> None:
     run(url)
     with Store.open(url) as opened:
-        study = replace(opened.study("toy"), name="long", fidelity=fidelity)
+        toy = opened.study("toy")
+        study = replace(toy, config=toy.config.model_copy(update={"name": "long"}), fidelity=fidelity)
         with pytest.raises(UserError, match="cannot keep this, nothing was written"):
             opened.add_study(study, batches=(), trials=())
         assert [one.name for one in opened.studies()] == ["toy"]
