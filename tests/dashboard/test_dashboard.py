@@ -109,6 +109,7 @@ def test_the_page_shows_the_front_and_distrusts_the_ranking(
     assert len(table) == 12
 
 
+@pytest.mark.slow
 def test_the_page_says_what_a_trust_report_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_toy(tmp_path, toy_config(trials=6))
     for tau, sign in ((0.71, "ℹ"), (0.45, "⚠")):

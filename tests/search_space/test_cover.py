@@ -40,7 +40,6 @@ def test_the_cover_of_quickstart_is_what_enumeration_finds() -> None:
     assert {block.key for block in blocks(space)} == keys(space.candidates())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "base",
     [
@@ -88,7 +87,6 @@ def test_the_cover_of_pyramid_has_every_block_of_random_candidates_and_of_the_an
     assert found <= {block.key for block in pyramid_blocks()}
 
 
-@pytest.mark.slow
 def test_a_table_of_pyramid_stays_in_the_thousands_of_rows_for_each_image_size() -> None:
     space = preset("pyramid", task=Task())
     others = tuple(knob for knob in space.knobs if knob.name != "image_size")

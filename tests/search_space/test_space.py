@@ -88,7 +88,6 @@ def test_enumeration_yields_as_many_distinct_members_as_the_size_says() -> None:
     assert len(keys) == space.size == 14 * (1 + 2) * 2 * 2
 
 
-@pytest.mark.slow
 def test_quickstart_enumerates_to_its_size() -> None:
     space = space_of("quickstart")
     assert len(set(space.candidates())) == space.size == 3**4 * 2 * 2 * 3 * 3 * 2
@@ -120,7 +119,6 @@ def test_neighbours_are_the_distinct_members_one_knob_away() -> None:
     assert changed == [{"depth_32": 3}, {"kernel_32_0": 3}, {"num_heads": 4}, {"num_heads": 8}]
 
 
-@pytest.mark.slow
 @given(BOTH)
 def test_neighbours_are_distinct_members(drawn: tuple[SearchSpace, dict[str, Choice]]) -> None:
     space, point = drawn
@@ -130,7 +128,6 @@ def test_neighbours_are_distinct_members(drawn: tuple[SearchSpace, dict[str, Cho
     assert all(neighbour in space for neighbour in neighbours[:5])
 
 
-@pytest.mark.slow
 @given(PAIRS, st.integers(0, 99))
 def test_a_child_is_a_member_with_every_row_and_value_from_a_parent(
     drawn: tuple[SearchSpace, dict[str, Choice], dict[str, Choice]], seed: int
@@ -169,7 +166,6 @@ def test_suggest_asks_for_every_knob_and_decodes_the_answer() -> None:
     assert candidate == space.decode({knob.name: knob.choices[-1] for knob in space.knobs})
 
 
-@pytest.mark.slow
 def test_optuna_takes_the_distributions_and_the_canonical_points() -> None:
     import optuna  # noqa: PLC0415 - costs a second that the other tests need not wait for
 

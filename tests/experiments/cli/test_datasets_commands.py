@@ -43,6 +43,7 @@ def test_a_sound_folder_is_counted_and_fingerprinted(mine: Shell) -> None:
     assert content["fingerprint"] == any_dataset_named("mine").fingerprint
 
 
+@pytest.mark.slow
 def test_a_sound_folder_for_people(mine: Shell) -> None:
     code, out, err = mine("datasets", "check", "mine", "--plot", "classes.png")
     assert (code, err) == (0, "")

@@ -134,6 +134,7 @@ def test_weights_are_judged_as_in_their_training_unless_told_otherwise(trained: 
     assert own["miou_pct"] == pytest.approx(rows[-1]["miou_pct"])
 
 
+@pytest.mark.slow
 def test_weights_are_exported_with_their_own_number_of_classes(trained: Shell) -> None:
     classes = len(saved_classes(trained.folder / "run" / "best.safetensors"))
     found = trained.json(
@@ -224,6 +225,7 @@ def memory_limit(more_bytes: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell) -> None:
     """Files may not grow beyond 100 kB: what a full disk does, too, is to refuse writing."""
     state = (trained.folder / "run" / "state.pt").read_bytes()

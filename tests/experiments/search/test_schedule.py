@@ -219,6 +219,7 @@ def test_confirming_again_trains_nothing_and_another_confirmation_only_what_is_n
     assert events[1:] == [Event(done=14, total=14), Event(done=8, total=8, rung="long")]
 
 
+@pytest.mark.slow
 def test_a_study_with_rungs_is_the_same_after_interruptions_and_with_two_workers(tmp_path: Path) -> None:
     class BreakOffError(Exception):
         pass

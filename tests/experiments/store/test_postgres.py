@@ -58,6 +58,7 @@ def run(url: str, *, report: object = lambda _: None, seed: int = 0, keeps_weigh
         )
 
 
+@pytest.mark.slow
 def test_a_study_is_the_same_as_in_a_file(url: str, tmp_path: Path, artefacts: Path) -> None:
     found = run(url, keeps_weights=True)
     members = [trial.candidate.key for trial in found.front]
