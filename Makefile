@@ -1,6 +1,9 @@
 # Two commands do everything on a fresh machine with Python 3.11 and make:
 #   make demo   installs, runs the quickstart study on the Snapdragon 865 table, exports its winner
-#   make test   installs, checks and tests
+#   make test   installs, checks and tests: an example of everything
+# Two more are for those who change it:
+#   make fast       what is quick of these tests, in under three minutes on two cores
+#   make thorough   what is slow by nature: many draws, architectures, kills, layouts
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 0
@@ -8,8 +11,11 @@ BIN := $(VENV)/bin
 NAS := $(BIN)/topformer-nas
 STAMP := $(VENV)/.installed
 BUDGET ?= 60
+PARALLEL := --numprocesses auto --dist loadgroup
+THOROUGH := -q -m "thorough or hypothesis" --hypothesis-profile thorough $(PARALLEL)
+SHELL := /bin/bash
 
-.PHONY: demo test install lint types pytest format pictures clean
+.PHONY: demo test fast thorough install lint types pytest format pictures clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -31,6 +37,9 @@ demo: $(STAMP)
 
 test: lint types pytest
 
+fast: lint
+	$(BIN)/python -m pytest -m "not slow and not thorough" $(PARALLEL)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +48,16 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow and not thorough" $(PARALLEL) --cov --cov-report=
+	$(BIN)/python -m pytest -m "slow and not thorough" $(PARALLEL)
+	@echo "Covered by the tests that are not slow: $$($(BIN)/coverage report --format=total) % of the lines"
+
+thorough: $(STAMP)
+	set -o pipefail; { \
+	  echo "$$(date -u +%F), commit $$(git describe --always --dirty), $$(uname -srm), $$(nproc) x$$(grep -m 1 'model name' /proc/cpuinfo | cut -d : -f 2)"; \
+	  echo 'python -m pytest $(THOROUGH)'; \
+	  $(BIN)/python -m pytest $(THOROUGH); \
+	} 2>&1 | tee experiments/results/thorough.txt
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -49,4 +67,4 @@ pictures: demo
 	$(BIN)/python docs/make_pictures.py
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

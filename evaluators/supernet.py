@@ -28,8 +28,9 @@ from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
 from topformer.config import Candidate, Task, TopFormerConfig, content_key
-from topformer.errors import UserError, first_line
+from topformer.errors import UserError
 from topformer.model import TopFormer
+from topformer.reading import file_content
 from topformer.supernet import Supernet
 from topformer.weights import save_model, save_supernet, saved_supernet
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 IN_THIS_PROCESS = Execution()
 SUPERNET_VERSION = 1
+MOST_WEIGHTS_BYTES = 4 * 2**30
 """Raise it with every change that changes results."""
 
 
@@ -214,8 +216,8 @@ class SupernetEvaluator:
 
     def __init__(self, weights: Path, dataset: SegmentationDataset) -> None:
         """Raises `UserError` for a file that is no finished supernet, or one trained on other data."""
+        digest = hashlib.sha256(_content(weights)).hexdigest()
         self.weights = weights.resolve()
-        digest = hashlib.sha256(_content(self.weights)).hexdigest()
         supernet, description = _opened(self.weights, digest)
         self.recipe = _recipe_of(description, weights)
         done, wanted = description.get("iterations_done"), self.recipe.proxy.training.iterations
@@ -362,12 +364,7 @@ def _opened(weights: Path, digest: str) -> tuple[Supernet, dict[str, Any]]:
 
 
 def _content(weights: Path) -> bytes:
-    try:
-        if weights.exists() and not weights.is_file():  # a device or a pipe may have no end
-            raise UserError(f"the supernet {str(weights)!r} is no file; name its weights, like last.safetensors.")
-        return weights.read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the supernet {str(weights)[:200]!r} ({first_line(error)}).") from None
+    return file_content(weights, "the supernet", most_bytes=MOST_WEIGHTS_BYTES)
 
 
 def _recipe_of(description: dict[str, Any], weights: Path) -> SupernetRecipe:

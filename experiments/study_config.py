@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-import tomllib
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
@@ -13,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from evaluators.datasets.named import SCENES
 from search_space import PRESETS, SearchSpace, preset
 from topformer.config import ANCHORS, Task, parse_image_size
-from topformer.errors import UserError, unknown_name
+from topformer.errors import LONGEST_NAME, UserError, unknown_name
+from topformer.reading import MIB, file_text, parse_toml
 
 MOST_TRIALS = 1_000_000
 MOST_BATCH = 10_000
@@ -134,21 +134,11 @@ class StudyConfig(_Section):
                 f"no study file {source!r}; name a TOML file, or one that comes with the tool: {', '.join(names)}; a "
                 "study of the store goes on without its file by --resume."
             )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{source}: not a text file.") from None
-        except OSError as error:
-            raise UserError(f"cannot read the study {source!r} ({error.strerror}).") from None
-        return cls.from_toml(text, where=source)
+        return cls.from_toml(file_text(path, "the study", most_bytes=MIB), where=source)
 
     @classmethod
     def from_toml(cls, text: str, *, where: str) -> Self:
-        try:
-            values = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not TOML ({error}).") from None
-        return cls.checked(values, where=where)
+        return cls.checked(parse_toml(text, where), where=where)
 
     @classmethod
     def checked(cls, values: object, *, where: str) -> Self:
@@ -182,7 +172,7 @@ class StudyConfig(_Section):
 def _sentence(error: ValidationError, where: str) -> str:
     """The first mistake of a TOML file, with the file, the key and what is legal."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is also a missing one
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])[:LONGEST_NAME]
     match first["type"]:
         case "extra_forbidden":
             section: type[BaseModel] = StudyConfig
@@ -194,7 +184,7 @@ def _sentence(error: ValidationError, where: str) -> str:
         case "missing":
             return f"{where}: missing key {key!r}."
         case _:
-            return f"{where}: {key} = {first['input']!r} is not legal: {first['msg']}."
+            return f"{where}: {key} = {repr(first['input'])[:LONGEST_NAME]} is not legal: {first['msg']}."
 
 
 def space_named(name: str, *, size: str | None, classes: int | None, base: Task | None = None) -> SearchSpace:

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime
@@ -25,6 +24,8 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 from topformer.blocks import Block
 from topformer.errors import UserError, unknown_name
+from topformer.reading import file_text
+from topformer.writing import write_whole
 
 RowKind = Literal["measured", "interpolated", "estimated"]
 """Strongest first: an estimate is of the weakest kind among its rows."""
@@ -540,31 +541,11 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        try:
-            if path.is_char_device():  # it may have no end
-                raise UserError(f"cannot read latency table {path}: it is a device.")
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot read latency table {path}: {error.strerror}.") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a latency table (not text).") from None
-        return cls.from_text(text, where=str(path))
+        return cls.from_text(file_text(path, "the latency table"), where=str(path))
 
     def save(self, path: Path) -> None:
         """Write the whole file or leave what was there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=path.name, delete=False
-        ) as out:
-            try:
-                out.write(self.text)
-                out.flush()
-                os.fsync(out.fileno())
-                Path(out.name).chmod(0o644)
-                Path(out.name).replace(path)
-            except BaseException:
-                Path(out.name).unlink(missing_ok=True)
-                raise
+        write_whole(path, self.text.encode())
 
 
 def edge_elements(block: Block) -> int:

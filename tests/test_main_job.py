@@ -57,7 +57,7 @@ class Folder:
 
     def json(self, *words: str) -> Any:
         with self.start(*words, "--json") as process:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err
         return json.loads(out)
 
@@ -82,7 +82,7 @@ def test_from_an_empty_folder_to_a_verified_onnx_file(tmp_path: Path) -> None:
         while "trial 0" not in (line := search.stderr.readline()):
             assert line, "the search ended before its first trial"
         search.send_signal(signal.SIGKILL)
-        search.communicate(timeout=30)  # ends only when no worker is left that holds its pipes
+        search.communicate(timeout=300)  # ends only when no worker is left that holds its pipes
     resumed = folder.json("search", "mine.toml", "--workers", "2")
     assert (resumed["trials"], resumed["trained"], resumed["failed"]) == (2, 1, 0)
     assert folder.json("search", "mine.toml")["trained"] == 0

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from topformer.errors import UserError, unknown_name
+from topformer.reading import parse_json
 
 InjectionKind = Literal["full", "attention", "semantics"]
 HeadKind = Literal["topformer", "sum", "concat"]
@@ -338,25 +338,6 @@ def _require_mapping(values: object, known: Iterable[str], where: str) -> dict[s
     if unknown := [str(name) for name in values if name not in names]:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; legal keys: {', '.join(names)}.")
     return dict(values)
-
-
-def parse_json(text: str, where: str) -> object:
-    """Raises `UserError` that names the source for anything that is no JSON."""
-    try:
-        return strict_json(text)
-    except (ValueError, TypeError, RecursionError) as error:  # also thousands of digits or brackets, or no text
-        raise UserError(f"{where}: not JSON ({error}).") from None
-
-
-def strict_json(text: str | bytes) -> Any:
-    """Raises `ValueError` for numbers that are not finite, too, which Python reads and JSON does not have."""
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
-    return number
 
 
 def _rows(*rows: tuple[int, int, int, int]) -> tuple[MBConv, ...]:

@@ -19,7 +19,7 @@ def describe(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Parameters and multiply-adds of an architecture, whole and per block."""
+    """Count parameters and multiply-adds, whole and per block."""
     from experiments.front.lookup import chosen, task_of
     from experiments.views.architecture import described
 

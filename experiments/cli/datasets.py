@@ -16,7 +16,7 @@ MOST_PROBLEMS = 20
 MOST_CLASSES = 5
 """Listed for people; --json lists all."""
 
-datasets = typer.Typer(help="Check labelled images, and list the layouts that are recognised.", no_args_is_help=True)
+datasets = typer.Typer(help="Check labelled images, and list the layouts that are read.", no_args_is_help=True)
 
 
 @datasets.command("check")

@@ -7,7 +7,6 @@ from experiments.cli import latency_analysis
 from experiments.cli.terminal import AsJson, Storage, print_json
 
 doctor = typer.Typer(
-    help="What this installation has (versions, machine, store, tables); doctor latency: why a measurement differs.",
     invoke_without_command=True,
 )
 doctor.command("latency")(latency_analysis.doctor)
@@ -15,7 +14,10 @@ doctor.command("latency")(latency_analysis.doctor)
 
 @doctor.callback()
 def installation(context: typer.Context, storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """What this installation has: versions, machine, store, tables. Its part `latency` explains a measurement."""
+    """Say what this installation has, or why a latency differs.
+
+    Lists versions, machine, store and tables; its part `latency` explains a measurement of one's own.
+    """
     from experiments.views.installation import diagnose
 
     if context.invoked_subcommand is not None:

@@ -28,7 +28,10 @@ def export(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Export an architecture as one ONNX file, proven equal to the network, with a JSON card beside it."""
+    """Write an architecture as a verified ONNX file.
+
+    The file is proven equal to the network, and a JSON card lies beside it.
+    """
     from experiments.export.onnx import export as write
     from experiments.export.weights import network_of
     from experiments.front.lookup import chosen, task_of

@@ -1,12 +1,12 @@
 """The `topformer-nas front` command: parse, make one call, print."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, tell_of_confirmations
+from experiments.cli.terminal import AsJson, Storage, console_of, plain_table, print_json, tell_of_confirmations
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def front(
     csv: Annotated[Path | None, typer.Option(help="Write the listed rows to a .csv file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The Pareto front of a study, or the best architecture under a latency budget."""
+    """Show the Pareto front of a study, or the best under a budget."""
     from experiments.store.store import Store
     from experiments.views.front import front_view
     from topformer.writing import write_whole
@@ -74,15 +74,11 @@ def front(
 
 
 def _table(view: "FrontView") -> "Table":
-    from rich.table import Table
-
     from experiments.latency.plan import pixels
     from experiments.views.front import margin_text
 
-    table = Table(title=f"study {view.study.name}")
-    for column in ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "image", "architecture"):
-        justify: Literal["left", "right"] = "right" if column in ("trial", "mIoU %", "latency ms") else "left"
-        table.add_column(column, justify=justify, overflow="fold")
+    columns = ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "image")
+    table = plain_table(f"study {view.study.name}", columns, numbers=columns[:3])
     for row in view.rows:
         trial, latency = row.trial, row.trial.latency
         likely = "" if row.front_probability is None else f"{row.front_probability:.2f} "
@@ -94,6 +90,5 @@ def _table(view: "FrontView") -> "Table":
             trial.anchor or "",
             f"{likely}{'*' if row.on_front else ''}{' (knee)' if row.knee else ''}",
             pixels(trial.candidate.task),
-            trial.candidate.arch.key,
         )
     return table

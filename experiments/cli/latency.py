@@ -378,5 +378,6 @@ def latency_tables(as_json: AsJson = False) -> None:
         print_rows(rows, "latency tables", columns=("table", "kind", "device", "rows", "validated", "date"))
 
 
-for command in (analysis.anchor, analysis.diff, analysis.doctor, analysis.savings, analysis.scan):
+latency.command(hidden=True)(analysis.doctor)  # its place is `doctor latency`
+for command in (analysis.anchor, analysis.diff, analysis.savings, analysis.scan):
     latency.command()(command)

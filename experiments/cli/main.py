@@ -10,13 +10,15 @@ import typer
 from experiments import DEFAULT_URL
 from experiments.cli.architecture import describe
 from experiments.cli.datasets import datasets
+from experiments.cli.doctor import doctor
 from experiments.cli.export import export
 from experiments.cli.front import front
+from experiments.cli.help import SETTINGS, Grouped, WholeSentences
 from experiments.cli.latency import latency
 from experiments.cli.search import search
 from experiments.cli.studies import study_commands
 from experiments.cli.supernet import supernet
-from experiments.cli.terminal import AsJson, Storage, print_json
+from experiments.cli.terminal import Storage
 from experiments.cli.training import evaluate, predict, recipes, train
 from experiments.cli.trust import trust
 from topformer.errors import UserError, ran_out_of_memory
@@ -27,17 +29,22 @@ STOPPED = 130
 app = typer.Typer(
     name="topformer-nas",
     help="Given a phone core and a latency budget: find, prove and export the TopFormer with the best mIoU.",
+    cls=Grouped,
+    context_settings=SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-app.add_typer(latency, name="latency")
 for command in (train, evaluate, predict, recipes, search, front, describe, export):
     app.command()(command)
-app.add_typer(datasets, name="datasets")
-app.add_typer(supernet, name="supernet")
-app.add_typer(trust, name="trust")
-app.add_typer(study_commands, name="study")
+for name, group in {
+    "latency": latency,
+    "datasets": datasets,
+    "supernet": supernet,
+    "trust": trust,
+    "study": study_commands,
+    "doctor": doctor,
+}.items():
+    app.add_typer(group, name=name, cls=WholeSentences)
 
 
 def main() -> None:
@@ -122,18 +129,3 @@ def dashboard(
             raise UserError(f"port {port} cannot be used, another program has it; choose one with --port.") from None
     command = [sys.executable, "-m", "dashboard", "--port", str(port), *(["--headless"] if headless else [])]
     os.execve(sys.executable, command, {**os.environ, "TOPFORMER_NAS_STORAGE": storage})  # signals reach it
-
-
-@app.command()
-def doctor(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """What this installation has: versions, machine, store, tables."""
-    from experiments.views.installation import diagnose
-
-    findings = diagnose(storage)
-    if as_json:
-        print_json(findings)
-        return
-    for topic, facts in findings.items():
-        print(topic)
-        for name, value in facts.items():
-            print(f"  {name:22s} {value}")

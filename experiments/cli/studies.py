@@ -9,7 +9,7 @@ from experiments import DEFAULT_URL
 from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
 from topformer.errors import UserError
 
-study_commands = typer.Typer(help="What the store holds, and one file to pass it on.", no_args_is_help=True)
+study_commands = typer.Typer(help="List, compare, pass on and delete the studies of a store.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="STUDY")]
 ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `study export` wrote.")]
 
@@ -26,9 +26,9 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
         print_json(rows)
         return
     for row in rows:
-        for event in ("created", "finished"):
-            row[event] = str(row[event] or "")[:16].replace("T", " ")
-    print_rows(rows, "studies")
+        row["done"] = f"{row['complete']} of {row['wanted']}"
+        row["finished"] = str(row["finished"] or "not yet")[:10]
+    print_rows(rows, "studies", columns=("study", "done", "failed", "fidelity", "ranking", "finished"))
 
 
 @study_commands.command("show")
@@ -72,7 +72,10 @@ def study_compare(
     if as_json:
         print_json(rows)
         return
-    print_rows([{name: _shown(value) for name, value in row.items()} for row in rows], "studies")
+    reference_ms = rows[0]["reference_ms"]
+    columns = ("study", "sampler", "seed", "complete", "hypervolume", "on_front", "on_common_front")
+    shown = [{name: _shown(value) for name, value in row.items()} for row in rows]
+    print_rows(shown, f"studies; hypervolumes below {reference_ms:.2f} ms", columns=columns)
 
 
 @study_commands.command("export")

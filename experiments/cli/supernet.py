@@ -10,7 +10,7 @@ from experiments.cli.terminal import AsJson, Storage, console_of, print_json, pr
 from experiments.cli.training import Data, bars
 
 supernet = typer.Typer(
-    help="One network whose parts are all architectures of a space: seconds per architecture, once it is trained.",
+    help="Train one network whose parts are all architectures. Each is then scored in seconds.",
     no_args_is_help=True,
 )
 Weights = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="last.safetensors of a supernet's run folder.")]

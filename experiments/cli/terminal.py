@@ -36,7 +36,7 @@ Classes = Annotated[int | None, typer.Option("--classes", help="Number of classe
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str, *, columns: Collection[str] = ()) -> None:
     """A table of the rows, or of those `columns` of them: what does not fit a terminal is left to `--json`."""
-    shown = [name for name in rows[0] if not columns or name in columns] if rows else ["nothing yet"]
+    shown = list(columns or rows[0]) if rows else ["nothing yet"]
     table = plain_table(title, shown, numbers=[name for name in shown if rows and _is_number(rows[0][name])])
     for row in rows:
         table.add_row(*("" if row[name] is None else str(row[name]) for name in shown))

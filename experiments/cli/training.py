@@ -71,7 +71,10 @@ def train(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Train an architecture to a recipe, resumably; scores on the way, keeps the best and the last weights."""
+    """Train an architecture by a recipe, resumably.
+
+    It is scored on the way, and the best and the last weights are kept.
+    """
     from experiments.front.lookup import chosen
     from experiments.training.run import run_training, training_job
 
@@ -143,7 +146,10 @@ def evaluate(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """mIoU, IoU of every class, pixel and mean accuracy on a data set's validation split, at the original size."""
+    """Score weights on the validation split of a data set.
+
+    Prints mIoU, IoU of every class, pixel and mean accuracy, at the original size of the images.
+    """
     from evaluators.datasets.imagenet import ClassFolders
     from experiments.training.prediction import evaluate_weights, judging, segmentation_network
     from experiments.training.run import open_dataset
@@ -193,7 +199,10 @@ def predict(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Label images of one's own: an overlay to look at and a map of class numbers for each."""
+    """Label images of one's own.
+
+    Writes an overlay to look at and a map of class numbers for each.
+    """
     from evaluators.datasets.named import any_dataset_named
     from experiments.training.prediction import classes_of, judging, predict_images, segmentation_network
     from topformer.config import anchor_name
@@ -226,7 +235,7 @@ def recipes(
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
-    """The training recipes that come with the tool, or every setting of one."""
+    """List the training recipes, or every setting of one."""
     from evaluators.datasets.named import LAYOUTS, SCENES
     from experiments.training.recipe_files import recipe_named, shipped_recipes
     from topformer.config import ANCHORS

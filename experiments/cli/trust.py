@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL, without_password
+from experiments.cli.help import WholeSentences
 from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows, storage_flag
 from topformer.errors import UserError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 CANDIDATES = "proxy-short,proxy-long,parameters,macs,naswot,synflow"
 
 trust = typer.Typer(
-    help="How far can a proxy's ranking be believed? Compare its order of architectures with that of long trainings.",
+    help="Say how far a proxy's ranking can be believed. Its order is compared with that of long trainings.",
     no_args_is_help=True,
 )
 
@@ -28,7 +29,7 @@ trust = typer.Typer(
 records = typer.Typer(
     help="Every evaluation of a store as a file of JSON lines, without weights.", no_args_is_help=True
 )
-trust.add_typer(records, name="records")
+trust.add_typer(records, name="records", cls=WholeSentences)
 
 
 @trust.command("run")
@@ -151,10 +152,8 @@ def trust_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
         print_json(rows)
         return
     for row in rows:
-        row["kendall_tau"] = ", ".join(
-            f"{fidelity} {'-' if tau is None else f'{tau:.2f}'}" for fidelity, tau in row["kendall_tau"].items()
-        )
-    print_rows(rows, "trust reports")
+        row["created"] = row["created"][:10]
+    print_rows(rows, "trust reports", columns=("report", "from", "created", "space", "data", "architectures"))
 
 
 @trust.command("delete")
@@ -230,7 +229,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print(view: "ReportView") -> None:
-    print_rows(view.agreement, f"trust report {view.report.name}")
+    from experiments.views.trust import AGREEMENT, COSTS
+
+    print_rows(view.agreement[1:], f"trust report {view.report.name}", columns=AGREEMENT)
+    print_rows(view.agreement, "", columns=COSTS)
     for sentence in view.about:
         print(sentence)
     if view.orderings:

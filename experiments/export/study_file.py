@@ -38,8 +38,9 @@ from experiments.study_config import StudyConfig
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate, Task, TopFormerConfig, strict_json
+from topformer.config import Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, first_line
+from topformer.reading import ordinary_file, strict_json
 from topformer.version import DISTRIBUTION, tool_version
 from topformer.writing import write_whole
 
@@ -318,9 +319,7 @@ def _front_of(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
 def _contents(path: Path) -> dict[str, bytes]:
     """Of every member; refuses names, sizes and kinds of members that no export writes."""
     try:
-        if path.exists() and not path.is_file():  # a device may have no end
-            raise UserError(f"the archive {str(path)!r} is no file; name one of: topformer-nas study export.")
-        with zipfile.ZipFile(path) as archive:
+        with ordinary_file(path, "the archive") as file, zipfile.ZipFile(file) as archive:
             names = [info.filename for info in archive.infolist()]
             if sorted(names) != sorted((_MANIFEST, *_MEMBERS)):
                 strange = sorted(set(names) - {_MANIFEST, *_MEMBERS}) or ["members missing or there twice"]
@@ -347,8 +346,6 @@ def _contents(path: Path) -> dict[str, bytes]:
         ValueError,
     ) as error:
         raise UserError(f"{path} is not a readable archive ({error}); copy it again.") from None
-    except OSError as error:
-        raise UserError(f"cannot read the archive {str(path)!r} ({error.strerror or error}).") from None
 
 
 def _parsed(path: Path, member: str, kind: type[Entry], content: bytes) -> Entry:

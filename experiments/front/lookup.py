@@ -14,8 +14,9 @@ from experiments.front.confidence import MOST_COMPARED
 from experiments.front.pareto import nearest, non_dominated
 from latency_lut import tables
 from latency_lut.table import LatencyTable, find_table
-from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size, parse_json
+from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size
 from topformer.errors import UserError, unknown_name
+from topformer.reading import MIB, file_text, parse_json
 
 if TYPE_CHECKING:
     from experiments.store.records import Outlines, Study, Trial
@@ -103,25 +104,17 @@ def _is_there(path: Path) -> bool:
 
 def _from_file(argument: str, path: Path) -> Chosen:
     """An architecture's JSON, or the card of an export."""
-    try:
-        if path.is_char_device():  # it may have no end
-            raise UserError(f"the architecture {str(path)!r} is a device; name a JSON file.")
-        text = path.read_text(encoding="utf-8")
-        values = parse_json(text, where=str(path))
-        if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
-            if (said := values.get("format", CARD_FORMAT)) != CARD_FORMAT:
-                raise UserError(
-                    f"{path} is a card of format {str(said)[:20]}, this tool reads {CARD_FORMAT}; save its "
-                    '"architecture" alone as a JSON file.'
-                )
-            task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
-            arch = TopFormerConfig.from_dict(values["architecture"], where=str(path))
-            return Chosen(text=argument, arch=arch, task=task)
+    values = parse_json(file_text(path, "the architecture", most_bytes=MIB), where=str(path))
+    if not (isinstance(values, dict) and isinstance(values.get("architecture"), dict)):
         return Chosen(text=argument, arch=TopFormerConfig.from_dict(values, where=str(path)))
-    except OSError as error:
-        raise UserError(f"cannot read the architecture {str(path)!r} ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file.") from None
+    if (said := values.get("format", CARD_FORMAT)) != CARD_FORMAT:
+        raise UserError(
+            f"{path} is a card of format {str(said)[:20]}, this tool reads {CARD_FORMAT}; save its "
+            '"architecture" alone as a JSON file.'
+        )
+    task = Task.from_dict(values.get("task", {}), where=f"{path}, task")
+    arch = TopFormerConfig.from_dict(values["architecture"], where=str(path))
+    return Chosen(text=argument, arch=arch, task=task)
 
 
 def _trial(name: str, number: int, storage: str, fidelity: str | None) -> Chosen:

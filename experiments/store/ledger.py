@@ -6,6 +6,7 @@ candidate follows from architecture and task. A file is taken in whole or not at
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
@@ -16,14 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.store.records import Evaluation, Record, StoredMetrics, first_mistake
 from experiments.store.store import Store
-from topformer.config import Candidate, Task, TopFormerConfig, content_key, strict_json
+from topformer.config import Candidate, Task, TopFormerConfig, content_key
 from topformer.errors import UserError, first_line, unknown_name
+from topformer.reading import MIB, file_content, strict_json
 from topformer.writing import write_whole
 
 FORMAT = "topformer-nas records"
 VERSION = 1
-MOST_BYTES = 256 * 2**20
-MOST_LINE_BYTES = 8 * 2**20
+MOST_BYTES = 128 * MIB
+MOST_LINE_BYTES = 8 * MIB
 
 
 class _Line(BaseModel):
@@ -118,20 +120,10 @@ def _as_line(one: Evaluation) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise UserError(f"cannot read the records {str(path)!r} (not a file).")
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} has over {MOST_BYTES // 2**20} MiB; records are not that large.")
-        with path.open("rb") as file:
-            while line := file.readline(MOST_LINE_BYTES + 1):
-                if len(line) > MOST_LINE_BYTES:
-                    raise UserError(
-                        f"{path} has a line of over {MOST_LINE_BYTES // 2**20} MiB; records are not that long."
-                    )
-                yield line
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the records {str(path)[:200]!r} ({first_line(error)}).") from None
+    for line in io.BytesIO(file_content(path, "the records", most_bytes=MOST_BYTES)):
+        if len(line) > MOST_LINE_BYTES:
+            raise UserError(f"{path} has a line of over {MOST_LINE_BYTES // MIB} MiB; records are not that long.")
+        yield line
 
 
 def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:

@@ -76,8 +76,9 @@ from experiments.store.schema import (
 )
 from experiments.study_config import StudyConfig
 from latency_lut.table import LatencyEstimate
-from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, strict_json
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
+from topformer.reading import strict_json
 
 if TYPE_CHECKING:
     pass

@@ -15,6 +15,7 @@ from evaluators.datasets.named import LAYOUTS, SCENES
 from evaluators.recipe import Augmentation, Protocol, ResizedCrop, TrainingRecipe
 from topformer.config import ANCHORS
 from topformer.errors import UserError, unknown_name
+from topformer.reading import MIB, file_text, parse_toml, plain
 
 _T = TypeVar("_T")
 
@@ -73,14 +74,7 @@ def _read(text: str) -> dict[str, Any]:
     path = Path(text)
     if path.suffix != SUFFIX:
         raise unknown_name("recipe", text, shipped_recipes(), advice="Or give the path of a .toml file.")
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise UserError(f"cannot read the recipe {text!r} (not a file).")
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin a text with a mark
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {text!r} ({error.strerror}).") from None
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8, too long a number, too deep a list
-        raise UserError(f"recipe {text} is not TOML ({str(error)[:200]}).") from None
+    content = parse_toml(file_text(path, "the recipe", most_bytes=MIB), f"recipe {text}")
     if "base" in content:  # an own file may change a shipped one
         base = content.pop("base")
         if base not in shipped_recipes():
@@ -134,7 +128,7 @@ def _change(text: str) -> dict[str, Any]:
     if not equals or not all(part.isidentifier() for part in parts):
         raise UserError(f"--set takes SETTING=VALUE, such as training.iterations=2000, not {_shown(text)}.")
     try:
-        table = tomllib.loads(f"value = {value}")
+        table = plain(tomllib.loads(f"value = {value}"))
     except (ValueError, RecursionError):
         table = {"value": value.strip()}  # a bare word
     if len(table) > 1:

@@ -20,8 +20,9 @@ from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict
 from experiments.store.records import Study
 from experiments.store.store import Store, store_if_any
 from search_space import SearchSpace
-from topformer.config import TopFormerConfig, strict_json
+from topformer.config import TopFormerConfig
 from topformer.errors import UserError, first_line, unknown_name
+from topformer.reading import strict_json
 
 FORMAT = 1
 """Version of the trust report; see docs/formats.md."""

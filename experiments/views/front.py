@@ -145,12 +145,12 @@ class FrontView:
             notes.append(anchor.sentence)
         if self.rows and self.noise_pct is not None:
             notes.append(
-                f"+-: 90 % of repeated trainings, whose noise is {self.noise_pct:.2f} points of mIoU; the best "
-                "of many had luck, too. on front: probability, with that noise and what the latencies do not share of "
-                "their errors; * is on the front as measured, (knee) its knee."
+                f"±: 90 % of repeated trainings, whose noise is {self.noise_pct:.2f} points of mIoU; the best of many "
+                "is partly lucky. on front: probability, with that noise and what the latencies do not share of their "
+                "errors; * is on the front as measured, (knee) its knee."
             )
         elif self.rows:
-            notes.append("no +-: no trust report has repeated trainings by this evaluator.")
+            notes.append("no ±: no trust report has repeated trainings by this evaluator.")
         return tuple(notes)
 
     def as_dicts(self) -> list[dict[str, Any]]:
@@ -228,4 +228,4 @@ def front_rows(
 
 def margin_text(pct: float | None) -> str:
     """What stands behind a number whose noise is known: half its 90 % interval."""
-    return "" if pct is None else f" +-{pct:.2f}"
+    return "" if pct is None else f" ±{pct:.2f}"

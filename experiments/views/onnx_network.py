@@ -31,7 +31,7 @@ class EstimatedNetwork:
     def interval(self) -> str:
         """What the interval covers, in words."""
         errors, found = self.header.error_model, self.found
-        text = f"{errors.level:.0%} interval: +-{WHOLE_NETWORK_PCT:g} % of the total, {errors.basis}"
+        text = f"{errors.level:.0%} interval: ±{WHOLE_NETWORK_PCT:g} % of the total, {errors.basis}"
         if found.flagged:
             text += f"; the upper end also has {FLAGGED_PCT:g} % of the {found.flagged_ms:.2f} ms that is flagged"
         return text

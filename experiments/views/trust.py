@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from evaluators.base import short_names
 from evaluators.trust import INTERVAL_PCT, TRUSTED_TAU, Verdict
 from experiments.store.store import Store
 from experiments.trust.standing import (
@@ -57,7 +58,7 @@ class ReportView:
 
     report: TrustReport
     agreement: tuple[Cells, ...]
-    """How far each fidelity orders architectures as the reference does: over all, and within the band."""
+    """The reference, then how far each fidelity orders architectures as it does: over all, and within the band."""
     about: tuple[str, ...]
     """What the agreement is of, and how to read it."""
     orderings: tuple[Cells, ...]
@@ -72,6 +73,7 @@ class ReportView:
 
 
 def report_view(report: TrustReport) -> ReportView:
+    short = short_names([report.reference, *(one.fidelity for one in report.fidelities)])
     in_band = sum(report.in_band(one) for one in report.ranked)
     about = [
         f"{len(report.ranked)} architectures of {report.space} at {'x'.join(map(str, report.image_size))} px on "
@@ -82,62 +84,70 @@ def report_view(report: TrustReport) -> ReportView:
         "trainings that found what only the far side of an image tells."
     ]
     about += [
-        f"{one.fidelity}: band tau above the best zero-cost proxy's by {interval_text(one.above_zero_cost)}."
+        f"{short[one.fidelity]}: band tau above the best zero-cost proxy's by {interval_text(one.above_zero_cost)}."
         for one in report.fidelities
         if one.above_zero_cost is not None
     ]
-    standings = [Standing(report=report.name, trust=one) for one in report.fidelities if not one.zero_cost]
+    standings = [(one, Standing(report=report.name, trust=one)) for one in report.fidelities if not one.zero_cost]
     return ReportView(
         report=report,
-        agreement=(_reference_cells(report), *(cells for one in report.fidelities for cells in _fidelity_cells(one))),
+        agreement=(_reference_cells(report), *(_fidelity_cells(one, short[one.fidelity]) for one in report.fidelities)),
         about=tuple(about),
-        orderings=_ordering_cells(report),
-        decided=tuple(_decided(report)),
+        orderings=_ordering_cells(report, short),
+        decided=tuple(_decided(report, short)),
         warnings=tuple(
-            f"warning: {one.trust.fidelity}: {one.short}; a study on it says so (trusted from {TRUSTED_TAU:g} on)."
-            for one in standings
-            if one.trust is not None and not one.trusted
+            f"warning: {short[one.fidelity]}: {said.short}; a study on it says so (trusted from {TRUSTED_TAU:g} on)."
+            for one, said in standings
+            if not said.trusted
         ),
     )
 
 
 _COLUMNS = (
     "fidelity",
-    "over",
     "tau",
+    "tau in band",
+    "regret %, 1/3/5",
+    "regret in band",
     "Spearman",
-    "regret %, top 1/3/5",
+    "Spearman in band",
     "noise %",
     "far cue %",
-    "CPU s each",
+    "CPU s",
     "of reference",
 )
+AGREEMENT = ("fidelity", "tau", "tau in band", "regret %, 1/3/5")
+"""Columns of `ReportView.agreement` that eighty characters hold, and those that come after them."""
+COSTS = ("fidelity", "Spearman", "noise %", "far cue %", "CPU s", "of reference")
 
 
 def _reference_cells(report: TrustReport) -> Cells:
     return dict.fromkeys(_COLUMNS) | {
-        "fidelity": f"{report.reference} (reference)",
+        "fidelity": report.reference,
         "noise %": _number(report.reference_noise_pct),
         "far cue %": _share(report.reference_far_cue_found_pct),
-        "CPU s each": _seconds(report.reference_cpu_seconds),
+        "CPU s": _seconds(report.reference_cpu_seconds),
         "of reference": "100 %",
     }
 
 
-def _fidelity_cells(one: FidelityTrust) -> Iterator[Cells]:
-    """A row over all architectures, and one within the band."""
-    for over, found, regrets in (("all", one.overall, one.regret_pct), ("band", one.band, one.band_regret_pct)):
-        estimates = {} if found is None else {"tau": found.kendall, "Spearman": found.spearman}
-        cells = dict.fromkeys(_COLUMNS) | {"over": over, "tau": "none", "Spearman": "none"}
-        cells |= {name: interval_text(estimate) for name, estimate in estimates.items()}
-        cells["regret %, top 1/3/5"] = " / ".join(f"{regret:.2f}" for regret in regrets.values())
-        if over == "all":
-            cells["fidelity"] = one.fidelity
-            cells["noise %"] = _number(one.noise_pct)
-            cells["far cue %"] = _share(one.far_cue_found_pct)
-            cells["CPU s each"] = _seconds(one.cpu_seconds)
-            cells["of reference"] = f"{100 * one.cost_share:.3g} %"
-        yield cells
+def _fidelity_cells(one: FidelityTrust, name: str) -> Cells:
+    cells: dict[str, str | None] = {"fidelity": name}
+    for place, found in (("", one.overall), (" in band", one.band)):
+        cells[f"tau{place}"] = "none" if found is None else interval_text(found.kendall)
+        cells[f"Spearman{place}"] = "none" if found is None else interval_text(found.spearman)
+    for column, regrets in (("regret %, 1/3/5", one.regret_pct), ("regret in band", one.band_regret_pct)):
+        cells[column] = "/".join(f"{regret:.2f}" for regret in regrets.values())
+    return (
+        dict.fromkeys(_COLUMNS)
+        | cells
+        | {
+            "noise %": _number(one.noise_pct),
+            "far cue %": _share(one.far_cue_found_pct),
+            "CPU s": _seconds(one.cpu_seconds),
+            "of reference": f"{100 * one.cost_share:.3g} %",
+        }
+    )
 
 
 def _number(value: float | None) -> str:
@@ -152,20 +162,20 @@ def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _ordering_cells(report: TrustReport) -> tuple[Cells, ...]:
+def _ordering_cells(report: TrustReport, short: Mapping[str, str]) -> tuple[Cells, ...]:
     """A row for each ordering, a column for each fidelity."""
     rows: dict[str, dict[str, str | None]] = {}
     for one in report.decisions:
         name = f"{one.ordering}{' *' if one.tuned else ''}"
-        row = rows.setdefault(name, {"ordering": name, "published": _number(one.published_pct)})
-        row[one.fidelity] = f"{one.difference_pct:+.2f} +-{one.margin_pct:.2f} {one.verdict}"
+        row = rows.setdefault(name, {"ordering": name, "paper": _number(one.published_pct)})
+        row[short[one.fidelity]] = f"{one.difference_pct:+.2f} ±{one.margin_pct:.2f} {one.verdict[0]}"
     columns = dict.fromkeys(column for row in rows.values() for column in row)
     return tuple(dict.fromkeys(columns) | row for row in rows.values())
 
 
-def _decided(report: TrustReport) -> Iterator[str]:
+def _decided(report: TrustReport, short: Mapping[str, str]) -> Iterator[str]:
     for fidelity in dict.fromkeys(one.fidelity for one in report.decisions):
         said = [one.verdict for one in report.decisions if one.fidelity == fidelity]
-        yield f"{fidelity}: {', '.join(f'{said.count(word)} {word}' for word in get_args(Verdict))}."
+        yield f"{short[fidelity]}: {', '.join(f'{said.count(word)} {word}' for word in get_args(Verdict))}."
     if report.decisions:
-        yield "Decided at the noise between trainings, 90 %; * had a part in the making of scenes."
+        yield "r: reproduced, i: inverted, u: undecided at the noise between trainings (90 %); * had a part in scenes."

@@ -51,7 +51,9 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "pyramid" else []) for name in SPACES]
+)
 def test_columns_cost_what_the_scalar_path_says(name: str) -> None:
     space = SPACES[name]
     table = table_of(space)
@@ -80,6 +82,7 @@ def test_an_exhaustive_scan_counts_every_candidate_once() -> None:
     assert compiled.share_under(budget, compiled.every()) == pytest.approx(expected, abs=1.5 / space.size)
 
 
+@pytest.mark.slow
 def test_the_full_space_is_sampled_not_enumerated() -> None:
     compiled = CompiledTable(table_of(SPACES["pyramid"]), SPACES["pyramid"])
     with pytest.raises(UserError, match="too many to go through"):

@@ -42,7 +42,6 @@ def test_fvcore_on_the_network_finds_what_the_blocks_say(arch: TopFormerConfig) 
     require_equal_to_blocks(arch, TASK)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ANCHORS)
 def test_fvcore_on_the_anchors_finds_what_the_blocks_say(name: str) -> None:
     require_equal_to_blocks(ANCHORS[name], TASK)
@@ -72,14 +71,12 @@ def test_macs_are_what_the_convolutions_and_matrix_products_of_the_network_do(ar
     assert round(costs(arch, TASK).macs_g * 1e9) == convolutions + products
 
 
-@pytest.mark.slow
 def test_parameters_by_module_add_up_and_match_the_released_tiny() -> None:
     found = costs(TINY, Task(image_size=(64, 64)))
     assert found.params == sum(found.params_by_module.values()) == 1_389_654
     assert list(found.params_by_module) == ["token_pyramid", "transformer", "semantic_injection", "head"]
 
 
-@pytest.mark.slow
 def test_published_gigaflops_of_base_at_512_px() -> None:
     assert round(costs(BASE, Task()).fvcore_g, 1) == 1.8  # Table 1
 
@@ -90,7 +87,6 @@ def test_operators_that_fvcore_leaves_out_are_listed() -> None:
     assert "aten::softmax" not in costs(MICRO.replace(extractor="none"), TASK).unsupported_operators
 
 
-@pytest.mark.slow
 def test_classification_is_counted_too() -> None:
     task = Task(kind="classification", image_size=(224, 224), num_classes=1000)
     found = costs(TINY, task)

@@ -121,7 +121,6 @@ def test_a_corrupt_image_ends_a_training_by_its_name(tmp_path: Path) -> None:
         train(model, data, replace(AUGMENTED, class_weight_power=0), train_images=3, seed=0)
 
 
-@pytest.mark.slow
 def test_a_corrupt_image_in_a_worker_ends_a_training_by_its_name(tmp_path: Path) -> None:
 
     from evaluators.training import Execution  # noqa: PLC0415

@@ -75,7 +75,6 @@ def timeless(metrics: Metrics) -> Metrics:
     return replace(metrics, seconds=0.0, cpu_seconds=0.0, curve_cpu_seconds=0.0)
 
 
-@pytest.mark.slow
 def test_same_candidate_and_replicate_give_the_same_bits() -> None:
     first = evaluated(0)
     torch.rand(3)

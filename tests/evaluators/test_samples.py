@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -130,7 +130,6 @@ def test_hue_and_saturation_change_colours() -> None:
     assert all(pixel.argmax() == 0 for pixel in seen)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(0, 10_000))
 def test_any_image_gives_a_crop_of_the_size_asked_for(height: int, width: int, seed: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
@@ -139,7 +138,6 @@ def test_any_image_gives_a_crop_of_the_size_asked_for(height: int, width: int, s
     assert set(np.unique(labels)) <= {1, IGNORE}
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 200), st.integers(2, 200), st.integers(0, 10_000))
 def test_any_image_gives_a_resized_crop(height: int, width: int, seed: int) -> None:
     crop = ResizedCrop(size_px=32, area_min=0.08, aspect_max=4 / 3, photometric=False)

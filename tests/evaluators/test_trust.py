@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -31,7 +31,6 @@ MARGIN_PCT = 1.645 * math.sqrt(2)
 """Of one training each, at that noise."""
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=12))
 def test_agreement_is_scipys_with_ties(pairs: list[tuple[int, int]]) -> None:
     reference, values = zip(*pairs, strict=True)

@@ -32,6 +32,7 @@ def test_a_runtime_says_what_it_is(runtime: Runtime) -> None:
     assert all((info.name, info.version, info.checksum, info.precision, info.threads))
 
 
+@pytest.mark.slow
 def test_a_runtime_builds_the_same_graph_each_time_of_a_block_and_of_a_network(runtime: Runtime) -> None:
     assert runtime.build(STEM) == runtime.build(STEM) != b""
     network = Candidate(arch=TINY, task=Task(image_size=(64, 64)))

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +26,6 @@ from topformer.model import BlockModule, Pool
 SIDES = st.integers(1, 40)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, st.data())
 def test_static_pooling_equals_adaptive_pooling(height: int, width: int, data: st.DataObject) -> None:
     grid = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
@@ -72,7 +71,6 @@ def test_exportable_leaves_the_network_as_it_was() -> None:
     assert static.state_dict().keys() == before.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (65, 97)])
 @pytest.mark.parametrize("extractor", ["attention", "ppm", "aspp"])
 def test_graphs_of_blocks_compute_what_the_modules_do(size: tuple[int, int], extractor: str) -> None:
@@ -102,6 +100,7 @@ def test_activations_neither_grow_nor_vanish_along_a_network(arch: TopFormerConf
     assert 0.5 < min(spreads) <= max(spreads) < 2
 
 
+@pytest.mark.slow
 def test_subnormal_numbers_are_flushed_although_onnxruntimes_first_session_stops_that() -> None:
     code = """
 import torch

@@ -57,7 +57,11 @@ def worst_difference(candidate: Candidate, model: nn.Module) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"), [("tiny", (64, 96)), ("small", (64, 96)), ("base", (64, 96)), ("tiny", (512, 512))]
+    ("name", "size"),
+    [
+        *((name, (64, 96)) for name in ANCHORS),
+        pytest.param("tiny", (512, 512), marks=pytest.mark.thorough),
+    ],
 )
 def test_the_payload_computes_the_logits_of_an_anchor(name: str, size: tuple[int, int]) -> None:
     """At 512 random weights decide how much rounding grows: with seeds 1 and 2 the payload's logits of Tiny are 5e-4

@@ -184,7 +184,7 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(claim: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(claim: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not claim():
         assert time.monotonic() < end, "waited in vain"

@@ -40,7 +40,6 @@ def test_the_cover_of_quickstart_is_what_enumeration_finds() -> None:
     assert {block.key for block in blocks(space)} == keys(space.candidates())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "base",
     [
@@ -81,14 +80,13 @@ def test_the_cover_of_a_classification_space_is_what_enumeration_finds() -> None
     assert {block.key for block in blocks(space)} == keys((*space.candidates(), *anchors(space)))
 
 
-@pytest.mark.slow
-def test_the_cover_of_pyramid_has_every_block_of_500_random_candidates_and_of_the_anchors() -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(5000, marks=pytest.mark.thorough)])
+def test_the_cover_of_pyramid_has_every_block_of_random_candidates_and_of_the_anchors(count: int) -> None:
     space, rng = preset("pyramid", task=Task()), random.Random(0)
-    found = keys((*(space.sample(rng) for _ in range(500)), *anchors(space)))
+    found = keys((*(space.sample(rng) for _ in range(count)), *anchors(space)))
     assert found <= {block.key for block in pyramid_blocks()}
 
 
-@pytest.mark.slow
 def test_a_table_of_pyramid_stays_in_the_thousands_of_rows_for_each_image_size() -> None:
     space = preset("pyramid", task=Task())
     others = tuple(knob for knob in space.knobs if knob.name != "image_size")

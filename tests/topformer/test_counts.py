@@ -103,6 +103,7 @@ def test_ablations_of_base_have_the_published_counts(
         assert round(cost_at(arch, 512)[1] / 1e9, 3) == fvcore_g
 
 
+@pytest.mark.slow
 def test_cityscapes_flops_need_base_with_128_injection_channels() -> None:
     """Supplement, Table 2: 2.7 G at 512x1024 and 11.2 G at 1024x2048, 19 classes; fvcore without its norm term."""
     arch = BASE.replace(injection_channels=128)

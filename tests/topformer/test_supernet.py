@@ -158,17 +158,17 @@ def test_a_subnet_is_the_whole_network_with_zeros_elsewhere(pair: str) -> None:
     assert_the_rest_may_be_zero(supernet_of(maximal), arch, images(64, 128))
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("name", SPACES)
-def test_every_sampled_member_is_a_subnet_of_the_largest(name: str) -> None:
+def test_every_sampled_member_is_a_subnet_of_the_largest(name: str, count: int) -> None:
     space = preset(name, task=Task(num_classes=CLASSES))
     supernet, rng = supernet_of(space.largest.arch), random.Random(5)
-    members = [space.smallest, *(space.sample(rng) for _ in range(200))]
-    assert [supernet.why_not(member.arch) for member in members] == [None] * 201
+    members = [space.smallest, *(space.sample(rng) for _ in range(count))]
+    assert {supernet.why_not(member.arch) for member in members} == {None}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 25))])
 @pytest.mark.parametrize("name", SPACES)
 def test_random_members_pass_both_oracles(name: str, seed: int) -> None:
     space = preset(name, task=Task(num_classes=CLASSES))

@@ -43,6 +43,7 @@ def test_a_sound_folder_is_counted_and_fingerprinted(mine: Shell) -> None:
     assert content["fingerprint"] == any_dataset_named("mine").fingerprint
 
 
+@pytest.mark.slow
 def test_a_sound_folder_for_people(mine: Shell) -> None:
     code, out, err = mine("datasets", "check", "mine", "--plot", "classes.png")
     assert (code, err) == (0, "")
@@ -122,7 +123,7 @@ def test_scenes_are_checked(mine: Shell) -> None:
     assert content["fingerprint"] == any_dataset_named("scenes").fingerprint
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_scenes_of_another_number_of_classes_are_checked(mine: Shell) -> None:
     content = mine.json("datasets", "check", "scenes:150", "--sample", "2")
     assert isinstance(content, dict)

@@ -287,7 +287,6 @@ def test_a_query_tells_the_share_of_post_processing_and_what_it_would_add(tables
     assert (code, "is not in the table" in out) == (0, True)
 
 
-@pytest.mark.slow
 def test_savings_are_listed_from_the_largest_and_are_exact(tables: Shell) -> None:
     words = ("savings", "base", "--space", "quickstart", "--table", "phone", *SMALL_TASK)
     content = answer(tables, *words)
@@ -317,7 +316,6 @@ def test_savings_outside_the_space_are_refused(tables: Shell) -> None:
     assert "unknown search space 'nowhere'; available: pyramid, quickstart. A study's TOML file works too" in named
 
 
-@pytest.mark.slow
 def test_a_scan_of_a_small_space_is_exact(tables: Shell) -> None:
     (tables.folder / "mine.toml").write_text(STUDY)
     scan = ("scan", "--space", "mine.toml", "--table", "phone", "--latency-max")

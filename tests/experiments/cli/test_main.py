@@ -201,7 +201,7 @@ def test_what_validate_cannot_do_is_one_sentence(words: str, fragment: str, stud
     assert fragment in studied.refusal("latency", "validate", *options.split())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_fresh_networks_are_timed_on_this_machine_and_the_table_stays(shell: Shell) -> None:
     (shell.folder / "mine.toml").write_text(SMALL_STUDY)
     shell.json("latency", "measure", "--study", "mine.toml", "--out", "mine")
@@ -394,6 +394,7 @@ def test_a_search_without_its_table_makes_no_database(shell: Shell) -> None:
     assert "unknown latency table 'my-phone'" in shell.refusal("search", "mine.toml")
 
 
+@pytest.mark.slow
 def test_changed_weights_are_not_exported(studied: Shell) -> None:
     for path in (studied.folder / "toy.db.artefacts").iterdir():
         *head, last = path.read_bytes()
@@ -436,6 +437,7 @@ def confirmed(shell: Shell) -> Shell:
     return shell
 
 
+@pytest.mark.slow
 def test_a_choice_by_a_confirmation_is_exported_with_its_weights(confirmed: Shell) -> None:
     every: Any = confirmed.json("front", "toy")
     members: Any = confirmed.json("front", "toy", "--fidelity", "long x2")
@@ -452,6 +454,7 @@ def test_a_choice_by_a_confirmation_is_exported_with_its_weights(confirmed: Shel
     assert own.name.endswith("-long-0.safetensors")
 
 
+@pytest.mark.slow
 def test_a_front_and_an_export_tell_of_a_confirmation(confirmed: Shell) -> None:
     for words in (("front", "toy"), ("front", "toy", "--latency-max", "1e6"), ("export", "toy#0", "--out", "out")):
         code, out, err = confirmed(*words)

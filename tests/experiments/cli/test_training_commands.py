@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from evaluators.datasets.named import dataset_named
+from experiments.cli import main as cli
 from experiments.training.recipe_files import recipe_named, shipped_recipes
 from tests.support import trees
 from tests.support.shell import Shell
@@ -50,17 +52,31 @@ def micro(shell: Shell) -> Shell:
     return shell
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a finished run, made once and copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "micro.json").write_text(MICRO.to_json())
+    trees.folder_tree(folder / "data")
+    words = ("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["topformer-nas", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return folder
+
+
 @pytest.fixture
-def trained(micro: Shell) -> Shell:
-    """A shell with a data set and a finished run."""
-    trees.folder_tree(micro.folder / "data")
-    code, _, err = micro("train", "micro.json", "--data", "data", "--out", "run", *QUICK)
-    assert code == 0, err
-    return micro
+def trained(shell: Shell, finished: Path) -> Shell:
+    """A shell in a copy of that folder."""
+    shutil.copytree(finished, shell.folder, dirs_exist_ok=True)
+    return shell
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["paper", "released"])
+@pytest.mark.parametrize("recipe", ["released", pytest.param("paper", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("layout", TREES)
 def test_each_data_set_trains_evaluates_and_predicts(layout: str, recipe: str, micro: Shell) -> None:
     make, classes = TREES[layout]
@@ -118,6 +134,7 @@ def test_weights_are_judged_as_in_their_training_unless_told_otherwise(trained: 
     assert own["miou_pct"] == pytest.approx(rows[-1]["miou_pct"])
 
 
+@pytest.mark.slow
 def test_weights_are_exported_with_their_own_number_of_classes(trained: Shell) -> None:
     classes = len(saved_classes(trained.folder / "run" / "best.safetensors"))
     found = trained.json(
@@ -181,13 +198,13 @@ def test_two_processes_train_through_the_command_line(micro: Shell) -> None:
     trees.folder_tree(micro.folder / "data")
     command = [sys.executable, "-m", "experiments", "train", "micro.json", "--data", "data", "--out", "run", *QUICK]
     command += ["--set", "freeze_norms=true", "--devices", "2", "--json"]
-    done = subprocess.run(command, cwd=micro.folder, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=micro.folder, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metric"] == "miou_pct"
     victim = next((micro.folder / "data" / "images").rglob("*.*"))
     victim.write_bytes(victim.read_bytes()[:100])
     command[command.index("run")] = "other"
-    done = subprocess.run(command, cwd=micro.folder, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=micro.folder, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 2
     assert victim.name in done.stderr.splitlines()[-1]
 
@@ -196,7 +213,7 @@ def under(limit: str, words: Sequence[str], folder: Path) -> subprocess.Complete
     """The command in a process that runs `limit` first."""
     program = f"{limit}; import sys; sys.argv = sys.argv[1:]; from experiments.cli.main import main; main()"
     command = [sys.executable, "-c", program, "topformer-nas", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
 
 
 def memory_limit(more_bytes: str) -> str:
@@ -208,6 +225,7 @@ def memory_limit(more_bytes: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell) -> None:
     """Files may not grow beyond 100 kB: what a full disk does, too, is to refuse writing."""
     state = (trained.folder / "run" / "state.pt").read_bytes()
@@ -481,7 +499,7 @@ class _Two:
         words += ["--set", "iterations=100000", "--set", "freeze_norms=true", "--devices", "2", "--save-every", "5"]
         command = [sys.executable, "-m", "experiments", *words]
         self.parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + 200
+        until = time.monotonic() + 600
         while not (folder / "run" / "state.pt").exists():
             assert self.parent.poll() is None
             assert time.monotonic() < until
@@ -491,8 +509,8 @@ class _Two:
 
     def end(self) -> tuple[int, str]:
         """Exit code and the last line; no process of it is left."""
-        _, err = self.parent.communicate(timeout=60)
-        until = time.monotonic() + 10
+        _, err = self.parent.communicate(timeout=600)
+        until = time.monotonic() + 120
         while any(Path(f"/proc/{child}").exists() for child in self.children):
             assert time.monotonic() < until, "a process trains on"
             time.sleep(0.1)

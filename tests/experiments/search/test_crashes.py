@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.support.toys import ToyEvaluator, run_toy, toy_config
 if __name__ == "__main__":
-    run_toy(Path({folder!r}), toy_config(sampler="nsga2"), ToyEvaluator(seconds=0.3), workers=2)
+    run_toy(Path({folder!r}), toy_config(sampler="nsga2"), ToyEvaluator(seconds=3), workers=2)
 """
 
 
@@ -39,16 +40,18 @@ def settled(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_loses_at_most_what_was_in_flight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [(1, 8), pytest.param(range(1, 13), marks=pytest.mark.thorough)])
+def test_a_driver_that_is_killed_loses_at_most_what_was_in_flight(tmp_path: Path, kills: Sequence[int]) -> None:
+    """Killed when so many trials are settled."""
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     folder = tmp_path / "killed"
     script = tmp_path / "driver.py"
     script.write_text(DRIVER.format(root=str(Path(__file__).parents[3]), folder=str(folder)))
     kept = 0
-    for wanted in (1, 8):
+    for wanted in kills:
         driver = subprocess.Popen([sys.executable, "-W", "ignore", str(script)])
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while settled(folder) < wanted and driver.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         assert driver.poll() is None, "the driver ended before it could be killed"

@@ -117,7 +117,8 @@ def test_equal_values_are_predicted_equal() -> None:
     assert mean[0] == pytest.approx(7.0)
 
 
-@settings(max_examples=5, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=settings().max_examples // 8)  # each fits a predictor twice
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(3, 12), size=st.integers(1, 9))
 def test_a_batch_is_canonical_new_and_within_the_budget(seed: int, count: int, size: int) -> None:
     table = toy_table()
@@ -141,6 +142,7 @@ def word_guide() -> Guide:
     return Guide(WORDS, CompiledTable(find_table("snapdragon865-a77-1core-fp32"), WORDS), max_ms=110.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_first_batch_tries_every_word(seed: int) -> None:
     """Two of three first batches had no four-scale injection, and what was never tried was never proposed either."""
@@ -153,6 +155,7 @@ def test_a_first_batch_tries_every_word(seed: int) -> None:
     assert len(tried) > len({(name, value) for point in plain for name, value in point.items()})
 
 
+@pytest.mark.slow
 def test_a_word_that_was_never_tried_comes_first() -> None:
     points = [point for point in word_guide().spread(size=60, seed=0) if point["injected_strides"] != "4-8-16-32"]
     ms = word_guide().latency_ms(word_guide()._indices(points))
@@ -182,6 +185,7 @@ def test_an_impossible_budget_gives_nothing() -> None:
     assert guide(1e-6).batch(evaluated(drawn(5, 0)), [], size=4, seed=0) == []
 
 
+@pytest.mark.slow
 def test_a_guide_beats_chance_at_the_same_number_of_evaluations() -> None:
     reference = 1.2 * max(evaluated(drawn(200, 9)).latency_ms)
 

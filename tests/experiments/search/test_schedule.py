@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.base import Score
 from experiments.export.study_file import export_study, import_study, read_archive
 from experiments.front.confidence import front_probabilities
 from experiments.front.lookup import at_rung
@@ -24,6 +22,7 @@ from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing
 from experiments.views.front import front_rows
 from experiments.views.studies import study_summary
+from tests.support.toy_evaluator import SizeScorer
 from tests.support.toys import (
     STUDY,
     TASK,
@@ -36,34 +35,9 @@ from tests.support.toys import (
     toy_url,
 )
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate
 from topformer.errors import UserError
 
 POINTS = st.lists(st.tuples(st.integers(1, 12).map(float), st.integers(1, 12).map(float)), min_size=1, max_size=30)
-
-
-@dataclass(frozen=True)
-class SizeScorer:
-    """Scores by parameters; trains nothing."""
-
-    fingerprint: str = "size-1"
-    fidelity: str = "size"
-    seen: Path | None = None
-    """A folder that gets a file for each evaluation."""
-
-    def why_not(self, candidate: Candidate) -> str | None:
-        return None
-
-    def evaluate(
-        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: Any = None
-    ) -> Score:
-        if self.seen is not None:
-            with (self.seen / candidate.key).open("a") as file:
-                file.write("x")
-        if is_unlucky(candidate):
-            raise RuntimeError("cannot be scored")
-        size = float(sum(block.parameters for block in candidate_blocks(candidate)))
-        return Score(value=size, seconds=0.0, cpu_seconds=0.0)
 
 
 def run(
@@ -245,6 +219,7 @@ def test_confirming_again_trains_nothing_and_another_confirmation_only_what_is_n
     assert events[1:] == [Event(done=14, total=14), Event(done=8, total=8, rung="long")]
 
 
+@pytest.mark.slow
 def test_a_study_with_rungs_is_the_same_after_interruptions_and_with_two_workers(tmp_path: Path) -> None:
     class BreakOffError(Exception):
         pass

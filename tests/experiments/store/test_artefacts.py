@@ -97,6 +97,7 @@ def test_a_secret_in_the_place_of_weights_is_not_shown() -> None:
     assert "geheim" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_front_and_the_anchors_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.store.database.Artefacts", lambda _: Artefacts(BUCKET))
     result = run_toy(tmp_path, toy_config(trials=12), ToyEvaluator(keeps_weights=True))
@@ -115,6 +116,7 @@ def test_a_study_keeps_its_front_and_the_anchors_there(tmp_path: Path, monkeypat
     assert not (tmp_path / f"toy.db{ARTEFACTS}").exists()
 
 
+@pytest.mark.slow
 def test_storage_that_goes_away_costs_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.store.database.Artefacts", lambda _: Artefacts(BUCKET))
     memory: Any = type(fsspec.filesystem("memory"))

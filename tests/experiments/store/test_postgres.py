@@ -58,6 +58,7 @@ def run(url: str, *, report: object = lambda _: None, seed: int = 0, keeps_weigh
         )
 
 
+@pytest.mark.slow
 def test_a_study_is_the_same_as_in_a_file(url: str, tmp_path: Path, artefacts: Path) -> None:
     found = run(url, keeps_weights=True)
     members = [trial.candidate.key for trial in found.front]
@@ -116,7 +117,8 @@ def test_first_starts_at_once_all_open_the_store(url: str) -> None:
 def test_what_the_server_cannot_keep_is_one_sentence(fidelity: str, url: str) -> None:
     run(url)
     with Store.open(url) as opened:
-        study = replace(opened.study("toy"), name="long", fidelity=fidelity)
+        toy = opened.study("toy")
+        study = replace(toy, config=toy.config.model_copy(update={"name": "long"}), fidelity=fidelity)
         with pytest.raises(UserError, match="cannot keep this, nothing was written"):
             opened.add_study(study, batches=(), trials=())
         assert [one.name for one in opened.studies()] == ["toy"]

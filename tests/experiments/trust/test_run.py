@@ -252,6 +252,7 @@ def run(folder: Path, plan: TrustPlan, *, stop_after: int | None = None) -> tupl
     return report, seen
 
 
+@pytest.mark.slow
 def test_a_report_broken_off_goes_on_without_evaluating_twice(tmp_path: Path) -> None:
     plan = toy_plan()
     with pytest.raises(BreakOffError):
@@ -265,8 +266,15 @@ def test_a_report_broken_off_goes_on_without_evaluating_twice(tmp_path: Path) ->
     assert replace(again, created=report.created) == report
 
 
-def test_a_report_adds_up(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, toy_plan())
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrustReport]:
+    """A folder with the store of a report, made once and only read, and the report."""
+    folder = tmp_path_factory.mktemp("reported")
+    return folder, run(folder, toy_plan())[0]
+
+
+def test_a_report_adds_up(reported: tuple[Path, TrustReport]) -> None:
+    _, report = reported
     parameters = next(one for one in report.fidelities if one.fidelity == "parameters")
     toy = next(one for one in report.fidelities if one.fidelity == "toy")
     assert toy.overall is not None
@@ -287,20 +295,21 @@ def test_a_report_adds_up(tmp_path: Path) -> None:
     assert next(one for one in report.decisions if one.ordering == "S above T").published_pct == 3.3
 
 
+@pytest.mark.slow
 def test_without_replicates_no_ordering_is_decided(tmp_path: Path) -> None:
     report, _ = run(tmp_path, toy_plan(replicates=1))
     assert (report.decisions, report.reference_noise_pct) == ([], None)
 
 
-def test_a_report_reads_back(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, toy_plan())
+def test_a_report_reads_back(reported: tuple[Path, TrustReport]) -> None:
+    folder, report = reported
     assert TrustReport.from_json(report.to_json(), where="here") == report
-    with Store.open(toy_url(tmp_path), read_only=True) as store:
+    with Store.open(toy_url(folder), read_only=True) as store:
         assert find_report("toy-report", store) == find_report(None, store) == report
 
 
-def test_a_report_says_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, toy_plan())
+def test_a_report_says_its_format_and_a_later_one_is_refused(reported: tuple[Path, TrustReport]) -> None:
+    _, report = reported
     assert json.loads(report.to_json())["format"] == 1
     with pytest.raises(UserError, match="its format is 2, this tool reads up to 1"):
         TrustReport.from_json(report.to_json().replace('"format": 1', '"format": 2'), where="here")
@@ -313,8 +322,8 @@ def test_a_damaged_report_is_refused_by_name(damage: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_report_with_a_word_that_is_no_verdict_is_refused(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, toy_plan())
+def test_a_report_with_a_word_that_is_no_verdict_is_refused(reported: tuple[Path, TrustReport]) -> None:
+    _, report = reported
     with pytest.raises(UserError, match=r"decisions\.\d+\.verdict"):
         TrustReport.from_json(report.to_json().replace('"reproduced"', '"sure"'), where="here")
 
@@ -383,6 +392,7 @@ def test_an_architecture_that_fails_stops_the_report_with_its_name(tmp_path: Pat
             run(tmp_path, plan)
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_machine_is_not_recorded(tmp_path: Path) -> None:
     plan = toy_plan(reference=ToyEvaluator(fingerprint="truth", fidelity="truth", disk_is_full=True))
     with pytest.raises(UserError, match="could not be evaluated by truth: No space left"):
@@ -448,6 +458,7 @@ def test_an_evaluator_that_no_report_knows_is_untested(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.71, 0.45])
 def test_a_study_shows_what_its_ranking_is_worth(tau: float, shell: Shell) -> None:
     toy_table().save(shell.folder / "tables" / "toy.lut")

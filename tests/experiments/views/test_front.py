@@ -47,7 +47,7 @@ def test_where_no_report_knows_the_noise_nothing_is_said_of_it(store: Store) -> 
     view = front_view(store, "three")
     assert view.noise_pct is None
     assert {(row.front_probability, row.miou_margin_pct) for row in view.rows} == {(None, None)}
-    assert view.notes[-1] == "no +-: no trust report has repeated trainings by this evaluator."
+    assert view.notes[-1] == "no ±: no trust report has repeated trainings by this evaluator."
 
 
 def test_a_confirmation_has_a_front_of_its_own(store: Store) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from evaluators.trust import Estimate
 from experiments.store.store import Store
 from experiments.trust.standing import OrderingRow
-from experiments.views.trust import report_rows, report_view
+from experiments.views.trust import AGREEMENT, COSTS, report_rows, report_view
 from tests.support.toys import toy_report
 
 
@@ -20,12 +20,12 @@ def test_reports_of_a_store_are_listed_before_those_that_come_with_the_tool(stor
     assert (content["from"], content["kendall_tau"]) == ("store", {"toy": 0.71})
 
 
-def test_a_report_has_its_reference_and_two_rows_for_each_fidelity() -> None:
-    reference, overall, band = report_view(toy_report(0.71)).agreement
-    assert (reference["fidelity"], reference["noise %"]) == ("reference (reference)", "0.20")
-    assert overall["tau"] == "0.71 (0.61 to 0.81)"
-    assert overall["of reference"] == "10 %"
-    assert (band["fidelity"], band["over"], band["tau"]) == (None, "band", "none")
+def test_a_report_has_a_row_for_its_reference_and_for_each_fidelity() -> None:
+    reference, toy = report_view(toy_report(0.71)).agreement
+    assert (reference["fidelity"], reference["noise %"]) == ("reference", "0.20")
+    assert (toy["fidelity"], toy["tau"], toy["tau in band"]) == ("toy", "0.71 (0.61 to 0.81)", "none")
+    assert toy["of reference"] == "10 %"
+    assert reference.keys() == toy.keys() >= {*AGREEMENT, *COSTS}
 
 
 def test_only_an_order_that_cannot_be_relied_upon_is_warned_of() -> None:
@@ -60,9 +60,9 @@ def test_published_orderings_are_a_row_each_and_counted_by_verdict() -> None:
     (row,) = view.orderings
     assert row == {
         "ordering": "base over tiny *",
-        "published": "2.00",
-        "reference": "+1.50 +-0.50 reproduced",
-        "toy": "+1.50 +-0.50 reproduced",
+        "paper": "2.00",
+        "reference": "+1.50 ±0.50 r",
+        "toy": "+1.50 ±0.50 r",
     }
     assert view.decided[0].startswith("reference: 1 reproduced")
     assert len(view.decided) == 3

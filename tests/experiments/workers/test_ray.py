@@ -54,6 +54,7 @@ def test_the_local_study_whatever_dies(tmp_path: Path) -> None:
     assert weights[0] == weights[1] != []
 
 
+@pytest.mark.thorough
 def test_a_node_is_lost_in_the_middle(tmp_path: Path, cluster: Cluster) -> None:
     def alive() -> int:
         return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
@@ -64,7 +65,7 @@ def test_a_node_is_lost_in_the_middle(tmp_path: Path, cluster: Cluster) -> None:
         if event.done == 8:
             cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
         if event.done == event.total:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while alive() != 1:  # the head looks at its nodes now and then
                 assert time.monotonic() < end
                 time.sleep(0.2)

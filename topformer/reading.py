@@ -1,0 +1,108 @@
+"""How is a file from outside read? One reader for its kind, size and text, and for numbers and depth of its content.
+
+Whoever made the file may have meant harm: a pipe that never ends, a number of a million digits, lists in lists.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from topformer.errors import UserError, first_line
+
+MIB = 2**20
+MOST_TEXT_BYTES = 64 * MIB
+MOST_DEPTH = 64
+"""Tables and lists within each other."""
+LARGEST_INTEGER = 2**63 - 1
+_SHOWN = 200
+_DEEP_KEY = re.compile(rf"(?<![\w'\"-])(?:[\w'\"-]++[ \t]*+\.[ \t]*+){{{MOST_DEPTH},}}+")
+
+
+def file_content(path: Path, what: str, *, most_bytes: int) -> bytes:
+    """All of a file; `what` is what a sentence calls it, such as "the recipe".
+
+    Raises `UserError` for what is no ordinary file, larger than `most_bytes`, or cannot be read.
+    """
+    with ordinary_file(path, what) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise UserError(f"{what} {_named(path)} has over {most_bytes // MIB} MiB, which is more than this tool reads.")
+    return content
+
+
+@contextmanager
+def ordinary_file(path: Path, what: str) -> Iterator[BinaryIO]:
+    """A file that is open for reading; raises `UserError` for what is no ordinary file, or cannot be read."""
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe may have no end
+            raise UserError(f"cannot read {what} {_named(path)} (not a file).")
+        with path.open("rb") as file:
+            yield file
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise UserError(f"cannot read {what} {_named(path)} ({reason}).") from None
+
+
+def file_text(path: Path, what: str, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """The text of a file, without the mark that editors of Windows begin it with; raises `UserError` likewise."""
+    try:
+        return file_content(path, what, most_bytes=most_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{str(path)[:_SHOWN]}: not a text file.") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """What a JSON text says; raises `UserError` that names the source for anything that is no JSON."""
+    try:
+        return plain(strict_json(text))
+    except (ValueError, TypeError, RecursionError) as error:  # also thousands of digits or brackets, or no text
+        raise UserError(f"{where}: not JSON ({str(error)[:_SHOWN]}).") from None
+
+
+def strict_json(text: str | bytes) -> Any:
+    """What a JSON text says; raises `ValueError` for numbers that are not finite, too, which JSON does not have."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """What a TOML text says; raises `UserError` that names the source for anything that is no TOML."""
+    if _DEEP_KEY.search(text):  # the parser itself would take gigabytes for a key of 100,000 parts
+        raise UserError(f"{where}: not TOML (a key has more than {MOST_DEPTH} parts).")
+    try:
+        found: dict[str, Any] = plain(tomllib.loads(text))
+    except (ValueError, RecursionError) as error:  # also too long a number, too deep a list
+        raise UserError(f"{where}: not TOML ({str(error)[:_SHOWN]}).") from None
+    return found
+
+
+def plain(values: Any) -> Any:
+    """The same values; raises `ValueError` for integers beyond 64 bits, and for lists and tables nested too deeply."""
+    rest = [(values, 0)]
+    while rest:
+        value, depth = rest.pop()
+        if depth > MOST_DEPTH:
+            raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise ValueError("an integer has more than 64 bits")
+        if isinstance(value, dict):
+            rest += [(one, depth + 1) for one in value.values()]
+        elif isinstance(value, list):
+            rest += [(one, depth + 1) for one in value]
+    return values
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def _named(path: Path) -> str:
+    return repr(str(path)[:_SHOWN])
