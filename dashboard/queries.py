@@ -1,98 +1,95 @@
-"""From the store to data frames; reads only, and says in one sentence why there is nothing to read."""
+"""From the store to views and data frames; reads only.
+
+Raises `UserError`, in one sentence, for a store that is missing, foreign or damaged.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.front.pareto import front
-from experiments.store.records import Study, Trial
-from experiments.store.store import Store
-from experiments.trust.standing import Standing, study_standing
+from experiments import DEFAULT_URL
+from experiments.front.pareto import evaluated
+from experiments.store.records import Trial
+from experiments.store.store import Store, store_if_any
+from experiments.views.front import FrontView, front_view
+from experiments.views.studies import ComparedStudy, StudyRow, comparison, study_rows
+from experiments.views.trust import ReportRow, report_rows
 from topformer.blocks import candidate_blocks
 from topformer.config import anchor_name
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudyView:
-    """One study as the dashboard shows it."""
-
-    study: Study
-    trials: tuple[Trial, ...]
-    frame: pd.DataFrame
-    """One row per settled trial; see `trial_frame`."""
-    table_name: str
-    table_kind: str
-    interval_note: str
-    ranking: Standing
-
-    @property
-    def running(self) -> bool:
-        return self.study.finished is None
+def storage() -> str:
+    """URL of the store that is shown."""
+    return os.environ.get("TOPFORMER_NAS_STORAGE", DEFAULT_URL)
 
 
 def study_names(url: str) -> tuple[str, ...]:
-    """Raises `UserError` for a store that is missing, foreign or damaged."""
     with Store.open(url, read_only=True) as store:
         return tuple(study.name for study in store.studies())
 
 
-def study_view(url: str, name: str) -> StudyView:
+def study_rows_of(url: str) -> tuple[StudyRow, ...]:
     with Store.open(url, read_only=True) as store:
-        study, trials = store.study(name), store.trials(name)
-        ranking = study_standing(study, store)
-    table = study.table
-    return StudyView(
-        study=study,
-        trials=trials,
-        frame=trial_frame(study, trials),
-        table_name=table.header.name,
-        table_kind=table.kind,
-        interval_note=table.interval_note,
-        ranking=ranking,
-    )
+        return study_rows(store)
 
 
-def trial_frame(study: Study, trials: tuple[Trial, ...]) -> pd.DataFrame:
-    """Completed trials of the study's fidelity, by latency: mIoU in per cent, latency with its interval in ms."""
-    members = {trial.number for trial in front(trials, fidelity=study.fidelity)}
+def comparison_of(url: str, names: Sequence[str]) -> tuple[ComparedStudy, ...]:
+    with Store.open(url, read_only=True) as store:
+        return comparison(store, names)
+
+
+def report_rows_of(url: str) -> tuple[ReportRow, ...]:
+    """The reports that come with the tool are there without a store, too."""
+    with store_if_any(url) as store:
+        return report_rows(store)
+
+
+def front_of(url: str, name: str) -> FrontView:
+    """Every settled trial of a study."""
+    with Store.open(url, read_only=True) as store:
+        return front_view(store, name, every=True)
+
+
+def front_frame(view: FrontView) -> pd.DataFrame:
+    """Evaluated trials by latency: mIoU in per cent and latency in ms, each with its error, and their place."""
+    done = {trial.number for trial in evaluated(view.trials, fidelity=view.study.fidelity)}
     rows = [
         {
-            "trial": trial.number,
-            "miou_pct": trial.miou_pct,
-            "latency_ms": trial.latency.total_ms,
-            "latency_low_ms": trial.latency.low_ms,
-            "latency_high_ms": trial.latency.high_ms,
-            "on_front": trial.number in members,
-            "anchor": trial.anchor or anchor_name(trial.candidate.arch) or "",
-            "params_m": sum(block.parameters for block in candidate_blocks(trial.candidate)) / 1e6,
-            "arch_key": trial.candidate.arch.key,
+            "trial": row.trial.number,
+            "anchor": row.trial.anchor or anchor_name(row.trial.candidate.arch) or "",
+            "miou_pct": row.trial.miou_pct,
+            "miou_margin_pct": row.miou_margin_pct,
+            "latency_ms": row.trial.latency.total_ms,
+            "latency_low_ms": row.trial.latency.low_ms,
+            "latency_high_ms": row.trial.latency.high_ms,
+            "on_front": row.on_front,
+            "knee": row.knee,
+            "front_probability": row.front_probability,
+            "params_m": sum(block.parameters for block in candidate_blocks(row.trial.candidate)) / 1e6,
         }
-        for trial in trials
-        if trial.state == "complete" and trial.record is not None and trial.record.fidelity == study.fidelity
+        for row in view.rows
+        if row.trial.number in done
     ]
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"miou_margin_pct": float, "front_probability": float})
     return frame.sort_values(["latency_ms", "trial"], ignore_index=True)
 
 
 _COLUMNS = (
     "trial",
+    "anchor",
+    "on_front",
+    "front_probability",
+    "knee",
     "miou_pct",
+    "miou_margin_pct",
     "latency_ms",
     "latency_low_ms",
     "latency_high_ms",
-    "on_front",
-    "anchor",
     "params_m",
-    "arch_key",
 )
-
-
-def best_row(frame: pd.DataFrame, budget_ms: float) -> pd.Series | None:
-    """The row of highest mIoU within the budget; None where nothing is that fast."""
-    within = frame[frame["latency_ms"] <= budget_ms]
-    return None if within.empty else within.iloc[int(within["miou_pct"].to_numpy().argmax())]
 
 
 def block_frame(trial: Trial) -> pd.DataFrame:

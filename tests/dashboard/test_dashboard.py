@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,9 +23,9 @@ from playwright.sync_api import FloatRect, Locator, sync_playwright
 from streamlit.testing.v1 import AppTest
 
 import dashboard.app
-from dashboard.app import selected_trial
 from dashboard.charts import block_figure, pareto_figure
-from dashboard.queries import best_row, block_frame, class_frame, study_view
+from dashboard.front import selected_trial
+from dashboard.queries import block_frame, class_frame, front_frame, front_of
 from experiments.search.study import StudyResult
 from experiments.store.store import Store
 from tests.support.toys import ToyEvaluator, run_toy, toy_config, toy_report, toy_url
@@ -53,21 +54,63 @@ def said(page: AppTest, fragment: str) -> str | None:
 
 
 def test_the_frame_has_every_trial_and_marks_the_front(folder: Path, result: StudyResult) -> None:
-    frame = study_view(toy_url(folder), "toy").frame
+    frame = front_frame(front_of(toy_url(folder), "toy"))
     assert sorted(frame["trial"]) == list(range(12))
     assert set(frame[frame["on_front"]]["trial"]) == {trial.number for trial in result.front}
     assert set(frame["anchor"]) == {"tiny", "small", "base", ""}
     assert frame["latency_ms"].is_monotonic_increasing
 
 
-def test_the_best_row_under_a_budget_is_on_the_front(folder: Path, result: StudyResult) -> None:
-    frame = study_view(toy_url(folder), "toy").frame
-    budget = float(frame["latency_ms"].median())
-    best = best_row(frame, budget)
-    assert best is not None
-    assert best["on_front"]
-    assert best["miou_pct"] == frame[frame["latency_ms"] <= budget]["miou_pct"].max()
-    assert best_row(frame, 0.0) is None
+@pytest.fixture(scope="module")
+def vouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a study whose evaluator a trust report knows, and so the noise between trainings."""
+    folder = tmp_path_factory.mktemp("vouched")
+    run_toy(folder, toy_config(trials=12))
+    report = toy_report(0.71)
+    with Store.open(toy_url(folder)) as store:
+        store.add_trust_report(report.name, report.to_json())
+    return folder
+
+
+def test_the_frame_has_the_rows_of_the_front_command(vouched: Path) -> None:
+    view = front_of(toy_url(vouched), "toy")
+    frame = front_frame(view).set_index("trial")
+    for row in view.as_dicts():
+        shown = frame.loc[row["trial"]]
+        for name in ("miou_pct", "miou_margin_pct", "latency_low_ms", "latency_high_ms", "front_probability", "knee"):
+            assert shown[name] == row[name], name
+    assert frame["knee"].sum() == 1
+    assert (frame["miou_margin_pct"] > 0).all()
+
+
+def test_without_known_noise_the_frame_has_no_margin_and_no_probability(folder: Path, result: StudyResult) -> None:
+    frame = front_frame(front_of(toy_url(folder), "toy"))
+    assert frame[["miou_margin_pct", "front_probability"]].isna().all(axis=None)
+
+
+def drawn(folder: Path) -> dict[str, Any]:
+    """Traces of the chart by name."""
+    frame = front_frame(front_of(toy_url(folder), "toy"))
+    figure = pareto_figure(frame, budget_ms=1.0, best_trial=0, fidelity="toy", table="toy", revision="toy")
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_the_figure_has_error_bars_the_probability_and_the_knee(vouched: Path) -> None:
+    frame, traces = front_frame(front_of(toy_url(vouched), "toy")), drawn(vouched)
+    members = frame[frame["on_front"]]
+    line = traces["Pareto front"]
+    assert list(line.error_y.array) == list(members["miou_margin_pct"])
+    assert list(line.error_x.arrayminus) == list(members["latency_ms"] - members["latency_low_ms"])
+    assert list(line.marker.color) == list(members["front_probability"])
+    assert list(traces["knee"].customdata) == list(frame[frame["knee"]]["trial"])
+    assert "±" in traces["knee"].hovertext[0]
+
+
+def test_the_figure_draws_no_error_that_nobody_knows(folder: Path, result: StudyResult) -> None:
+    traces = drawn(folder)
+    assert traces["Pareto front"].error_y.array is None
+    assert traces["Pareto front"].error_x.array is not None
+    assert not any("±" in text or "nan" in text for text in traces["dominated"].hovertext)
 
 
 def test_blocks_of_a_trial_sum_to_its_latency(result: StudyResult) -> None:
@@ -77,7 +120,7 @@ def test_blocks_of_a_trial_sum_to_its_latency(result: StudyResult) -> None:
 
 
 def test_the_figure_joins_the_front_and_carries_trial_numbers(folder: Path, result: StudyResult) -> None:
-    frame = study_view(toy_url(folder), "toy").frame
+    frame = front_frame(front_of(toy_url(folder), "toy"))
     figure = pareto_figure(frame, budget_ms=1.0, best_trial=0, fidelity="toy", table="toy", revision="toy")
     traces = {trace.name: trace for trace in figure.data}
     assert set(traces["Pareto front"].customdata) == {trial.number for trial in result.front}
@@ -119,6 +162,51 @@ def test_the_page_says_what_a_trust_report_found(tmp_path: Path, monkeypatch: py
         page = app(toy_url(tmp_path), monkeypatch)
         assert not page.exception
         assert said(page, f"{sign} toy: ranking tau {tau}")
+
+
+def test_the_page_says_how_sure_its_recommendation_is(vouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = app(toy_url(vouched), monkeypatch)
+    assert not page.exception
+    best = said(page, "✓ Best under")
+    assert best is not None
+    assert " ±0.49 %" in best  # 1.645 times the noise of the toy report, 0.3
+    assert said(page, "±: 90 % of repeated trainings")
+    table: pd.DataFrame = page.dataframe[0].value
+    assert {"miou_margin_pct", "front_probability", "knee"} <= set(table.columns)
+
+
+def studies_page() -> None:
+    from dashboard import studies  # noqa: PLC0415  # Streamlit runs the source of this function
+
+    studies.page()
+
+
+def trust_page() -> None:
+    from dashboard import trust  # noqa: PLC0415
+
+    trust.page()
+
+
+def test_studies_are_listed_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, evaluator in (("one", "toy-1"), ("two", "toy-1"), ("three", "toy-2")):
+        config = toy_config(trials=6).model_copy(update={"name": name})
+        run_toy(tmp_path, config, ToyEvaluator(fingerprint=evaluator))
+    monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(tmp_path))
+    page = AppTest.from_function(studies_page, default_timeout=60).run()
+    assert not page.exception
+    assert set(page.dataframe[0].value["study"]) == {"one", "two", "three"}
+    page = page.multiselect[0].set_value(["one", "two"]).run()
+    assert list(page.dataframe[1].value["study"]) == ["one", "two"]
+    page = page.multiselect[0].set_value(["one", "three"]).run()
+    assert said(page, "do not compare")
+
+
+def test_a_trust_report_is_a_table(vouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(vouched))
+    page = AppTest.from_function(trust_page, default_timeout=60).run()
+    assert not page.exception
+    assert page.selectbox[0].options[0] == "toy-report (store)"
+    assert "0.71 (0.61 to 0.81)" in list(page.dataframe[0].value["tau"])
 
 
 def test_the_slider_moves_the_recommendation(
@@ -273,6 +361,13 @@ def text_columns(path: Path) -> list[tuple[str, str, object]]:
         ]
 
 
+def assert_no_markup(page: AppTest) -> None:
+    for kind in SHOWN_AS_MARKUP:
+        assert not any("127.0.0.1:9" in one.value for one in page.get(kind)), kind
+    for label in [*(one.label for one in page.selectbox), *(one.label for one in page.slider)]:
+        assert "127.0.0.1:9" not in label
+
+
 @pytest.mark.slow
 def test_whatever_text_a_store_holds_is_shown_as_text(
     folder: Path, result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -296,11 +391,10 @@ def test_whatever_text_a_store_holds_is_shown_as_text(
             bad.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (hostile, value))
             bad.commit()
         page = app(toy_url(place), monkeypatch)
-        assert not page.exception, (table, column)
-        for kind in SHOWN_AS_MARKUP:
-            assert not any("127.0.0.1:9" in one.value for one in page.get(kind)), (table, column, kind)
-        for label in [*(one.label for one in page.selectbox), *(one.label for one in page.slider)]:
-            assert "127.0.0.1:9" not in label
+        others = (studies_page, trust_page) if table in ("studies", "trust_reports") else ()
+        for one in (page, *(AppTest.from_function(other, default_timeout=60).run() for other in others)):
+            assert not one.exception, (table, column)
+            assert_no_markup(one)
         for chart in page.get("plotly_chart"):
             figure = json.loads(chart.proto.spec)  # type: ignore[attr-defined]
             figure["layout"].pop("uirevision", None)  # a name for the figure, never shown
