@@ -22,6 +22,7 @@ class Shell:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(folder / "tables"))
         monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(folder))
+        monkeypatch.setenv("COLUMNS", "200")  # whatever the terminal, which the processes of xdist lack
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
         self.monkeypatch.setattr(sys, "argv", ["topformer-nas", *words])
