@@ -32,6 +32,7 @@ from experiments.store.records import (
     Study,
     Trial,
     first_mistake,
+    stored,
 )
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
@@ -149,7 +150,9 @@ def export_study(store: Store, name: str, path: Path) -> Path:
         "batches.json": _json([asdict(batch) for batch in batches]),
         "trials.jsonl": b"".join(_json(_entry(trial)) for trial in trials),
         "confirmations.jsonl": b"".join(
-            _json(asdict(record)) for rung in study.rungs for record in store.confirmations(name, rung)
+            _json(asdict(record) | {"metrics": stored(record.metrics)})
+            for rung in study.rungs
+            for record in store.confirmations(name, rung)
         ),
         "front.json": _json(_front_of(study, trials)),
     }
@@ -299,7 +302,7 @@ def _entry(trial: Trial) -> dict[str, Any]:
         if record is None
         else {
             "status": record.status,
-            "metrics": None if record.metrics is None else asdict(record.metrics),
+            "metrics": stored(record.metrics),
             "reason": record.reason,
             "seconds": record.seconds,
         },

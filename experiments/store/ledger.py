@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from experiments.store.records import Evaluation, Record, StoredMetrics, first_mistake
+from experiments.store.records import Evaluation, Record, StoredMetrics, first_mistake, stored
 from experiments.store.store import Store
 from topformer.config import Candidate, Task, TopFormerConfig, content_key
 from topformer.errors import UserError, first_line, unknown_name
@@ -111,7 +110,7 @@ def _as_line(one: Evaluation) -> dict[str, Any]:
         "fidelity": record.fidelity,
         "replicate": record.replicate,
         "status": record.status,
-        "metrics": None if record.metrics is None else asdict(record.metrics),
+        "metrics": stored(record.metrics),
         "reason": record.reason,
         "seconds": record.seconds,
         "created": one.created,

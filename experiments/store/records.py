@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -226,6 +226,8 @@ def _kind(values: object) -> str:
 
 StoredMetrics = Annotated[Annotated[Metrics, Tag("|metrics")] | Annotated[Score, Tag("|score")], Discriminator(_kind)]
 """How pydantic reads the JSON of what an evaluation found."""
+
+
 METRICS: TypeAdapter[Metrics | Score] = TypeAdapter(StoredMetrics)
 
 
@@ -234,3 +236,11 @@ def first_mistake(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("|"))  # "|" marks which metrics
     return f"{place or 'its content'}: {first['msg']}"
+
+
+def stored(metrics: Metrics | Score | None) -> dict[str, Any] | None:
+    """Metrics as JSON has them; without what was not found and older records do not have."""
+    if metrics is None:
+        return None
+    always = {one.name for one in fields(metrics) if one.default is MISSING}
+    return {name: value for name, value in asdict(metrics).items() if value is not None or name in always}

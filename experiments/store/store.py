@@ -57,6 +57,7 @@ from experiments.store.records import (
     Trial,
     first_mistake,
     mean_of,
+    stored,
 )
 from experiments.store.schema import (
     HEAD,
@@ -736,7 +737,7 @@ def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:
         fidelity=record.fidelity,
         replicate=record.replicate,
         status=record.status,
-        metrics_json=None if record.metrics is None else json.dumps(asdict(record.metrics)),
+        metrics_json=None if record.metrics is None else json.dumps(stored(record.metrics)),
         reason=record.reason,
         seconds=record.seconds,
         created=_now(),
