@@ -192,7 +192,11 @@ def _ncnn_source(folder: Path) -> Path:
     archive = folder.with_name("archive")
     for part in (folder, archive):
         part.mkdir()
-    finder.download_and_unpack(best.link, folder, archive)
+    umask = os.umask(0o022)
+    try:
+        finder.download_and_unpack(best.link, folder, archive)
+    finally:
+        os.umask(umask)  # unpacking leaves another one: all files after it could be written by anyone
     files = list(archive.iterdir())
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest() if len(files) == 1 else "no archive"
     if digest != NCNN_SHA256:
