@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
