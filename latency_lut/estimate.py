@@ -188,7 +188,7 @@ def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) ->
             scale=round(own.scale, 5),
             scale_pct=0.0,
             kind_pct=kind_pct,
-            basis=f"scaled to {len(own.anchors)} published latencies, ±{WHOLE_NETWORK_PCT:g} % on whole networks",
+            basis=f"scaled to {len(own.anchors)} published latencies, +-{WHOLE_NETWORK_PCT:g} % on whole networks",
         ),
         validation=tuple(
             NetworkCheck(

@@ -652,7 +652,7 @@ def _row_from(cells: list[str]) -> LatencyRow:
 
 def _interval_note(level: float, basis: str | None) -> str:
     if basis is not None:
-        return f"{level:.0%} interval: common scale, block kinds and rows, {basis}"
+        return f"{level:.0%} interval: common scale, block kinds and rows, {basis}".replace("+-", "±")  # as tables say
     return f"{level:.0%} interval of row noise only: not validated on whole networks"
 
 

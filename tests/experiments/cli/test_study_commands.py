@@ -231,8 +231,8 @@ def test_a_front_says_how_likely_where_the_noise_is_known(studied: Shell) -> Non
     code, out, _ = studied("front", "one")
     assert code == 0
     assert f"noise is {noise:.2f} points of mIoU" in out
-    assert all(f"{row['miou_pct']:.2f} +-{1.645 * noise:.2f}" in out for row in before)
+    assert all(f"{row['miou_pct']:.2f} ±{1.645 * noise:.2f}" in out for row in before)
     (best,) = studied.json("front", "one", "--latency-max", "base")  # type: ignore[misc]
     assert best["miou_margin_pct"] == pytest.approx(1.645 * noise)
     assert best["nearest_anchor"]["miou_difference_margin_pct"] == pytest.approx(2**0.5 * 1.645 * noise)
-    assert f" +-{2**0.5 * 1.645 * noise:.2f} points of mIoU" in studied("front", "one", "--latency-max", "base")[1]
+    assert f" ±{2**0.5 * 1.645 * noise:.2f} points of mIoU" in studied("front", "one", "--latency-max", "base")[1]

@@ -13,7 +13,7 @@ from experiments.latency.plan import rows_named, space_options, spaces_of
 from experiments.study_config import space_named
 from latency_lut.table import MissingRows
 from search_space import preset
-from tests.support.toys import STUDY, TASK
+from tests.support.toys import STUDY, TASK, TOY_HEADER
 from topformer import TINY
 from topformer.blocks import decompose
 from topformer.config import Task
@@ -64,7 +64,7 @@ def test_missing_rows_are_named_with_the_options_that_measure_them() -> None:
         pytest.raises(UserError, match=r"--arch mine\.json --size 64x64 --classes 59 --table toy"),
         rows_named("mine.json", TASK),
     ):
-        raise MissingRows("toy", "host", decompose(TINY, TASK)[:1])
+        raise MissingRows(TOY_HEADER, decompose(TINY, TASK)[:1])
     assert space_options("study.toml", TASK) == ("--study", "study.toml")
     assert space_options("pyramid", TASK) == ("--space", "pyramid", "--size", "64x64", "--classes", "59")
 
