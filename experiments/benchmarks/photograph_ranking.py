@@ -1,0 +1,121 @@
+"""Does any order of architectures hold on photographs? The reference there, judged, beside all that is cheaper.
+
+    python experiments/benchmarks/photograph_ranking.py experiments/results/photographs/records.jsonl OUT.json
+
+Kendall's tau-b with the reference's mIoU on the images by which nothing is chosen, over those architectures of the
+shipped report that are known there: of evaluations on photographs, of those on drawn scenes, and of rules that train
+nothing. 90 % intervals resample architectures, and the judging images by their blocks of neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from evaluators.base import ClassCounts
+from experiments.benchmarks.evidence import keep
+from experiments.benchmarks.ranking_baselines import RESAMPLES, Floats, interval, partial_tau, same_order, tau
+from experiments.store.ledger import read_records
+from experiments.store.records import Record
+from experiments.trust.standing import shipped_reports
+from topformer.blocks import candidate_blocks
+from topformer.config import TINY, Candidate, Task, TopFormerConfig
+
+RULE = "injected scales, then MACs"
+SIZE = (512, 512)
+
+
+def miou_pct(blocks: np.ndarray) -> float:
+    """Per cent, from (blocks, classes, 3) counts of pixels: rightly predicted, labelled, predicted."""
+    right, labelled, predicted = blocks.sum(axis=0).T
+    union = labelled + predicted - right
+    there = union > 0
+    return float(100 * np.mean(right[there] / union[there]))
+
+
+def counts(blocks: tuple[ClassCounts, ...] | None) -> np.ndarray:
+    assert blocks is not None, "evaluations on photographs are scored in blocks"
+    return np.array(blocks, dtype=np.float64)
+
+
+def agreement(columns: Mapping[str, Floats], judged: list[np.ndarray], chosen: np.ndarray) -> dict[str, object]:
+    """Of the chosen architectures: a row for each column."""
+    rng = np.random.default_rng(0)
+    members = np.flatnonzero(chosen)
+    reference = np.array([miou_pct(judged[one]) for one in members])
+    drawn = []
+    for _ in range(RESAMPLES):
+        some = rng.integers(0, len(members), len(members))
+        parts = rng.integers(0, len(judged[0]), len(judged[0]))
+        drawn.append((some, np.array([miou_pct(judged[one][parts]) for one in members])[some]))
+    rows: dict[str, object] = {}
+    given = columns[RULE][members]
+    for name, column in columns.items():
+        values = column[members]
+        if name != RULE and same_order(values, given):
+            continue
+        row: dict[str, object] = {
+            "tau": round(tau(reference, values), 3),
+            "interval_90": interval([tau(truth, values[some]) for some, truth in drawn]),
+        }
+        if name != RULE:
+            row["partial_tau"] = round(partial_tau(reference, values, given), 3)
+            row["partial_interval_90"] = interval(
+                [partial_tau(truth, values[some], given[some]) for some, truth in drawn]
+            )
+        rows[name] = row
+    return {"architectures": len(members), "spread_pct": round(float(np.std(reference, ddof=1)), 2), "predictors": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
+    asked = parser.parse_args()
+    (report,) = (one for one in shipped_reports() if one.name == "pyramid-scenes")
+    found: dict[str, dict[str, Record]] = {}
+    for one in read_records(asked.records):
+        if one.record.replicate == 0:
+            found.setdefault(one.candidate.arch.key, {})[one.record.fidelity] = one.record
+    cheap = sorted({name for records in found.values() for name in records} - {"reference"})
+    ranked = [one for one in report.ranked if {"reference", *cheap} <= found.get(one.key, {}).keys()]
+    archs = [TopFormerConfig.from_dict(one.architecture) for one in ranked]
+    task = Task(image_size=SIZE, num_classes=report.num_classes)
+    macs_g = np.array(
+        [sum(block.macs for block in candidate_blocks(Candidate(arch=arch, task=task))) / 1e9 for arch in archs]
+    )
+    scales = np.array([len(arch.injected_strides) for arch in archs], float)
+    columns = {RULE: scales * 1000 + macs_g, "injected scales": scales, "MACs": macs_g}
+    columns |= {f"photographs, {name}": np.array([found[one.key][name].value for one in ranked]) for name in cheap}
+    for name in (report.reference, *(one.fidelity for one in report.fidelities if not one.zero_cost)):
+        columns[f"scenes, {name}"] = np.array([np.mean(one.values[name]) for one in ranked])
+    references = [found[one.key]["reference"].accuracy for one in ranked]
+    columns["photographs, reference by pick"] = np.array([one.miou_pct for one in references if one])
+    judged = [counts(one.judge_blocks) for one in references if one]
+    of_tiny = np.array([arch.injected_strides == TINY.injected_strides for arch in archs])
+    in_band = np.array([report.in_band(one) for one in ranked])
+    sets = {
+        "all": np.ones(len(archs), bool),
+        "band": in_band,
+        "scales of T": of_tiny,
+        "scales of T, band": of_tiny & in_band,
+    }
+    keep(
+        {
+            "architectures_of": report.name,
+            "known": len(ranked),
+            "rule": RULE,
+            "replicates": 1,
+            "resamples": RESAMPLES,
+            "seed": 0,
+            "over": {name: agreement(columns, judged, chosen) for name, chosen in sets.items() if chosen.sum() > 3},
+        },
+        asked.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
