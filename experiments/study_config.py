@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import re
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
@@ -20,6 +21,9 @@ MOST_BATCH = 10_000
 MOST_REPLICATES = 1000
 SAMPLERS = ("auto", "nsga2", "nsga3", "tpe", "gp", "random")
 """How candidates may be proposed; `experiments.search.samplers` says what each is."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class _Section(BaseModel):
@@ -102,7 +106,7 @@ class ConfirmSection(_Section):
 class StudyConfig(_Section):
     """A study as its TOML file states it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str
     space: dict[str, Any]
     """`{preset = "quickstart"}`, or a whole space in the declarative form of `SearchSpace.from_dict`."""
     task: TaskSection
@@ -113,6 +117,16 @@ class StudyConfig(_Section):
     """`[[screen]]`, in the order in which candidates pass them."""
     confirm: list[ConfirmSection] = []
     """`[[confirm]]`, likewise for trials."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise UserError(
+                f"{value[:LONGEST_NAME]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most "
+                f"{LONGEST_NAME}, the first a letter or digit."
+            )
+        return value
 
     @classmethod
     def load(cls, source: str) -> Self:

@@ -231,13 +231,7 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
     """
     entry = archive.study
     wanted = name or entry.name
-    try:
-        config = StudyConfig.model_validate(entry.config.model_dump() | {"name": wanted})
-    except ValidationError:
-        raise UserError(
-            f"{wanted[:100]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most 100, the first a "
-            "letter or digit."
-        ) from None
+    config = StudyConfig.model_validate(entry.config.model_dump() | {"name": wanted})
     store.add_study(
         replace(_study_of(archive), config=config),
         batches=archive.batches,
