@@ -170,8 +170,10 @@ def class_count(path: str | os.PathLike[str]) -> int:
         return _class_count(metadata, source)
     state = _released_state(source)
     classifier = next((tensor for name, tensor in state.items() if name.endswith("decode_head.conv_seg.weight")), None)
-    if classifier is None:
-        raise CheckpointError(f"{path} is no released segmentation checkpoint: it has no decode_head.conv_seg.weight.")
+    if classifier is None or not classifier.ndim:
+        raise CheckpointError(
+            f"{path} is no released segmentation checkpoint: it has no decode_head.conv_seg.weight with classes."
+        )
     return len(classifier)
 
 
@@ -332,9 +334,11 @@ def _released_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds no weights: expected a mapping of tensors under 'state_dict', 'state_dict_ema' or 'model'."
         )
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {_WRAPPED.sub("", str(name)): value for name, value in state.items()}
 
 
+_WRAPPED = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+"""What DistributedDataParallel, torch.compile and Lightning put before the names of a network's tensors."""
 _NUMBERS = ("Bool", *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)))
 _NUMBERS += ("Float16", "Float32", "Float64", "Complex64", "Complex128")
 _HARMLESS = [  # data only: constructing them runs nothing of the checkpoint's

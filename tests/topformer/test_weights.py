@@ -16,7 +16,7 @@ from safetensors.torch import save
 import topformer
 from tests.support.topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 from topformer import TINY, CheckpointError, UserError
-from topformer.weights import _number_dtype, saved_classes
+from topformer.weights import _number_dtype, class_count, saved_classes
 
 
 @pytest.fixture
@@ -50,6 +50,22 @@ def test_a_missing_tensor_is_named(released: Path) -> None:
     rewritten(released, lambda c: c["state_dict"].pop("decode_head.conv_seg.bias"))
     with pytest.raises(CheckpointError, match=r"missing tensor 'head\.classifier\.conv\.bias'"):
         topformer.load_model("tiny", weights=released)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod."])
+def test_what_wrappers_put_before_names_is_taken_off(prefix: str, released: Path) -> None:
+    def wrapped(content: Any) -> None:
+        content["state_dict"] = {f"{prefix}{name}": tensor for name, tensor in content["state_dict"].items()}
+
+    expected = topformer.load_model("tiny", weights=released).state_dict()
+    again = topformer.load_model("tiny", weights=rewritten(released, wrapped)).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
+def test_a_classifier_without_classes_is_refused(released: Path) -> None:
+    rewritten(released, lambda c: c["state_dict"].update({"decode_head.conv_seg.weight": torch.tensor(1.0)}))
+    with pytest.raises(CheckpointError, match=r"no decode_head\.conv_seg\.weight with classes"):
+        class_count(released)
 
 
 def test_an_extra_tensor_is_named(released: Path) -> None:
