@@ -34,6 +34,15 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Raise `OSError` where files could not be written into a folder, which need not be there yet; creates nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
 def _starts_with(path: Path, start: bytes) -> bool:
     try:
         with path.open("rb") as file:

@@ -38,7 +38,9 @@ def export(
     from experiments.latency.plan import rows_named
     from latency_lut.table import find_table
     from topformer.weights import class_count
+    from topformer.writing import require_writable
 
+    require_writable(out)  # before minutes of work
     found = chosen(arch, storage=storage, fidelity=fidelity)
     if classes is None and weights is not None and not (random_weights or retrain):
         classes = class_count(weights)

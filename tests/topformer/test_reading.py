@@ -9,6 +9,7 @@ import pytest
 
 from topformer.errors import UserError
 from topformer.reading import file_content, file_text, parse_json, parse_toml
+from topformer.writing import require_writable
 
 
 def test_what_is_no_ordinary_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
@@ -71,3 +72,12 @@ def test_json_that_no_program_should_believe_is_refused(text: str) -> None:
 def test_long_texts_of_words_and_numbers_are_read_at_once() -> None:
     text = f"""a = "{"x" * 10**6}"\nb = [{", ".join(["1.5"] * 10_000)}]"""
     assert len(parse_toml(text, "here")["b"]) == 10_000
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    require_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError):
+            require_writable(path)
