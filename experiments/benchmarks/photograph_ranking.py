@@ -1,6 +1,7 @@
-"""Does any order of architectures hold on photographs? The reference there, judged, beside all that is cheaper.
+r"""Does any order of architectures hold on photographs? The reference there, judged, beside all that is cheaper.
 
-    python experiments/benchmarks/photograph_ranking.py experiments/results/photographs/records.jsonl OUT.json
+    python experiments/benchmarks/photograph_ranking.py experiments/results/photographs/records.jsonl OUT.json \
+        --plot docs/photographs.png
 
 Kendall's tau-b with the reference's mIoU on the images by which nothing is chosen, over those architectures of the
 shipped report that are known there: of evaluations on photographs, of those on drawn scenes, and of rules that train
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from evaluators.base import ClassCounts
 from experiments.benchmarks.evidence import keep
@@ -70,10 +72,24 @@ def agreement(columns: Mapping[str, Floats], judged: list[np.ndarray], chosen: n
     return {"architectures": len(members), "spread_pct": round(float(np.std(reference, ddof=1)), 2), "predictors": rows}
 
 
+def draw(scenes: Floats, photographs: Floats, scales: Floats, path: Path) -> None:
+    """Each architecture's reference mIoU on drawn scenes and on photographs, by its number of injected scales."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for count in sorted(set(scales)):
+        chosen = scales == count
+        axes.scatter(scenes[chosen], photographs[chosen], label=f"{count:.0f} injected scales")
+    axes.set_xlabel("mIoU on drawn scenes, reference, per cent")
+    axes.set_ylabel("mIoU on photographs, reference, judged, per cent")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
     (report,) = (one for one in shipped_reports() if one.name == "pyramid-scenes")
     found: dict[str, dict[str, Record]] = {}
@@ -95,6 +111,9 @@ def main() -> None:
     references = [found[one.key]["reference"].accuracy for one in ranked]
     columns["photographs, reference by pick"] = np.array([one.miou_pct for one in references if one])
     judged = [counts(one.judge_blocks) for one in references if one]
+    if asked.plot is not None:
+        drawn, real = columns[f"scenes, {report.reference}"], np.array([miou_pct(blocks) for blocks in judged])
+        draw(drawn, real, scales, asked.plot)
     of_tiny = np.array([arch.injected_strides == TINY.injected_strides for arch in archs])
     in_band = np.array([report.in_band(one) for one in ranked])
     sets = {
