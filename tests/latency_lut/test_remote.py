@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -567,12 +568,13 @@ class TestAdb:
             device_named("adb:")
 
     @pytest.mark.slow
-    def test_android_names_its_soc(self, android: AdbPhone, tmp_path: Path) -> None:
+    def test_android_names_its_soc(self, android: AdbPhone) -> None:
         getprop(android, '[ "$1" = ro.board.platform ] && echo kona')
         assert android.remote().info().soc == "kona"
-        getprop(android, f"printf '$(touch {tmp_path}/pwned)\\033[31m\\n'")
-        assert android.remote().info().soc == f"$(touch {tmp_path}/pwned) [31m"
-        assert not (tmp_path / "pwned").exists()
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short path: names of chips are cut
+            getprop(android, f"printf '$(touch {folder}/pwned)\\033[31m\\n'")
+            assert android.remote().info().soc == f"$(touch {folder}/pwned) [31m"
+            assert not (Path(folder) / "pwned").exists()
 
     def test_a_work_folder_that_is_none_is_neither_used_nor_removed(self, android: AdbPhone, tmp_path: Path) -> None:
         precious = tmp_path / "precious"

@@ -525,7 +525,7 @@ def test_a_report_from_the_command_line(folder: Shell) -> None:
     code, out, err = folder(*RUN, *SMALL, "--band-ms", str(BAND_MS))
     assert code == 0
     assert "replicate" not in err  # every line of an evaluation has it: none was run again
-    for words in ("micro (reference)", "synflow", "6 architectures of quickstart at 64x64 px", "trust show"):
+    for words in ("of reference", "synflow", "6 architectures of quickstart at 64x64 px", "trust show"):
         assert words in out
 
     listed, *_ = folder.json("trust", "list")  # type: ignore[misc]
