@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,8 +31,8 @@ def file_content(path: Path, what: str, *, most_bytes: int) -> bytes:
 
     Raises `UserError` for what is no ordinary file, larger than `most_bytes`, or cannot be read.
     """
-    with ordinary_file(path, what) as file:
-        content = file.read(most_bytes + 1)
+    with ordinary_file(path, what) as file:  # in parts: asked for all at once, memory for the limit would be taken
+        content = b"".join(islice(iter(lambda: file.read(MIB), b""), most_bytes // MIB + 1))
     if len(content) > most_bytes:
         raise UserError(f"{what} {_named(path)} has over {most_bytes // MIB} MiB, which is more than this tool reads.")
     return content
@@ -43,11 +44,16 @@ def ordinary_file(path: Path, what: str) -> Iterator[BinaryIO]:
     try:
         if path.exists() and not path.is_file():  # a device or a pipe may have no end
             raise UserError(f"cannot read {what} {_named(path)} (not a file).")
-        with path.open("rb") as file:
+        file = path.open("rb")
+    except ValueError as error:  # a name that no file can have
+        raise UserError(f"cannot read {what} {_named(path)} ({first_line(error)}).") from None
+    except OSError as error:
+        raise _unreadable(path, what, error) from None
+    with file:
+        try:
             yield file
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise UserError(f"cannot read {what} {_named(path)} ({reason}).") from None
+        except OSError as error:
+            raise _unreadable(path, what, error) from None
 
 
 def file_text(path: Path, what: str, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
@@ -102,6 +108,10 @@ def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:20]} is no finite number")
     return number
+
+
+def _unreadable(path: Path, what: str, error: OSError) -> UserError:
+    return UserError(f"cannot read {what} {_named(path)} ({error.strerror or first_line(error)}).")
 
 
 def _named(path: Path) -> str:

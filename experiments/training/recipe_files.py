@@ -15,7 +15,7 @@ from evaluators.datasets.named import LAYOUTS, SCENES
 from evaluators.recipe import Augmentation, Protocol, ResizedCrop, TrainingRecipe
 from topformer.config import ANCHORS
 from topformer.errors import UserError, unknown_name
-from topformer.reading import MIB, file_text, parse_toml, plain
+from topformer.reading import MIB, file_text, parse_toml
 
 _T = TypeVar("_T")
 
@@ -128,8 +128,8 @@ def _change(text: str) -> dict[str, Any]:
     if not equals or not all(part.isidentifier() for part in parts):
         raise UserError(f"--set takes SETTING=VALUE, such as training.iterations=2000, not {_shown(text)}.")
     try:
-        table = plain(tomllib.loads(f"value = {value}"))
-    except (ValueError, RecursionError):
+        table = parse_toml(f"value = {value}", "--set")
+    except UserError:
         table = {"value": value.strip()}  # a bare word
     if len(table) > 1:
         raise UserError(f"--set takes one SETTING=VALUE; give it again for the next, not {_shown(text)}.")

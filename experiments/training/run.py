@@ -48,6 +48,7 @@ PRECISIONS: Mapping[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 LEAST_BETWEEN_SCORES = 100
+"""Iterations, unless other intervals are asked for."""
 _SAID = "error.txt"
 _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
