@@ -237,7 +237,7 @@ def _stated(table: LatencyTable, task: Task, setup: Setup) -> tuple[Cause, ...]:
     if setup.output is not None:
         causes.append(Cause(topic="output", role="equal", says=f"output {setup.output}, as priced", source=_ROWS))
     if setup.image_size is not None:
-        causes.append(Cause(topic="size", role="equal", says=f"image {_pixels(task)}, as priced", source=_ROWS))
+        causes.append(Cause(topic="size", role="equal", says=f"image {task.pixels}, as priced", source=_ROWS))
     if setup.num_classes is not None:
         causes.append(Cause(topic="classes", role="equal", says=f"{task.num_classes} classes, as priced", source=_ROWS))
     if setup.batch is not None:
@@ -269,7 +269,7 @@ def _exact_candidates(table: LatencyTable, task: Task, setup: Setup) -> Iterator
     if setup.image_size is None:
         for size in sorted(covered_sizes(table) - {task.image_size}):
             other = replace(task, image_size=size)
-            yield Cause(topic="size", role="candidate", says=f"image {_pixels(other)}", task=other, source=_ROWS)
+            yield Cause(topic="size", role="candidate", says=f"image {other.pixels}", task=other, source=_ROWS)
     if setup.num_classes is None:
         for count in sorted(covered_classes(table) - {task.num_classes}):
             other = replace(task, num_classes=count)
@@ -457,7 +457,3 @@ def _farther(cause: Cause) -> float:
 
 def _ascending(a: float, b: float) -> tuple[float, float]:
     return min(a, b), max(a, b)
-
-
-def _pixels(task: Task) -> str:
-    return "x".join(map(str, task.image_size))

@@ -249,6 +249,11 @@ class Task:
             raise UserError(f"a classification task returns logits, not {self.output!r}.")
 
     @property
+    def pixels(self) -> str:
+        """Height x width of the images, for people and for --size."""
+        return "x".join(map(str, self.image_size))
+
+    @property
     def key(self) -> str:
         """Stable content key, 16 hexadecimal digits."""
         return content_key(self.as_dict())

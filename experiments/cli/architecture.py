@@ -32,11 +32,10 @@ def describe(
 
 
 def _print(shown: "Described") -> None:
-    from experiments.latency.plan import pixels
 
     task, costs = shown.task, shown.costs
     table = plain_table(
-        f"{shown.chosen.label} ({shown.chosen.arch.key}), {pixels(task)} px, {task.num_classes} classes",
+        f"{shown.chosen.label} ({shown.chosen.arch.key}), {task.pixels} px, {task.num_classes} classes",
         ("block", "kind", "output C x H x W", "parameters", "MMACs"),
         numbers=("output C x H x W", "parameters", "MMACs"),
     )

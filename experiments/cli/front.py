@@ -74,7 +74,6 @@ def front(
 
 
 def _table(view: "FrontView") -> "Table":
-    from experiments.latency.plan import pixels
     from experiments.views.front import margin_text
 
     columns = ("trial", "mIoU %", "latency ms", "90 % interval", "anchor", "on front", "image")
@@ -89,6 +88,6 @@ def _table(view: "FrontView") -> "Table":
             f"{latency.low_ms:.2f} to {latency.high_ms:.2f}",
             trial.anchor or "",
             f"{likely}{'*' if row.on_front else ''}{' (knee)' if row.knee else ''}",
-            pixels(trial.candidate.task),
+            trial.candidate.task.pixels,
         )
     return table

@@ -57,14 +57,13 @@ def latency_query(
 
 
 def _print_priced(shown: "Priced") -> None:
-    from experiments.latency.plan import pixels
 
     estimate, task = shown.estimate, shown.task
     longest = max(ms for _, ms in estimate.by_block)
     for name, ms in estimate.by_block:
         print(f"{name:30s} {ms:9.3f} ms {100 * ms / estimate.total_ms:5.1f} %  {'#' * round(30 * ms / longest)}")
     print(
-        f"{shown.chosen.label} at {pixels(task)} px, {task.num_classes} classes, output {task.output}: "
+        f"{shown.chosen.label} at {task.pixels} px, {task.num_classes} classes, output {task.output}: "
         f"{estimate.total_ms:.2f} ms ({estimate.low_ms:.2f} to {estimate.high_ms:.2f}), {estimate.kind}; "
         f"{estimate.interval_note}"
     )

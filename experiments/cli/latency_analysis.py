@@ -295,11 +295,10 @@ def savings(
 
 
 def _print_savings(shown: "Savings") -> None:
-    from experiments.latency.plan import pixels
 
     estimate, task = shown.estimate, shown.task
     what = (
-        f"{shown.chosen.label} at {pixels(task)} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
+        f"{shown.chosen.label} at {task.pixels} px, {task.num_classes} classes, {estimate.total_ms:.2f} ms "
         f"({estimate.low_ms:.2f} to {estimate.high_ms:.2f})"
     )
     rows = [
@@ -315,9 +314,8 @@ def _print_savings(shown: "Savings") -> None:
 
 
 def _task_of_space(space: "SearchSpace") -> str:
-    from experiments.latency.plan import pixels
 
-    sizes = next((knob.choices for knob in space.knobs if knob.name == "image_size"), (pixels(space.task),))
+    sizes = next((knob.choices for knob in space.knobs if knob.name == "image_size"), (space.task.pixels,))
     return f"{', '.join(map(str, sizes))} px, {space.task.num_classes} classes"
 
 

@@ -104,11 +104,6 @@ def space_options(name: str, task: Task) -> tuple[str, ...]:
     return ("--space", name, *_task_options(task)) if name in PRESETS else ("--study", name)
 
 
-def pixels(task: Task) -> str:
-    """Height x width of the images, for people and for --size."""
-    return "x".join(map(str, task.image_size))
-
-
 def network_name(label: str, task: Task) -> str:
     """A network for people: its ARCH@SIZE, which --measured takes, and what is unusual about the task."""
     height, width = task.image_size
@@ -120,7 +115,7 @@ def network_name(label: str, task: Task) -> str:
 
 def _task_options(task: Task) -> tuple[str, ...]:
     output = () if task.output == "logits" else ("--output", task.output)
-    return ("--size", pixels(task), "--classes", str(task.num_classes), *output)
+    return ("--size", task.pixels, "--classes", str(task.num_classes), *output)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evaluators.compiled import CompiledTable, Saving
-from experiments.latency.plan import network_name, pixels, rows_named
+from experiments.latency.plan import network_name, rows_named
 from experiments.latency.scan import Scan, ScanPlan, scan
 from latency_lut.gap import Cause, Gap, Setup, explain
 from latency_lut.table import LEVEL, LatencyEstimate, LatencyTable, find_table
@@ -179,7 +179,7 @@ def explained(found: Chosen, task: Task, measured_ms: float, setup: Setup, *, ta
     prices = find_table(table)
     with rows_named(found.text, task):
         gap = explain(prices, found.arch, task, measured_ms, setup)
-    own = f"{found.text}@{pixels(task)}={measured_ms:g}"
+    own = f"{found.text}@{task.pixels}={measured_ms:g}"
     advice = f"topformer-nas latency anchor --table {table} --measured '{own}' --out {prices.name}-mine"
     advice += "" if setup.num_classes is None else f" --classes {setup.num_classes}"
     advice += "" if setup.output in {None, "logits"} else f" --output {setup.output}"
