@@ -21,9 +21,8 @@ MOST_BATCH = 10_000
 MOST_REPLICATES = 1000
 SAMPLERS = ("auto", "nsga2", "nsga3", "tpe", "gp", "random")
 """How candidates may be proposed; `experiments.search.samplers` says what each is."""
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a study, or a trust report, may be called."""
 
 
 class _Section(BaseModel):
@@ -121,7 +120,7 @@ class StudyConfig(_Section):
     @field_validator("name")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
-        if not _NAME.fullmatch(value):
+        if not NAME.fullmatch(value):
             raise UserError(
                 f"{value[:LONGEST_NAME]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most "
                 f"{LONGEST_NAME}, the first a letter or digit."

@@ -44,7 +44,7 @@ from evaluators.trust import (
 from evaluators.zero_cost import ZeroCostEvaluator
 from experiments.store.records import Record
 from experiments.store.store import Store
-from experiments.study_config import StudyConfig
+from experiments.study_config import NAME, StudyConfig
 from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
 from experiments.workers import recorded
 from experiments.workers.pool import worker_pool
@@ -68,7 +68,6 @@ FIRST_DRAWS = 300
 TOPS = (1, 3, 5)
 _PLACE = re.compile(r"(?<![^:,=])/(?:[^/:,=]*/)*(?=[^/:,=])")
 """The folders of an absolute path, at the start of a word or after a sign that separates names."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +90,7 @@ class TrustPlan:
     """Whether the architectures that the paper compares are trained as well."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise UserError(
                 f"a trust report's name has letters, digits, '.', '_' and '-', at most 100, not {self.name!r}; give "
                 "another with --name."
