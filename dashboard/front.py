@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.charts import block_figure, pareto_figure
-from dashboard.queries import block_frame, class_frame, front_frame, front_of, storage, study_names
+from dashboard.queries import block_frame, class_frame, front_frame, front_of, storage, studies_of
 from dashboard.text import say
 from experiments import DEFAULT_URL, without_password
 from experiments.store.records import Trial
@@ -29,23 +29,27 @@ def page() -> None:
     st.title("TopFormer search")
     url = storage()
     try:
-        names = study_names(url)
-        if not names:
+        studies = studies_of(url)
+        if not studies:
             shown = without_password(url)
             launch = f"launch one with: topformer-nas search quickstart --storage {shown}"
             say("warning", f"{shown} holds no study yet; {launch}")
             return
-        name = str(st.sidebar.selectbox("study", names, key="study"))
-        running = front_of(url, name).study.finished is None
     except UserError as error:
         say("warning", str(error))
         return
+    name = str(st.sidebar.selectbox("study", list(studies), key="study"))
+    running = studies[name].finished is None
     st.fragment(study_section, run_every=REFRESH_S if running else None)(url, name)
 
 
 def study_section(url: str, name: str) -> None:
     """One study; a fragment, so that it refreshes while the study runs."""
-    view = front_of(url, name)
+    try:
+        view = front_of(url, name)
+    except UserError as error:
+        say("warning", str(error))
+        return
     frame = front_frame(view)
     health(view, len(frame))
     if frame.empty:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments import DEFAULT_URL
 from experiments.front.pareto import evaluated
-from experiments.store.records import Trial
+from experiments.store.records import Study, Trial
 from experiments.store.store import Store, store_if_any
 from experiments.views.front import FrontView, front_view
 from experiments.views.studies import ComparedStudy, StudyRow, comparison, study_rows
@@ -26,9 +26,10 @@ def storage() -> str:
     return os.environ.get("TOPFORMER_NAS_STORAGE", DEFAULT_URL)
 
 
-def study_names(url: str) -> tuple[str, ...]:
+def studies_of(url: str) -> dict[str, Study]:
+    """By name, in the order in which they began."""
     with Store.open(url, read_only=True) as store:
-        return tuple(study.name for study in store.studies())
+        return {study.name: study for study in store.studies()}
 
 
 def study_rows_of(url: str) -> tuple[StudyRow, ...]:

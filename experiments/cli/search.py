@@ -99,8 +99,8 @@ def _study_config(study: str, storage: str, extend: int | None, *, resume: bool)
     if extend is None:
         return config
     with store_if_any(storage) as there:
-        if there is not None and there.find_study(config.name) is not None:
-            there.study(config.name).config.extended(extend)
+        if there is not None and (known := there.find_study(config.name)) is not None:
+            known.config.extended(extend)
     return config.extended(extend)
 
 

@@ -23,7 +23,7 @@ from experiments.front.predictor import LEAST_POINTS
 from experiments.search.guided import Guide
 from experiments.search.samplers import Gate, left_out_agreement, next_batch
 from experiments.search.schedule import Confirmation, Schedule, promoted
-from experiments.store.records import Proposal, Record, Rung, Trial
+from experiments.store.records import BatchStatistics, Proposal, Record, Rung, Trial
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
 from experiments.workers.pool import Pool, worker_pool
@@ -380,13 +380,14 @@ class _Run:
 
     def tell_so_far(self) -> None:
         study, gates = self.store.study(self.config.name), self.store.batches(self.config.name)
+        gate = BatchStatistics.total(gates)
         reference = hypervolume_reference(study, self.trials)
         area = hypervolume_of(self.trials, fidelity=self.evaluator.fidelity, reference=reference)
         saved = {
             "from the store": self.cached,
-            "over the budget": sum(gate.over_budget for gate in gates),
-            "known already": sum(gate.duplicates for gate in gates),
-            "turned away by a screen": sum(gate.screened for gate in gates),
+            "over the budget": gate.over_budget,
+            "known already": gate.duplicates,
+            "turned away by a screen": gate.screened,
         }
         words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
         asynchronous = self.config.search.asynchronous

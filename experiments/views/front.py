@@ -44,7 +44,7 @@ class FrontRow:
         return {
             "trial": trial.number,
             "arch_key": trial.candidate.arch.key,
-            "image_size": "x".join(map(str, trial.candidate.task.image_size)),
+            "image_size": trial.candidate.task.pixels,
             "miou_pct": trial.miou_pct,
             "fidelity": record.fidelity,
             "replicate": record.replicate,
@@ -157,7 +157,8 @@ class FrontView:
         """A dictionary for each row; under a budget the one row has its nearest anchor, too."""
         rows = [row.as_dict() for row in self.rows]
         if self.budget_ms is not None:
-            rows[0]["nearest_anchor"] = None if self.nearest_anchor is None else asdict(self.nearest_anchor)
+            anchor = self.nearest_anchor
+            rows[0]["nearest_anchor"] = None if anchor is None else asdict(anchor)
         return rows
 
     def as_csv(self) -> str:
