@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from evaluators.base import ClassCounts
 from experiments.benchmarks.evidence import keep
-from experiments.benchmarks.ranking_baselines import RESAMPLES, Floats, interval, partial_tau, same_order, tau
+from experiments.benchmarks.ranking_baselines import RESAMPLES, Floats, predictors
 from experiments.store.ledger import read_records
 from experiments.store.records import Record
 from experiments.trust.standing import shipped_reports
@@ -53,22 +53,7 @@ def agreement(columns: Mapping[str, Floats], judged: list[np.ndarray], chosen: n
         some = rng.integers(0, len(members), len(members))
         parts = rng.integers(0, len(judged[0]), len(judged[0]))
         drawn.append((some, np.array([miou_pct(judged[one][parts]) for one in members])[some]))
-    rows: dict[str, object] = {}
-    given = columns[RULE][members]
-    for name, column in columns.items():
-        values = column[members]
-        if name != RULE and same_order(values, given):
-            continue
-        row: dict[str, object] = {
-            "tau": round(tau(reference, values), 3),
-            "interval_90": interval([tau(truth, values[some]) for some, truth in drawn]),
-        }
-        if name != RULE:
-            row["partial_tau"] = round(partial_tau(reference, values, given), 3)
-            row["partial_interval_90"] = interval(
-                [partial_tau(truth, values[some], given[some]) for some, truth in drawn]
-            )
-        rows[name] = row
+    rows = predictors({name: column[members] for name, column in columns.items()}, reference, RULE, drawn)
     return {"architectures": len(members), "spread_pct": round(float(np.std(reference, ddof=1)), 2), "predictors": rows}
 
 

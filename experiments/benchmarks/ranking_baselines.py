@@ -63,21 +63,32 @@ def compared(columns: Mapping[str, Floats], reference: Floats, rule: str, noise_
     """Of some architectures: a row for each predictor."""
     rng = np.random.default_rng(0)
     count = len(reference)
-    samples = rng.integers(0, count, (RESAMPLES, count))
-    rows = {}
+    drawn = [(some, reference[some]) for some in rng.integers(0, count, (RESAMPLES, count))]
+    rows = predictors(columns, reference, rule, drawn)
+    return {"architectures": count, "ceiling": round(ceiling(reference, noise_pct, rng), 3), "predictors": rows}
+
+
+def predictors(
+    columns: Mapping[str, Floats], reference: Floats, rule: str, drawn: Sequence[tuple[NDArray[np.int64], Floats]]
+) -> dict[str, dict[str, object]]:
+    """A row for each predictor, with intervals over draws: some of the architectures, and the reference's values of
+    these. What orders as the rule does, or not at all, has no row."""
+    rows: dict[str, dict[str, object]] = {}
+    given = columns[rule]
     for name, values in columns.items():
+        if name != rule and same_order(values, given):
+            continue
         row: dict[str, object] = {
             "tau": round(tau(reference, values), 3),
-            "interval_90": interval([tau(reference[one], values[one]) for one in samples]),
+            "interval_90": interval([tau(truth, values[some]) for some, truth in drawn]),
         }
         if name != rule:
-            given = columns[rule]
             row["partial_tau"] = round(partial_tau(reference, values, given), 3)
             row["partial_interval_90"] = interval(
-                [partial_tau(reference[one], values[one], given[one]) for one in samples]
+                [partial_tau(truth, values[some], given[some]) for some, truth in drawn]
             )
         rows[name] = row
-    return {"architectures": count, "ceiling": round(ceiling(reference, noise_pct, rng), 3), "predictors": rows}
+    return rows
 
 
 def main() -> None:
@@ -120,14 +131,7 @@ def main() -> None:
             "seed": 0,
             "over": {
                 name: compared(
-                    {
-                        column: found[chosen]
-                        for column, found in columns.items()
-                        if column == rule or not same_order(found[chosen], columns[rule][chosen])
-                    },
-                    reference[chosen],
-                    rule,
-                    noise_pct,
+                    {column: found[chosen] for column, found in columns.items()}, reference[chosen], rule, noise_pct
                 )
                 for name, chosen in sets.items()
             },
