@@ -58,6 +58,26 @@ AUGMENTED = replace(
         long_side=128, short_side=64, scale_min=0.5, scale_max=2, crop=(64, 64), class_share_max=0.75, photometric=True
     ),
 )
+SUPERNET_STUDY = """
+name = "toy"
+[space]
+name = "toy"
+base = "tiny"
+[space.knobs]
+width_4 = [8, 16]
+num_blocks = [2, 4]
+[task]
+num_classes = 3
+[latency]
+table = "none"
+[evaluator]
+recipe = "proxy-short"
+dataset = "data"
+[search]
+trials = 1
+batch_size = 1
+"""
+"""A study whose space is small enough for a supernet of a test; its images lie in the folder `data`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,35 +9,17 @@ import pytest
 
 from tests.support import trees
 from tests.support.shell import Shell
+from tests.support.trainings import SUPERNET_STUDY
 from topformer import saved_model
 
 SMALL = ("--iterations", "2", "--batch-size", "2", "--canvas", "64x192", "--drawn", "1", "--accelerator", "cpu")
 TRAIN = ("supernet", "train", "--space", "study.toml", "--data", "data", "--out", "run", *SMALL)
-STUDY = """
-name = "toy"
-[space]
-name = "toy"
-base = "tiny"
-[space.knobs]
-width_4 = [8, 16]
-num_blocks = [2, 4]
-[task]
-num_classes = 3
-[latency]
-table = "none"
-[evaluator]
-recipe = "proxy-short"
-dataset = "data"
-[search]
-trials = 1
-batch_size = 1
-"""
 
 
 @pytest.fixture
 def toy(shell: Shell) -> Shell:
     trees.folder_tree(shell.folder / "data")
-    (shell.folder / "study.toml").write_text(STUDY)
+    (shell.folder / "study.toml").write_text(SUPERNET_STUDY)
     return shell
 
 

@@ -10,27 +10,9 @@ from evaluators.supernet import SUPERNET
 from experiments.front.lookup import Chosen
 from experiments.training.supernet import extracted, judged, supernet_recipe, train_over_space
 from tests.support import trees
+from tests.support.trainings import SUPERNET_STUDY
 from topformer import ANCHORS, saved_model
 from topformer.errors import UserError
-
-STUDY = """
-name = "toy"
-[space]
-name = "toy"
-base = "tiny"
-[space.knobs]
-width_4 = [8, 16]
-[task]
-num_classes = 3
-[latency]
-table = "none"
-[evaluator]
-recipe = "proxy-short"
-dataset = "data"
-[search]
-trials = 1
-batch_size = 1
-"""
 
 
 def test_a_recipe_differs_from_the_usual_one_only_in_what_is_given() -> None:
@@ -60,7 +42,7 @@ def test_what_cannot_be_is_said_before_the_data_are_read(
 @pytest.mark.slow
 def test_a_supernet_is_trained_and_a_second_call_has_nothing_to_train(tmp_path: Path) -> None:
     trees.folder_tree(tmp_path / "data")
-    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "study.toml").write_text(SUPERNET_STUDY)
     recipe = supernet_recipe(iterations=2, batch_size=2, canvas=(64, 192), drawn_subnets=1)
     names = (str(tmp_path / "study.toml"), str(tmp_path / "data"), tmp_path / "run")
     first = train_over_space(*names, recipe=recipe, accelerator="cpu")
@@ -74,7 +56,7 @@ def test_a_supernet_is_trained_and_a_second_call_has_nothing_to_train(tmp_path: 
 def test_parts_of_a_supernet_are_judged_and_become_networks_and_strangers_are_told_so(tmp_path: Path) -> None:
     trees.folder_tree(tmp_path / "data")
     data = str(tmp_path / "data")
-    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "study.toml").write_text(SUPERNET_STUDY)
     recipe = supernet_recipe(iterations=2, batch_size=2, canvas=(64, 192), drawn_subnets=1)
     trained = train_over_space(str(tmp_path / "study.toml"), data, tmp_path / "run", recipe=recipe, accelerator="cpu")
     tiny, base = (Chosen(text=name, arch=ANCHORS[name]) for name in ("tiny", "base"))
