@@ -40,8 +40,9 @@ from evaluators.base import Metrics
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.surrogate import TABLE, Floats, Point, Recorded, Surrogate, compiled, space_searched
 from experiments.front.pareto import hypervolume
+from experiments.search.gate import Limits
 from experiments.search.guided import Guide
-from experiments.search.samplers import Gate, next_batch
+from experiments.search.samplers import next_batch
 from experiments.store.records import Record, Trial
 from latency_lut.table import LatencyTable, find_table
 from topformer.blocks import candidate_blocks
@@ -88,7 +89,7 @@ class Truth:
 
 def ours(truth: Truth, sampler: str, seed: int, evaluations: int, spent: list[float]) -> Iterator[tuple[Point, float]]:
     """The tool's loop, without a store and without training."""
-    gate = Gate(
+    limits = Limits(
         why_not=lambda _: None,
         latency=lambda candidate: truth.table.estimate(candidate_blocks(candidate)),
         max_ms=truth.max_ms,
@@ -105,7 +106,7 @@ def ours(truth: Truth, sampler: str, seed: int, evaluations: int, spent: list[fl
             size=size,
             population=size,
             anchors=(),
-            gate=gate,
+            limits=limits,
             guide=lambda: truth.guide,
             fidelity="surrogate",
         )

@@ -1,4 +1,4 @@
-"""The `topformer-nas search` command: parse, make one call, print."""
+"""The `topformer-nas search` command."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -47,7 +47,8 @@ def search(
 ) -> None:
     """Run a search study, or go on where it was interrupted."""
     from experiments.search.assembly import build_evaluator, build_schedule
-    from experiments.search.study import require_rows, run_study
+    from experiments.search.opening import require_rows
+    from experiments.search.study import run_study
     from experiments.store.store import Store
     from experiments.trust.standing import standing
     from latency_lut.table import find_table

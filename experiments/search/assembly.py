@@ -51,7 +51,19 @@ def build_schedule(config: StudyConfig, evaluator: Evaluator, trusted: Callable[
             "be true with it; leave one of them out."
         )
     dataset = dataset_of(config)
-    screens, confirmations, notices = [], [], []
+    screens, notices = _screens(config, dataset, evaluator, trusted)
+    confirmations = _confirmations(config, dataset, evaluator, trusted)
+    return Schedule(screens=screens, confirmations=confirmations, notices=notices)
+
+
+def _screens(
+    config: StudyConfig,
+    dataset: SegmentationDataset,
+    evaluator: Evaluator,
+    trusted: Callable[[Scorer], Standing],
+) -> tuple[tuple[Screen, ...], tuple[str, ...]]:
+    """The screens that are used, and a sentence on each that is not."""
+    screens, notices = [], []
     for number, section in enumerate(config.screen):
         with _key(config, f"screen[{number}].recipe"):
             scorer = scorer_named(section.recipe, REFERENCE, dataset)
@@ -61,45 +73,54 @@ def build_schedule(config: StudyConfig, evaluator: Evaluator, trusted: Callable[
             screens.append(Screen(scorer=scorer, share=section.share))
         else:
             notices.append(f"screen {scorer.fidelity} is not used: {standing.sentence}.")
+    return tuple(screens), tuple(notices)
+
+
+def _confirmations(
+    config: StudyConfig,
+    dataset: SegmentationDataset,
+    evaluator: Evaluator,
+    trusted: Callable[[Scorer], Standing],
+) -> tuple[Confirmation, ...]:
+    confirmations = list[Confirmation]()
     before, repeated = evaluator, 1
-    for number, rung in enumerate(config.confirm):
-        if rung.keep is rung.front_probability is None:
+    for number, section in enumerate(config.confirm):
+        where = f"study {config.name!r}, confirm[{number}]"
+        if section.keep is section.front_probability is None:
             raise UserError(
-                f"study {config.name!r}, confirm[{number}]: which trials? Set keep = 6, the best by fronts, or "
-                "front_probability = 0.05, all that are that likely to be on the front."
+                f"{where}: which trials? Set keep = 6, the best by fronts, or front_probability = 0.05, all that are "
+                "that likely to be on the front."
             )
         with _key(config, f"confirm[{number}].recipe"):
-            found = evaluator_named(rung.recipe, dataset)
-        if isinstance(found, SupernetEvaluator) and rung.replicates > 1:
+            found = evaluator_named(section.recipe, dataset)
+        if isinstance(found, SupernetEvaluator) and section.replicates > 1:
             raise UserError(
-                f"study {config.name!r}, confirm[{number}].replicates: {found.fidelity} trains nothing, so that "
-                f"{rung.replicates} of its evaluations are all alike; set replicates = 1, or recipe = "
-                f'"tuned:{found.weights}".'
+                f"{where}.replicates: {found.fidelity} trains nothing, so that {section.replicates} of its evaluations "
+                f'are all alike; set replicates = 1, or recipe = "tuned:{found.weights}".'
             )
         noise_pct = None
-        if rung.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:
+        if section.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:
             raise UserError(
-                f"study {config.name!r}, confirm[{number}].front_probability: no trust report says how far trainings "
-                f"by {before.fidelity} differ, so how likely trials are on the front is not known; set keep = 6."
+                f"{where}.front_probability: no trust report says how far trainings by {before.fidelity} differ, so "
+                "how likely trials are on the front is not known; set keep = 6."
             )
         confirmations.append(
             Confirmation(
                 evaluator=found,
-                keep=rung.keep,
-                replicates=rung.replicates,
-                front_probability=rung.front_probability,
+                keep=section.keep,
+                replicates=section.replicates,
+                front_probability=section.front_probability,
                 noise_pct=None if noise_pct is None else noise_pct / math.sqrt(repeated),
             )
         )
-        before, repeated = found, rung.replicates
-    labels = [rung.label for rung in confirmations]
-    own = rung_label(evaluator.fidelity, 1)
-    if twice := next((label for label in labels if labels.count(label) > 1 or label == own), None):
+        before, repeated = found, section.replicates
+    labels = [rung_label(evaluator.fidelity, 1), *(rung.label for rung in confirmations)]
+    if twice := next((label for label in labels[1:] if labels.count(label) > 1), None):
         raise UserError(
             f"study {config.name!r}: [[confirm]] {twice!r} is there twice, or is what trials are trained by; give it "
             "other replicates, or another recipe."
         )
-    return Schedule(screens=tuple(screens), confirmations=tuple(confirmations), notices=tuple(notices))
+    return tuple(confirmations)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Which candidates come next? A sampler is asked, and a gate stands before the ask becomes a trial.
+"""Which candidates come next? A sampler is asked, and the gate (`gate.py`) stands before the ask becomes a trial.
 
 `auto` asks our own `Guide`, the others Optuna's samplers in memory. The store is the persistent truth; every batch
 rebuilds what a sampler knows from it, with a seed of (study seed, batch), so that an interrupted study goes on exactly
-as it would have. Candidates that are over the latency budget or already in the study are dropped here: no trial exists
-that would need an invented mIoU.
+as it would have. The gate drops what may not be a trial before it is one: no trial exists that would need an invented
+mIoU.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from scipy.stats import kendalltau
 
 from experiments.front.pareto import evaluated, front, nearest, points
 from experiments.front.predictor import LEAST_POINTS
+from experiments.search.gate import Gate, Limits
 from experiments.search.guided import Evaluated, Guide
 from experiments.store.records import BatchStatistics, Origin, Proposal, Trial
-from latency_lut.table import LatencyEstimate
 from search_space.space import SearchSpace
-from topformer.config import ANCHORS, Candidate
-from topformer.errors import UserError, unknown_name
+from topformer.config import Candidate
+from topformer.errors import unknown_name
 
 ASKS_PER_TRIAL = 100
 """Proposals asked of a sampler per trial of a batch before the space's own neighbourhood takes over."""
@@ -160,19 +160,6 @@ SAMPLERS: Mapping[str, Sampler] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """What a candidate must pass before it may be evaluated."""
-
-    why_not: Callable[[Candidate], str | None]
-    """Why the evaluator cannot evaluate a candidate, or None."""
-    latency: Callable[[Candidate], LatencyEstimate]
-    max_ms: float | None
-
-    def over_budget(self, estimate: LatencyEstimate) -> bool:
-        return self.max_ms is not None and estimate.total_ms > self.max_ms
-
-
 def next_batch(
     space: SearchSpace,
     trials: Sequence[Trial],
@@ -183,7 +170,7 @@ def next_batch(
     size: int,
     population: int,
     anchors: Sequence[str],
-    gate: Gate,
+    limits: Limits,
     guide: Callable[[], Guide],
     fidelity: str,
 ) -> tuple[tuple[Proposal, ...], BatchStatistics]:
@@ -192,10 +179,10 @@ def next_batch(
     `population` is the study's batch size, which a last, shorter batch falls short of.
     The anchors lead the first batch, whatever the budget: they are what a front is compared with.
     """
-    selection = _Selection(space, gate, known={trial.candidate.key for trial in trials})
+    gate = Gate(space, limits, known={trial.candidate.key for trial in trials})
     if batch == 0:
         for name in anchors:
-            selection.add_anchor(name)
+            gate.add_anchor(name)
     started = time.perf_counter()
     done = evaluated(trials, fidelity=fidelity)
     settled = {trial.number for trial in done}
@@ -204,74 +191,29 @@ def next_batch(
         done=done,
         others=[trial for trial in trials if trial.number not in settled],
         seed=_derived_seed(seed, batch, "sampler"),
-        size=size - len(selection.proposals),
+        size=size - len(gate.proposals),
         population=population,
         guide=guide,
     )
     for candidate in sampler_named(sampler)(request) if request.size > 0 else ():
-        if len(selection.proposals) >= size:
+        if len(gate.proposals) >= size:
             break
-        selection.consider(candidate, "sampler")
+        gate.consider(candidate, "sampler")
     sampler_seconds = time.perf_counter() - started
     fill = random.Random(_derived_seed(seed, batch, "fill"))
-    lacks = len(selection.proposals) < size
+    lacks = len(gate.proposals) < size
     for candidate, origin in _fallback(space, front(trials, fidelity=fidelity), fill) if lacks else ():
-        if len(selection.proposals) >= size:
+        if len(gate.proposals) >= size:
             break
-        selection.consider(candidate, origin)
+        gate.consider(candidate, origin)
     statistics = BatchStatistics(
-        asked=selection.asked,
-        invalid=selection.invalid,
-        over_budget=selection.over_budget,
-        duplicates=selection.duplicates,
+        asked=gate.asked,
+        invalid=gate.invalid,
+        over_budget=gate.over_budget,
+        duplicates=gate.duplicates,
         sampler_seconds=sampler_seconds,
     )
-    return tuple(selection.proposals), statistics
-
-
-class _Selection:
-    """Collects what passes the gate, and counts what does not."""
-
-    def __init__(self, space: SearchSpace, gate: Gate, *, known: set[str]) -> None:
-        self.space = space
-        self.gate = gate
-        self.known = known
-        self.proposals: list[Proposal] = []
-        self.asked = self.invalid = self.over_budget = self.duplicates = 0
-
-    def add_anchor(self, name: str) -> None:
-        candidate = Candidate(arch=ANCHORS[name], task=self.space.task)
-        if candidate.key in self.known:
-            return  # named twice
-        if reason := self.gate.why_not(candidate):
-            raise UserError(f"anchor {name!r} cannot be evaluated: {reason}")
-        self._accept(candidate, "anchor", name, self.gate.latency(candidate))
-
-    def consider(self, candidate: Candidate, origin: Origin) -> None:
-        self.asked += 1
-        if candidate.key in self.known:
-            self.duplicates += 1
-            return
-        if self.gate.why_not(candidate) is not None:
-            self.invalid += 1
-            return
-        estimate = self.gate.latency(candidate)
-        if self.gate.over_budget(estimate):
-            self.over_budget += 1
-            return
-        self._accept(candidate, origin, None, estimate)
-
-    def _accept(self, candidate: Candidate, origin: Origin, anchor: str | None, estimate: LatencyEstimate) -> None:
-        self.known.add(candidate.key)
-        self.proposals.append(
-            Proposal(
-                candidate=candidate,
-                point=self.space.encode(candidate),
-                origin=origin,
-                anchor=anchor,
-                latency=estimate,
-            )
-        )
+    return tuple(gate.proposals), statistics
 
 
 def sampler_named(name: str) -> Sampler:

@@ -41,8 +41,8 @@ class Answer:
     """The store knew it already."""
 
 
-Write = Callable[[int, Record, Path | None], None]
-"""Called with a want's place, its new record, and the weights where some were kept."""
+Write = Callable[[Answer, Path | None], None]
+"""Called with what is known of a want, and with its weights where an evaluation kept some."""
 
 
 def answers(
@@ -55,9 +55,10 @@ def answers(
 ) -> Iterator[Answer]:
     """What the store knows first, then evaluations as they come, each recorded before it is told.
 
-    `wants` may grow while answers are taken. `beat` is called at least every 15 s. `write` records what is new instead
-    of `Store.add_record`. Raises `UserError` for a fault around a candidate (disk, cache, settings), which no record
-    is made of; a candidate that cannot be evaluated has a record that says why.
+    `wants` may grow while answers are taken. `beat` is called at least every 15 s. `write` is called before each answer
+    is given, known or new, and records what is new in place of `Store.add_record`. Raises `UserError` for a fault
+    around a candidate (disk, cache, settings), which no record is made of; a candidate that cannot be evaluated has a
+    record that says why.
     """
     asked, in_flight = 0, dict[int, Path | None]()
     while asked < len(wants) or in_flight:
@@ -71,17 +72,20 @@ def answers(
                     pool.submit(number, (want.scorer, want.candidate, want.replicate, in_flight[number]))
             for number, want in fresh.items():
                 if want.identity in known:
-                    yield Answer(number=number, record=known[want.identity], cached=True)
+                    answer = Answer(number=number, record=known[want.identity], cached=True)
+                    if write is not None:
+                        write(answer, None)
+                    yield answer
             continue
         number, outcome = pool.next(beat)
         want, weights = wants[number], in_flight.pop(number)
-        record = _record_of(outcome, want)
+        answer = Answer(number=number, record=_record_of(outcome, want), cached=False)
         kept = weights if weights is not None and weights.is_file() else None
         if write is not None:
-            write(number, record, kept)
+            write(answer, kept)
         else:
-            store.add_record(record, candidate=want.candidate, weights=kept)
-        yield Answer(number=number, record=record, cached=False)
+            store.add_record(answer.record, candidate=want.candidate, weights=kept)
+        yield answer
 
 
 def recorded(

@@ -14,7 +14,8 @@ from experiments.front.confidence import front_probabilities
 from experiments.front.lookup import at_rung
 from experiments.front.pareto import front, non_dominated
 from experiments.search.assembly import build_evaluator, build_schedule
-from experiments.search.samplers import Gate, next_batch
+from experiments.search.gate import Limits
+from experiments.search.samplers import next_batch
 from experiments.search.schedule import Confirmation, Schedule, Screen, promoted
 from experiments.search.study import Event, StudyResult, run_study
 from experiments.store.store import Store
@@ -111,7 +112,7 @@ def test_a_screen_promotes_by_latency_and_score(tmp_path: Path) -> None:
         size=24,
         population=6,
         anchors=("tiny", "small", "base"),
-        gate=Gate(why_not=lambda _: None, latency=lambda c: table.estimate(candidate_blocks(c)), max_ms=None),
+        limits=Limits(why_not=lambda _: None, latency=lambda c: table.estimate(candidate_blocks(c)), max_ms=None),
         guide=lambda: pytest.fail("only 'auto' asks for a guide"),
         fidelity="toy",
     )

@@ -15,9 +15,11 @@ from evaluators.proxy import ProxyEvaluator
 from experiments.front.pareto import hypervolume, nearest, points
 from experiments.search import samplers
 from experiments.search.assembly import build_evaluator, build_schedule
+from experiments.search.gate import Limits
 from experiments.search.guided import Guide
-from experiments.search.samplers import SAMPLERS, Gate, OptunaSampler, Request, left_out_agreement, next_batch
-from experiments.search.study import Event, require_rows, run_study
+from experiments.search.opening import require_rows
+from experiments.search.samplers import SAMPLERS, OptunaSampler, Request, left_out_agreement, next_batch
+from experiments.search.study import Event, run_study
 from experiments.store.store import Lease, Store
 from experiments.study_config import StudyConfig
 from experiments.workers.pool import Pool
@@ -167,7 +169,7 @@ def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
     space, table = config.search_space(), toy_table()
     for sampler in SAMPLERS:
         for seed in range(5):
-            gate = Gate(why_not=lambda _: None, latency=lambda c: table.estimate(candidate_blocks(c)), max_ms=0.05)
+            limits = Limits(why_not=lambda _: None, latency=lambda c: table.estimate(candidate_blocks(c)), max_ms=0.05)
             proposals, statistics = next_batch(
                 space,
                 (),
@@ -177,7 +179,7 @@ def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
                 size=8,
                 population=8,
                 anchors=(),
-                gate=gate,
+                limits=limits,
                 guide=lambda: Guide(space, CompiledTable(table, space), max_ms=0.05),
                 fidelity="toy",
             )
