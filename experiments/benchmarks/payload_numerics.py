@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from experiments.export.onnx import settle_random_weights
+from experiments.export.weights import settle_random_weights
 from latency_lut.devices import qemu
 from latency_lut.payload import build
 from latency_lut.runtimes.ncnn import candidate_network

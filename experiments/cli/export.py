@@ -1,4 +1,4 @@
-"""The `topformer-nas export` command: parse, make one call, print."""
+"""The `topformer-nas export` command."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +32,7 @@ def export(
 
     The file is proven equal to the network, and a JSON card lies beside it.
     """
-    from experiments.export.onnx import export as write
+    from experiments.export import onnx
     from experiments.export.weights import network_of
     from experiments.front.lookup import chosen, task_of
     from experiments.latency.plan import rows_named
@@ -45,12 +45,12 @@ def export(
     if classes is None and weights is not None and not (random_weights or retrain):
         classes = class_count(weights)
     task = task_of(found, size, classes, output=output)
-    prices = find_table(table) if table else None
+    named = find_table(table) if table else None
     with rows_named(arch, task):
         model, provenance = network_of(
-            found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=prices
+            found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=named
         )
-    result = write(model, task, out, name=found.label, provenance=provenance)
+    result = onnx.export(model, task, out, name=found.label, provenance=provenance)
     content = {
         "onnx_path": str(result.onnx_path),
         "card_path": str(result.card_path),

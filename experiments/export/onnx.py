@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import io
 import json
 import logging
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,17 +18,11 @@ import onnxruntime
 import torch
 from torch import nn
 
-from evaluators.evaluation import MEAN, STANDARD_DEVIATION
-from evaluators.trust import Z_90
-from experiments.front.lookup import CARD_FORMAT
-from experiments.store.records import Study, Trial
-from experiments.trust.standing import Standing
+from experiments.export.card import Provenance, card
 from latency_lut.runtimes.onnxruntime import exportable
-from latency_lut.table import LatencyEstimate
-from topformer.config import Task, TopFormerConfig, anchor_name
+from topformer.config import Task
 from topformer.errors import UserError
 from topformer.model import TopFormer
-from topformer.version import tool_version
 
 OPSET = 20
 """What the exporter of torch 2.13 writes without converting."""
@@ -59,30 +49,6 @@ class Export:
     opset: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Provenance:
-    """Where the exported numbers come from; None where there is nothing to cite."""
-
-    weights: str
-    """"random", or where the weights were read from."""
-    weights_sha256: str | None = None
-    latency: LatencyEstimate | None = None
-    table: str | None = None
-    table_checksum: str | None = None
-    study: Study | None = None
-    trial: Trial | None = None
-    ranking: Standing | None = None
-    """Of the evaluator that the mIoU is by."""
-
-    @property
-    def miou_margin_pct(self) -> float | None:
-        """Half the 90 % interval of a repeated training; None where no trust report has repeated any."""
-        if self.study is None or self.ranking is None:
-            return None
-        noise_pct = self.ranking.noise_of(self.study.replicates)
-        return None if noise_pct is None else Z_90 * noise_pct
-
-
 def export(model: TopFormer, task: Task, out: Path, *, name: str, provenance: Provenance) -> Export:
     """Write `out/name.onnx` and `out/name.json`; nothing is left behind when a check fails.
 
@@ -103,8 +69,14 @@ def export(model: TopFormer, task: Task, out: Path, *, name: str, provenance: Pr
             f"{_conditioning(model, task):.2g} between float32 and float64: as much means untrained weights."
         )
     onnx_path, card_path = out / f"{name}.onnx", out / f"{name}.json"
-    card = _card(model, task, graph, opset, difference, scale, provenance)
-    _write_all({onnx_path: graph, card_path: (json.dumps(card, indent=2) + "\n").encode()})
+    proof = {
+        "max_abs_error": difference,
+        "greatest_logit": scale,
+        "images": PARITY_IMAGES,
+        "tolerance": TOLERANCE,
+    }
+    said = card(model.arch, task, graph=graph, opset=opset, parity=proof, provenance=provenance)
+    _write_all({onnx_path: graph, card_path: (json.dumps(said, indent=2) + "\n").encode()})
     return Export(onnx_path=onnx_path, card_path=card_path, max_abs_error=difference, opset=opset)
 
 
@@ -175,73 +147,6 @@ def _conditioning(model: nn.Module, task: Task) -> float:
     with torch.inference_mode():
         exact = copy.deepcopy(model).double()(image.double())
         return float((model(image).double() - exact).abs().max())
-
-
-def settle_random_weights(model: TopFormer, *, seed: int = 0) -> TopFormer:
-    """Weights scaled by fan-in, so that an untrained network's activations have a sane scale without batch statistics.
-
-    As initialised for training, it would amplify rounding errors a thousandfold, and no parity could be shown.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(0, fan_in**-0.5, generator=generator)
-    return model.eval()
-
-
-def _card(
-    model: TopFormer, task: Task, graph: bytes, opset: int, error: float, scale: float, provenance: Provenance
-) -> dict[str, Any]:
-    latency, trial = provenance.latency, provenance.trial
-    arch: TopFormerConfig = model.arch
-    return {
-        "format": CARD_FORMAT,
-        "architecture": arch.as_dict(),
-        "arch_key": arch.key,
-        "anchor": anchor_name(arch),
-        "task": task.as_dict(),
-        "input": {
-            "name": "image",
-            "shape": [1, 3, *task.image_size],
-            "colour": "RGB",
-            "mean": MEAN,
-            "std": STANDARD_DEVIATION,
-        },
-        "output": {"name": task.output},
-        "onnx_sha256": hashlib.sha256(graph).hexdigest(),
-        "opset": opset,
-        "parity": {"max_abs_error": error, "greatest_logit": scale, "images": PARITY_IMAGES, "tolerance": TOLERANCE},
-        "weights": provenance.weights,
-        "weights_sha256": provenance.weights_sha256,
-        "latency": None
-        if latency is None
-        else {
-            "total_ms": latency.total_ms,
-            "low_ms": latency.low_ms,
-            "high_ms": latency.high_ms,
-            "interval": latency.interval_note,
-            "kind": latency.kind,
-            "table": provenance.table,
-            "table_checksum": provenance.table_checksum,
-        },
-        "study": None if provenance.study is None else provenance.study.name,
-        "trial": None if trial is None else trial.number,
-        "miou_pct": None if trial is None else trial.miou_pct,
-        "miou_margin_pct": provenance.miou_margin_pct,
-        "fidelity": None if trial is None or trial.record is None else trial.record.fidelity,
-        "evaluator": None if trial is None or trial.record is None else trial.record.evaluator,
-        "ranking_trust": None if provenance.ranking is None else provenance.ranking.as_dict(),
-        "made_by": {
-            "topformer-nas": tool_version(),
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "python": platform.python_version(),
-        },
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 @contextlib.contextmanager

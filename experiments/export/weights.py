@@ -5,7 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from experiments.export.onnx import Provenance, settle_random_weights
+import torch
+from torch import nn
+
+from experiments.export.card import Provenance
 from experiments.front.lookup import Chosen
 from experiments.search.assembly import evaluator_of
 from experiments.store.artefacts import file_sha256
@@ -42,12 +45,11 @@ def network_of(
             f"trial {trial.number} was trained for {trial.candidate.task.num_classes} classes, not {task.num_classes}; "
             "leave --classes out."
         )
-    prices = table or (found.study.table if found.study else None)
-    latency = prices.estimate(decompose(found.arch, task)) if prices else None
+    table = table or (found.study.table if found.study else None)
     priced = {
-        "latency": latency,
-        "table": prices.header.name if prices else None,
-        "table_checksum": prices.checksum if prices else None,
+        "latency": table.estimate(decompose(found.arch, task)) if table else None,
+        "table": table.header.name if table else None,
+        "table_checksum": table.checksum if table else None,
     }
     if random_weights:
         model = settle_random_weights(_network(found, task, None))
@@ -129,3 +131,17 @@ def _trained_again(found: Chosen, storage: str) -> tuple[Path, str]:
             fresh.replace(target)
         store.restore_weights(trial.candidate.key, evaluator.fingerprint, trial.record.replicate, target)
     return target, file_sha256(target)
+
+
+def settle_random_weights(model: TopFormer, *, seed: int = 0) -> TopFormer:
+    """Weights scaled by fan-in, so that an untrained network's activations have a sane scale without batch statistics.
+
+    As initialised for training, it would amplify rounding errors a thousandfold, and no parity could be shown.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0, fan_in**-0.5, generator=generator)
+    return model.eval()

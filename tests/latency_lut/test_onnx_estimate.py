@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.export.onnx import onnx_graph, settle_random_weights
+from experiments.export.onnx import onnx_graph
+from experiments.export.weights import settle_random_weights
 from latency_lut.devices import qemu
 from latency_lut.estimate import SNAPDRAGON_865
 from latency_lut.onnx_estimate import FLAGGED_PCT, NetworkEstimate, estimate_onnx, flagged_layers

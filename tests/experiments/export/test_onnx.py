@@ -12,7 +12,9 @@ import onnxruntime
 import pytest
 import torch
 
-from experiments.export.onnx import OPSET, Export, Provenance, checked_opset, export, settle_random_weights
+from experiments.export.card import Provenance
+from experiments.export.onnx import OPSET, Export, checked_opset, export
+from experiments.export.weights import settle_random_weights
 from experiments.front.lookup import chosen
 from tests.support.toys import toy_table
 from topformer import ANCHORS, TINY, Task, UserError

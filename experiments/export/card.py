@@ -1,0 +1,100 @@
+"""What does the card beside an exported file say, and where are its numbers from?"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from evaluators.evaluation import MEAN, STANDARD_DEVIATION
+from evaluators.trust import Z_90
+from experiments.front.lookup import CARD_FORMAT
+from experiments.store.records import Study, Trial
+from experiments.trust.standing import Standing
+from latency_lut.table import LatencyEstimate
+from topformer.config import Task, TopFormerConfig, anchor_name
+from topformer.version import tool_version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where the exported numbers come from; None where there is nothing to cite."""
+
+    weights: str
+    """"random", or where the weights were read from."""
+    weights_sha256: str | None = None
+    latency: LatencyEstimate | None = None
+    table: str | None = None
+    table_checksum: str | None = None
+    study: Study | None = None
+    trial: Trial | None = None
+    ranking: Standing | None = None
+    """Of the evaluator that the mIoU is by."""
+
+    @property
+    def miou_margin_pct(self) -> float | None:
+        """Half the 90 % interval of a repeated training; None where no trust report has repeated any."""
+        if self.study is None or self.ranking is None:
+            return None
+        noise_pct = self.ranking.noise_of(self.study.replicates)
+        return None if noise_pct is None else Z_90 * noise_pct
+
+
+def card(
+    arch: TopFormerConfig, task: Task, *, graph: bytes, opset: int, parity: Mapping[str, float], provenance: Provenance
+) -> dict[str, Any]:
+    """What a card says: the architecture, its task, what the graph takes and gives, and where its numbers are from."""
+    latency, trial = provenance.latency, provenance.trial
+    return {
+        "format": CARD_FORMAT,
+        "architecture": arch.as_dict(),
+        "arch_key": arch.key,
+        "anchor": anchor_name(arch),
+        "task": task.as_dict(),
+        "input": {
+            "name": "image",
+            "shape": [1, 3, *task.image_size],
+            "colour": "RGB",
+            "mean": MEAN,
+            "std": STANDARD_DEVIATION,
+        },
+        "output": {"name": task.output},
+        "onnx_sha256": hashlib.sha256(graph).hexdigest(),
+        "opset": opset,
+        "parity": dict(parity),
+        "weights": provenance.weights,
+        "weights_sha256": provenance.weights_sha256,
+        "latency": None
+        if latency is None
+        else {
+            "total_ms": latency.total_ms,
+            "low_ms": latency.low_ms,
+            "high_ms": latency.high_ms,
+            "interval": latency.interval_note,
+            "kind": latency.kind,
+            "table": provenance.table,
+            "table_checksum": provenance.table_checksum,
+        },
+        "study": None if provenance.study is None else provenance.study.name,
+        "trial": None if trial is None else trial.number,
+        "miou_pct": None if trial is None else trial.miou_pct,
+        "miou_margin_pct": provenance.miou_margin_pct,
+        "fidelity": None if trial is None or trial.record is None else trial.record.fidelity,
+        "evaluator": None if trial is None or trial.record is None else trial.record.evaluator,
+        "ranking_trust": None if provenance.ranking is None else provenance.ranking.as_dict(),
+        "made_by": {
+            "topformer-nas": tool_version(),
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
