@@ -1,7 +1,7 @@
 """What does a network cost on one device, and how sure is that? The latency lookup table and its text format.
 
-May import `topformer.config`, `topformer.blocks`, `topformer.errors` and the standard library: a query never waits for
-torch. Times are milliseconds for one image on the table's device, runtime, precision and number of threads.
+Imports light modules of `topformer` and the standard library alone: a query never waits for torch. Times are
+milliseconds for one image on the table's device, runtime, precision and number of threads.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from search_space.cover import blocks
 from search_space.presets import PRESETS, preset
-from search_space.space import Choice, Knob, Point, SearchSpace, Trial, require_anchors
+from search_space.space import Choice, Knob, Point, SearchSpace, Suggests, require_anchors
 
 __all__ = [
     "PRESETS",
@@ -12,7 +12,7 @@ __all__ = [
     "Knob",
     "Point",
     "SearchSpace",
-    "Trial",
+    "Suggests",
     "blocks",
     "preset",
     "require_anchors",

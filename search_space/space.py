@@ -53,8 +53,8 @@ _IDLE_IN_CLASSIFICATION = ("injection_channels", "token_stride", "injected_strid
 _HEAD_FUSE = {True: "depthwise", False: "dense"}
 
 
-class Trial(Protocol):
-    """What `SearchSpace.suggest` needs of an Optuna trial."""
+class Suggests(Protocol):
+    """What `SearchSpace.suggest` asks: an Optuna trial, or what answers as one."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
 
@@ -333,7 +333,7 @@ class SearchSpace:
             child[knob.name] = (owners[0] if len(owners) == 1 else parents[drawn])[knob.name]
         return self.decode(self.canonical(child))
 
-    def suggest(self, trial: Trial) -> Candidate:
+    def suggest(self, trial: Suggests) -> Candidate:
         """A candidate from an Optuna trial (every knob is suggested, so the trial's space is always the same)."""
         return self.decode({knob.name: trial.suggest_categorical(knob.name, knob.choices) for knob in self.knobs})
 

@@ -1,7 +1,7 @@
 """What a store's database looks like, and how an older one is brought up to it.
 
-The tables are as the models here say; `experiments/migrations` has the steps from each revision to the next (Alembic).
-Optuna's own storage uses `alembic_version` and `studies`, so that one belongs in another database.
+The tables are as the models here say; `experiments/store/migrations` has the steps from each revision to the next
+(Alembic). Optuna's own storage uses `alembic_version` and `studies`, so that one belongs in another database.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Is a proxy's ranking right? Train a stratified set of architectures at each fidelity, and compare the orders.
 
 Every evaluation is a record of the store, so an interrupted report goes on where it was, and shares what studies and
-earlier reports have trained. A finished report is kept in the store; those of `experiments/trust_reports` come with
+earlier reports have trained. A finished report is kept in the store; those of `experiments/trust/reports` come with
 the tool.
 """
 
