@@ -29,6 +29,8 @@ LEAST_RANKED = 4
 NEARLY_EQUAL_PCT = 1.0
 """mIoU that batch size alone is worth in the paper: "nearly equal" means no more than that."""
 Z_90 = 1.645  # of a two-sided interval of 90 %
+TELLS_ALL = 1e-9
+"""Part of an order that is left where another tells all of it: rounding."""
 
 Relation = Literal["better", "not worse", "nearly equal"]
 Verdict = Literal["reproduced", "inverted", "undecided"]
@@ -76,6 +78,37 @@ def tau_difference(
     samples = _resampled(len(reference), seed)
     drawn = [_kendall(*(_of_samples(signs, samples) for signs in pair)) for pair in (first, second)]
     return _interval(float(_kendall(*first) - _kendall(*second)), drawn[0] - drawn[1])
+
+
+def partial_agreement(
+    reference: Sequence[float], values: Sequence[float], given: Sequence[float], *, seed: int = 0
+) -> Estimate | None:
+    """What `values` know of the reference's order that `given` does not: Kendall's partial tau (Kendall 1942).
+
+    None as in `agreement`, and where `given` tells the whole order of either.
+    """
+    pairs = [_paired(*two) for two in ((reference, values), (reference, given), (values, given))]
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(pairs):
+        return None
+    samples = _resampled(len(reference), seed)
+    value = float(_partial(*(_kendall(*pair) for pair in known)))
+    drawn = _partial(*(_kendall(*(_of_samples(signs, samples) for signs in pair)) for pair in known))
+    return _interval(value, drawn) if math.isfinite(value) else None
+
+
+def tau_ceiling(reference: Sequence[float], *, noise_pct: float, seed: int = 0) -> float:
+    """Mean tau that the true order would reach against one noisy evaluation of each.
+
+    `noise_pct` is the standard deviation of an evaluation. True values are taken to spread as much less than those of
+    the reference as the noise adds to them.
+    """
+    found = np.asarray(reference, float)
+    spread = float(found.var(ddof=1))
+    true = found.mean() + (found - found.mean()) * math.sqrt(max(1 - noise_pct**2 / spread, 0) if spread else 0)
+    noisy = true + np.random.default_rng(seed).normal(0, noise_pct, (RESAMPLES, len(true)))
+    taus = _kendall(_signs(true)[None], np.sign(noisy[:, :, None] - noisy[:, None, :]).astype(np.int8))
+    return float(np.nan_to_num(taus).mean())
 
 
 def top_regret(reference: Sequence[float], values: Sequence[float], *, top: int) -> float:
@@ -236,6 +269,13 @@ def _interval(value: float, drawn: Floats) -> Estimate:
 def _kendall(a: Signs, b: Signs) -> Floats:
     """Tau-b; (..., n, n) -> (...), not a number where either has no order."""
     return _cosine(a.reshape(*a.shape[:-2], -1), b.reshape(*b.shape[:-2], -1))
+
+
+def _partial(of_values: Floats, of_given: Floats, between: Floats) -> Floats:
+    """Partial tau of three taus: values with the reference, the given with it, and values with the given."""
+    rest = (1 - of_given**2) * (1 - between**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(rest > TELLS_ALL, (of_values - of_given * between) / np.sqrt(rest), np.nan))
 
 
 def _spearman(a: Signs, b: Signs) -> Floats:
