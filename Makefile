@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 NAS := $(BIN)/topformer-nas
 STAMP := $(VENV)/.installed
 BUDGET ?= 60
-PARALLEL := --numprocesses auto --dist loadgroup
+PARALLEL := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 THOROUGH := -q -m "thorough or hypothesis" --hypothesis-profile thorough $(PARALLEL)
 SHELL := /bin/bash
 
@@ -35,7 +35,8 @@ demo: $(STAMP)
 	$(NAS) export quickstart@$(BUDGET)ms --out runs/exported
 	@echo "The front is drawn in runs/front.png. Browse it: $(NAS) dashboard"
 
-test: lint types pytest
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types pytest
 
 fast: lint
 	$(BIN)/python -m pytest -m "not slow and not thorough" $(PARALLEL)
@@ -48,9 +49,8 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not thorough" $(PARALLEL) --cov --cov-report=
-	$(BIN)/python -m pytest -m "slow and not thorough" $(PARALLEL)
-	@echo "Covered by the tests that are not slow: $$($(BIN)/coverage report --format=total) % of the lines"
+	$(BIN)/python -m pytest -m "not thorough" $(PARALLEL) --cov --cov-report=
+	@echo "Covered by these tests: $$($(BIN)/coverage report --format=total) % of the lines"
 
 thorough: $(STAMP)
 	set -o pipefail; { \

@@ -6,6 +6,7 @@ One thread: on shared cores a second one only waits for the first, and costs as 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +22,12 @@ settings.load_profile("test")
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, one after the other: they share what is costly to make."""
+    """Tests of one file run in one process, one after the other: they share what is costly to make.
+
+    Files with more slow tests go first, so that no process is left alone with a long one at the end.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
