@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from evaluators.base import Curve, Metrics, ProgressCallback, clocks
+from evaluators.base import Metrics, ProgressCallback, clocks
 from evaluators.checkpoints import RunFolder
 from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Sandwich
-from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, training_seed
+from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, trained_and_scored
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
@@ -67,12 +67,7 @@ class SupernetRecipe:
             raise UserError(f"recalibration_images must be at least 2, not {self.recalibration_images}.")
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "proxy": self.proxy.as_dict(),
-            "drawn_subnets": self.drawn_subnets,
-            "distillation": self.distillation,
-            "recalibration_images": self.recalibration_images,
-        }
+        return asdict(self) | {"proxy": self.proxy.as_dict()}
 
     def for_dataset(self, dataset: SegmentationDataset) -> SupernetRecipe:
         """On the canvas that fits the data set."""
@@ -250,20 +245,9 @@ class SupernetEvaluator:
                 f"the supernet is for segmentation with {self._num_classes} classes, the candidate for "
                 f"{candidate.task.kind} with {candidate.task.num_classes}."
             )
-        try:
-            self.recipe.proxy.canvas_for(candidate)
-        except UserError as error:
-            return str(error)
-        return _opened(self.weights, self._digest)[0].why_not(candidate.arch)
+        return self.recipe.proxy.why_not(candidate) or _opened(self.weights, self._digest)[0].why_not(candidate.arch)
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None = None) -> Metrics:
         """Recalibrate and score one subnet; nothing in it is random, and replicates are alike."""
         if reason := self.why_not(candidate):
             raise UserError(reason)
@@ -305,38 +289,19 @@ class TunedEvaluator:
         """What the supernet cannot evaluate, this cannot either."""
         return self.inherited.why_not(candidate)
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None = None) -> Metrics:
         """Train on and score one candidate on one torch thread; the seed is of candidate and replicate."""
         if reason := self.why_not(candidate):
             raise UserError(reason)
-        since = clocks()
-        proxy, curve = self.inherited.recipe.proxy, Curve(miou_pct=[])
-        seed = training_seed(candidate, replicate)
-        with one_torch_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self.inherited.network(candidate)
-            data = proxy.seen(self.inherited.images, candidate)
-            trained = train(
-                network,
-                data,
-                proxy.augmented(self.training, candidate),
-                train_images=proxy.train_images(data),
-                seed=seed,
-                progress=progress,
-                observe=proxy.curve_of(self.inherited.images, candidate, curve),
-            )
-            scored = proxy.scored(network, self.inherited.images, candidate)
-        curve.loss = trained.curve_loss
-        if weights_out:
-            save_model(network, weights_out)
-        return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve)
+        return trained_and_scored(
+            lambda: self.inherited.network(candidate),
+            self.inherited.recipe.proxy,
+            self.training,
+            self.inherited.images,
+            candidate,
+            replicate=replicate,
+            weights_out=weights_out,
+        )
 
 
 def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | TunedEvaluator | None:
