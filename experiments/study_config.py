@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from evaluators.datasets.named import SCENES
 from search_space import PRESETS, SearchSpace, preset
 from topformer.config import ANCHORS, Task, parse_image_size
-from topformer.errors import LONGEST_NAME, UserError, unknown_name
+from topformer.errors import LONGEST_NAME, UserError, located, unknown_name
 from topformer.reading import MIB, file_text, parse_toml
 
 MOST_TRIALS = 1_000_000
@@ -156,12 +156,11 @@ class StudyConfig(_Section):
     @classmethod
     def checked(cls, values: object, *, where: str) -> Self:
         """From the content of a TOML file; raises `UserError` naming the place, the key and what is legal."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(_sentence(error, where)) from None
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+        with located(where):
+            try:
+                return cls.model_validate(values)
+            except ValidationError as error:
+                raise UserError(_sentence(error)) from None
 
     def extended(self, trials: int) -> Self:
         """With so many trials in all; raises `UserError` for fewer than it has, or for more than a study may have."""
@@ -182,8 +181,8 @@ class StudyConfig(_Section):
         return preset(str(self.space["preset"]), task=task)
 
 
-def _sentence(error: ValidationError, where: str) -> str:
-    """The first mistake of a TOML file, with the file, the key and what is legal."""
+def _sentence(error: ValidationError) -> str:
+    """The first mistake of a TOML file, with the key and what is legal."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is also a missing one
     key = ".".join(str(part) for part in first["loc"])[:LONGEST_NAME]
     match first["type"]:
@@ -193,11 +192,11 @@ def _sentence(error: ValidationError, where: str) -> str:
                 if isinstance(part, str):
                     annotation = section.model_fields[part].annotation
                     section = cast("type[BaseModel]", next(iter(get_args(annotation)), annotation))
-            return f"{where}: unknown key {key!r}; legal keys here: {', '.join(section.model_fields)}."
+            return f"unknown key {key!r}; legal keys here: {', '.join(section.model_fields)}."
         case "missing":
-            return f"{where}: missing key {key!r}."
+            return f"missing key {key!r}."
         case _:
-            return f"{where}: {key} = {repr(first['input'])[:LONGEST_NAME]} is not legal: {first['msg']}."
+            return f"{key} = {repr(first['input'])[:LONGEST_NAME]} is not legal: {first['msg']}."
 
 
 def space_named(name: str, *, size: str | None, classes: int | None, base: Task | None = None) -> SearchSpace:
