@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 
 from evaluators.base import Curve, Metrics, Scored, clocks
+from evaluators.datasets import SegmentationDataset, Split
 from evaluators.evaluation import evaluate, evaluate_blocks, score
 from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -25,9 +26,6 @@ from topformer.config import MIN_IMAGE_PX, Candidate, content_key
 from topformer.errors import UserError, unknown_name
 from topformer.model import TopFormer
 from topformer.weights import save_model
-
-if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset, Split
 
 PROXY_VERSION = 3
 """Raise it with every change that changes results."""
@@ -229,8 +227,8 @@ SHORT = replace(
 LONG = replace(SHORT, name="proxy-long", training=replace(SHORT.training, iterations=740))
 """Twice as long."""
 RECIPES: Mapping[str, ProxyRecipe] = {recipe.name: recipe for recipe in (SHORT, LONG, REFERENCE)}
-_PHOTOGRAPHS = ProxyRecipe(
-    name="reference",
+_PHOTOGRAPHS = replace(
+    REFERENCE,
     training=replace(
         REFERENCE.training,
         iterations=800,
@@ -250,8 +248,6 @@ _PHOTOGRAPHS = ProxyRecipe(
         ),
     ),
     canvas=(192, 256),
-    reference_size=(512, 512),
-    data_share=1.0,
     evaluation_stride=1,
     protocol=Protocol(long_side=2048, short_side=192, multiple_of=32),
 )

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from evaluators.base import Metrics, ProgressCallback, clocks
 from evaluators.checkpoints import RunFolder
+from evaluators.datasets import SegmentationDataset
 from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Sandwich
 from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, trained_and_scored
@@ -33,11 +35,6 @@ from topformer.model import TopFormer
 from topformer.reading import file_content
 from topformer.supernet import Supernet
 from topformer.weights import save_model, save_supernet, saved_supernet
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from evaluators.datasets import SegmentationDataset
 
 IN_THIS_PROCESS = Execution()
 SUPERNET_VERSION = 1
@@ -304,20 +301,20 @@ class TunedEvaluator:
         )
 
 
+INHERITING: Mapping[str, type[SupernetEvaluator | TunedEvaluator]] = {
+    "supernet": SupernetEvaluator,
+    "tuned": TunedEvaluator,
+}
+
+
 def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | TunedEvaluator | None:
     """By `supernet:FILE` or `tuned:FILE`; None for any other text."""
     kind, colon, file = text.partition(":")
-    if not colon:
+    if kind not in INHERITING or not colon:
         return None
-    if kind in ("supernet", "tuned") and not file.strip():
+    if not file.strip():
         raise UserError(f"{text!r} names no file; name the supernet's weights, like {kind}:last.safetensors.")
-    match kind:
-        case "supernet":
-            return SupernetEvaluator(Path(file), dataset)
-        case "tuned":
-            return TunedEvaluator(Path(file), dataset)
-        case _:
-            return None
+    return INHERITING[kind](Path(file), dataset)
 
 
 @lru_cache(maxsize=2)
