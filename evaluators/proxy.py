@@ -308,6 +308,7 @@ class ProxyEvaluator:
 
     def __init__(self, recipe: ProxyRecipe, dataset: SegmentationDataset) -> None:
         self.recipe = for_dataset(recipe, dataset)
+        self.fidelity = self.recipe.name
         self.dataset = self.recipe.images_of(dataset)
         judge = self.dataset.test_fingerprint if self.judges else None
         identity = [PROXY_VERSION, self.dataset.fingerprint, self.recipe.as_dict()]
@@ -317,10 +318,6 @@ class ProxyEvaluator:
     def judges(self) -> bool:
         """Whether the images that judge are scored, too: by the reference alone, so that nothing is chosen by them."""
         return self.recipe.name == REFERENCE.name and self.recipe.protocol is not None
-
-    @property
-    def fidelity(self) -> str:
-        return self.recipe.name
 
     def why_not(self, candidate: Candidate) -> str | None:
         """The class count, the kind of task, or a token grid too coarse for the canvas."""

@@ -159,7 +159,7 @@ def train_supernet(
         sandwich=sandwich,
         fabric=fabric,
         execution=execution,
-        keeper=_Keeper(folder, recipe.proxy.training.iterations, dict(folder.describes)),
+        keeper=_Keeper(folder),
         progress=progress,
     )
     return supernet, trained
@@ -168,8 +168,6 @@ def train_supernet(
 @dataclass
 class _Keeper:
     folder: RunFolder
-    iterations: int
-    description: dict[str, Any]
 
     def restore(self) -> Mapping[str, Any] | None:
         return self.folder.load()
@@ -177,7 +175,8 @@ class _Keeper:
     def save(self, iteration: int, state: Mapping[str, Any], network: nn.Module, averaged: nn.Module | None) -> None:
         supernet = network if averaged is None else averaged
         assert isinstance(supernet, Supernet)
-        save_supernet(supernet, self.folder.last_path, description=self.description | {"iterations_done": iteration})
+        description = dict(self.folder.describes) | {"iterations_done": iteration}
+        save_supernet(supernet, self.folder.last_path, description=description)
         self.folder.save(state)
 
 
@@ -226,14 +225,10 @@ class SupernetEvaluator:
                 f"{dataset.name!r} has now; its weights would be judged on data it does not know."
             )
         self._digest = digest
+        self.fidelity = f"supernet-{digest[:8]}"  # there may be several supernets
         self.fingerprint = content_key([SUPERNET_VERSION, digest, self.dataset.fingerprint])
         self._num_classes = supernet.num_classes
         self._task = Task.from_dict(description.get("task", {}), where=f"{weights}, task")
-
-    @property
-    def fidelity(self) -> str:
-        """With the first digits of the weights' digest: there may be several supernets."""
-        return f"supernet-{self._digest[:8]}"
 
     def why_not(self, candidate: Candidate) -> str | None:
         """The task, a grid too coarse for the canvas, or an architecture that is no subnet."""
@@ -276,11 +271,8 @@ class TunedEvaluator:
         """Raises what `SupernetEvaluator` raises."""
         self.inherited = SupernetEvaluator(weights, dataset)
         self.training = training
+        self.fidelity = f"tuned-{self.inherited.fidelity}"
         self.fingerprint = content_key([TUNED_VERSION, self.inherited.fingerprint, training.as_dict()])
-
-    @property
-    def fidelity(self) -> str:
-        return f"tuned-{self.inherited.fidelity}"
 
     def why_not(self, candidate: Candidate) -> str | None:
         """What the supernet cannot evaluate, this cannot either."""

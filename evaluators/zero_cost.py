@@ -41,16 +41,12 @@ class ZeroCostEvaluator:
         """`recipe` says on what canvas the untrained network is looked at."""
         if name not in ZERO_COST:
             raise unknown_name("zero-cost proxy", name, ZERO_COST)
-        self.name = name
+        self.fidelity = name
         self.recipe = recipe = for_dataset(recipe, dataset)
         self.dataset = dataset.at_size(recipe.canvas)
         self.fingerprint = content_key(
             [ZERO_COST_VERSION, name, self.dataset.fingerprint, list(recipe.canvas), list(recipe.reference_size)]
         )
-
-    @property
-    def fidelity(self) -> str:
-        return self.name
 
     def why_not(self, candidate: Candidate) -> str | None:
         """Why the canvas cannot hold the candidate."""
@@ -61,7 +57,7 @@ class ZeroCostEvaluator:
         wall, started = clocks()
         with one_torch_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(training_seed(candidate, replicate))
-            value = ZERO_COST[self.name](candidate, self.dataset.at_size(self.recipe.canvas_for(candidate)))
+            value = ZERO_COST[self.fidelity](candidate, self.dataset.at_size(self.recipe.canvas_for(candidate)))
         now, cpu = clocks()
         return Score(value=value, seconds=now - wall, cpu_seconds=cpu - started)
 
