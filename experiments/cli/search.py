@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, bars_of, console_of, print_json, storage_flag
+from experiments.cli.terminal import AsJson, Storage, bars_of, console_of, show, storage_flag
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ def search(
                 elsewhere=elsewhere,
                 report=report,
             )
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        _print(result, storage)
+    show(result, lambda done: _print(done, storage), as_json=as_json)
 
 
 def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -119,6 +119,23 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 def print_json(content: object) -> None:
     print(json.dumps(content, indent=2))
+
+
+class Shown(Protocol):
+    """What a command shows: a view, or the result of what it did."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+ShownT = TypeVar("ShownT", bound=Shown)
+
+
+def show(what: ShownT, text: Callable[[ShownT], None], *, as_json: bool) -> None:
+    """JSON for programs, or the text that people read."""
+    if as_json:
+        print_json(what.as_dict())
+    else:
+        text(what)
 
 
 def storage_flag(storage: str) -> str:
