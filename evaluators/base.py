@@ -143,28 +143,14 @@ class Scorer(Protocol):
     def why_not(self, candidate: Candidate) -> str | None:
         """Why `candidate` cannot be evaluated, in one sentence, without trying; None where it can."""
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics | Score:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics | Score:
         """Depends on candidate, replicate and fingerprint only. Raises `UserError` for what it cannot evaluate."""
 
 
 class Evaluator(Scorer, Protocol):
     """Finds an mIoU: what studies search by."""
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics:
         """Metrics that depend on candidate, replicate and fingerprint only.
 
         Writes the weights to `weights_out` where it is given. Raises `UserError` for a candidate it cannot evaluate.

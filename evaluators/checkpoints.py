@@ -37,21 +37,11 @@ class RunFolder:
     describes: Mapping[str, Any]
     """What makes it this training and no other; JSON."""
 
-    @property
-    def state_path(self) -> Path:
-        return self.folder / "state.pt"
-
-    @property
-    def last_path(self) -> Path:
-        return self.folder / "last.safetensors"
-
-    @property
-    def best_path(self) -> Path:
-        return self.folder / "best.safetensors"
-
-    @property
-    def log_path(self) -> Path:
-        return self.folder / "log.jsonl"
+    def __post_init__(self) -> None:
+        self.state_path = self.folder / "state.pt"
+        self.last_path = self.folder / "last.safetensors"
+        self.best_path = self.folder / "best.safetensors"
+        self.log_path = self.folder / "log.jsonl"
 
     @contextmanager
     def opened(self) -> Iterator[None]:

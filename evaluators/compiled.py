@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise, product
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,17 +118,6 @@ class CompiledTable:
         if waiting:
             yield self.encode(waiting)
 
-    def share_under(self, budget_ms: float, columns: Iterable[Columns]) -> float:
-        """Share of the candidates in `columns` (from `every`, or a `sample`) that fit the budget, 0 to 1."""
-        fitting = total = 0
-        for part in columns:
-            latencies = self.estimate_ms(part)
-            fitting += int((latencies <= budget_ms).sum())
-            total += latencies.size
-        if not total:
-            raise UserError("a share needs at least one candidate.")
-        return fitting / total
-
     def savings(self, candidate: Candidate, *, least_ms: float = 0.0) -> tuple[Saving, ...]:
         """Single changes within the space that save more than `least_ms`, most first; exact: the table is additive."""
         before = candidate_blocks(candidate)
@@ -184,13 +175,13 @@ class CompiledTable:
         """All depend on the image size; a column that the space does not vary is left out."""
         varied = tuple(name for name in ("image_size", *columns) if name in self._choices or self._is_varied_sum(name))
         lengths = [len(self._sums) if name == _SEMANTICS else len(self._choices[name]) for name in varied]
-        options = [list(self._sums.values()) if n == _SEMANTICS else self._options(n) for n in varied]
-        ms = [self._fill.ms(_merged(parts), names) for parts in product(*options)]
+        options = [
+            list(self._sums.values()) if name == _SEMANTICS else [{name: choice} for choice in self._choices[name]]
+            for name in varied
+        ]
+        ms = [self._fill.ms(reduce(or_, parts, {}), names) for parts in product(*options)]
         strides = [int(np.prod(lengths[i + 1 :])) for i in range(len(lengths))]
         return _Group(varied, np.array(ms), tuple(strides))
-
-    def _options(self, name: str) -> list[dict[str, Choice]]:
-        return [{name: choice} for choice in self._choices[name]]
 
     def _is_varied_sum(self, name: str) -> bool:
         return name == _SEMANTICS and len(self._sums) > 1
@@ -269,13 +260,6 @@ class _Filler:
             candidate = self._space.decode(self._filler | choices)
             self._blocks[key] = {block.name: block for block in candidate_blocks(candidate)}
         return self._blocks[key]
-
-
-def _merged(parts: Iterable[dict[str, Choice]]) -> dict[str, Choice]:
-    merged: dict[str, Choice] = {}
-    for part in parts:
-        merged |= part
-    return merged
 
 
 def _row_names(stage: str, count: int) -> tuple[str, ...]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from evaluators.base import Evaluator, Scorer
+from evaluators.datasets import SegmentationDataset
 from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
 from evaluators.supernet import inheriting
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from topformer.errors import UserError, unknown_name
-
-if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset
 
 ZERO_COST_ALL = "zero-cost"
 _PROXY_PREFIX = "proxy@"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evaluators.datasets import SegmentationDataset
 from evaluators.evaluation import normalised
 from evaluators.recipe import TrainingRecipe
 from evaluators.samples import ImageDataset
@@ -28,9 +29,6 @@ from topformer.config import TopFormerConfig
 from topformer.errors import UserError
 from topformer.model import TopFormer, TopFormerClassifier
 from topformer.supernet import Supernet
-
-if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset
 
 LABEL_COUNT_STRIDE = 4
 """Class frequencies are taken from every fourth pixel of every fourth row."""

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 
-from evaluators.base import Curve, Metrics, ProgressCallback, Scored, clocks
+from evaluators.base import Curve, Metrics, Scored, clocks
+from evaluators.datasets import SegmentationDataset, Split
 from evaluators.evaluation import evaluate, evaluate_blocks, score
 from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -25,9 +26,6 @@ from topformer.config import MIN_IMAGE_PX, Candidate, content_key
 from topformer.errors import UserError, unknown_name
 from topformer.model import TopFormer
 from topformer.weights import save_model
-
-if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset, Split
 
 PROXY_VERSION = 3
 """Raise it with every change that changes results."""
@@ -69,14 +67,8 @@ class ProxyRecipe:
         return content_key(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "training": self.training.as_dict(),
-            "canvas": list(self.canvas),
-            "reference_size": list(self.reference_size),
-            "data_share": self.data_share,
-            "evaluation_stride": self.evaluation_stride,
-        } | ({} if self.protocol is None else {"protocol": asdict(self.protocol)})
+        """Without a protocol where there is none, as fingerprints of recipes for scenes have always been taken."""
+        return {name: value for name, value in asdict(self).items() if name != "protocol" or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -103,12 +95,8 @@ class ProxyRecipe:
         """The images that a candidate is trained on: photographs as they are, others at the size of the canvas."""
         return dataset if self.protocol else dataset.at_size(self.canvas_for(candidate))
 
-    def training_for(self, candidate: Candidate) -> TrainingRecipe:
-        """How a candidate is trained: of photographs, larger images for a larger task."""
-        return self.augmented(self.training, candidate)
-
     def augmented(self, training: TrainingRecipe, candidate: Candidate) -> TrainingRecipe:
-        """Another training with the augmentation of this recipe, at the scale of the candidate's task."""
+        """A training with the augmentation of this recipe: of photographs, larger images for a larger task."""
         augmentation = self.training.augmentation
         if not isinstance(augmentation, Augmentation):
             return training
@@ -174,6 +162,14 @@ class ProxyRecipe:
         """How many of the training images take part."""
         return max(round(self.data_share * dataset.length("train")), 1)
 
+    def why_not(self, candidate: Candidate) -> str | None:
+        """Why the canvas cannot hold a candidate, in the words of `canvas_for`."""
+        try:
+            self.canvas_for(candidate)
+        except UserError as error:
+            return str(error)
+        return None
+
     def canvas_for(self, candidate: Candidate) -> tuple[int, int]:
         """The canvas, larger or smaller in proportion to the candidate's image, sides rounded to multiples of 32 px.
 
@@ -231,8 +227,8 @@ SHORT = replace(
 LONG = replace(SHORT, name="proxy-long", training=replace(SHORT.training, iterations=740))
 """Twice as long."""
 RECIPES: Mapping[str, ProxyRecipe] = {recipe.name: recipe for recipe in (SHORT, LONG, REFERENCE)}
-_PHOTOGRAPHS = ProxyRecipe(
-    name="reference",
+_PHOTOGRAPHS = replace(
+    REFERENCE,
     training=replace(
         REFERENCE.training,
         iterations=800,
@@ -252,8 +248,6 @@ _PHOTOGRAPHS = ProxyRecipe(
         ),
     ),
     canvas=(192, 256),
-    reference_size=(512, 512),
-    data_share=1.0,
     evaluation_stride=1,
     protocol=Protocol(long_side=2048, short_side=192, multiple_of=32),
 )
@@ -314,6 +308,7 @@ class ProxyEvaluator:
 
     def __init__(self, recipe: ProxyRecipe, dataset: SegmentationDataset) -> None:
         self.recipe = for_dataset(recipe, dataset)
+        self.fidelity = self.recipe.name
         self.dataset = self.recipe.images_of(dataset)
         judge = self.dataset.test_fingerprint if self.judges else None
         identity = [PROXY_VERSION, self.dataset.fingerprint, self.recipe.as_dict()]
@@ -324,62 +319,67 @@ class ProxyEvaluator:
         """Whether the images that judge are scored, too: by the reference alone, so that nothing is chosen by them."""
         return self.recipe.name == REFERENCE.name and self.recipe.protocol is not None
 
-    @property
-    def fidelity(self) -> str:
-        return self.recipe.name
-
     def why_not(self, candidate: Candidate) -> str | None:
         """The class count, the kind of task, or a token grid too coarse for the canvas."""
-        try:
-            self._require_trainable(candidate)
-            self.recipe.canvas_for(candidate)
-        except UserError as error:
-            return str(error)
-        return None
-
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics:
-        """Train and score one candidate on one torch thread; same candidate and replicate, same machine: same bits."""
-        since = clocks()
-        self._require_trainable(candidate)
-        dataset = self.recipe.seen(self.dataset, candidate)
-        train_images = self.recipe.train_images(dataset)
-        seed = training_seed(candidate, replicate)
-        curve, judged = Curve(miou_pct=[]), None
-        with one_torch_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = TopFormer(candidate.arch, num_classes=dataset.num_classes)
-            trained = train(
-                model,
-                dataset,
-                self.recipe.training_for(candidate),
-                train_images=train_images,
-                seed=seed,
-                progress=progress,
-                observe=self.recipe.curve_of(self.dataset, candidate, curve),
-            )
-            scored = self.recipe.scored(model, self.dataset, candidate)
-            if self.judges and self.dataset.length("test"):
-                judged = self.recipe.scored(model, self.dataset, candidate, split="test")
-        curve.loss = trained.curve_loss
-        if weights_out:
-            save_model(model, weights_out)
-        return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve, judged=judged)
-
-    def _require_trainable(self, candidate: Candidate) -> None:
         if candidate.task.kind != "segmentation":
-            raise UserError(f"a proxy trains segmentation networks, not {candidate.task.kind} ones.")
+            return f"a proxy trains segmentation networks, not {candidate.task.kind} ones."
         if candidate.task.num_classes != self.dataset.num_classes:
-            raise UserError(
+            return (
                 f"the candidate's task has {candidate.task.num_classes} classes, data set {self.dataset.name!r} has "
                 f"{self.dataset.num_classes}; set the task's num_classes to {self.dataset.num_classes}."
             )
+        return self.recipe.why_not(candidate)
+
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics:
+        """Train and score one candidate on one torch thread; same candidate and replicate, same machine: same bits."""
+        if reason := self.why_not(candidate):
+            raise UserError(reason)
+        return trained_and_scored(
+            lambda: TopFormer(candidate.arch, num_classes=self.dataset.num_classes),
+            self.recipe,
+            self.recipe.training,
+            self.dataset,
+            candidate,
+            replicate=replicate,
+            weights_out=weights_out,
+            judges=self.judges,
+        )
+
+
+def trained_and_scored(
+    made: Callable[[], TopFormer],
+    recipe: ProxyRecipe,
+    training: TrainingRecipe,
+    dataset: SegmentationDataset,
+    candidate: Candidate,
+    *,
+    replicate: int,
+    weights_out: Path | None,
+    judges: bool = False,
+) -> Metrics:
+    """Train what is made under the seed of candidate and replicate, on one torch thread, and score it as the recipe
+    has it; where it judges, on the images that judge, too."""
+    since = clocks()
+    seed = training_seed(candidate, replicate)
+    curve, judged = Curve(miou_pct=[]), None
+    with one_torch_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, seen = made(), recipe.seen(dataset, candidate)
+        trained = train(
+            model,
+            seen,
+            recipe.augmented(training, candidate),
+            train_images=recipe.train_images(seen),
+            seed=seed,
+            observe=recipe.curve_of(dataset, candidate, curve),
+        )
+        scored = recipe.scored(model, dataset, candidate)
+        if judges and dataset.length("test"):
+            judged = recipe.scored(model, dataset, candidate, split="test")
+    curve.loss = trained.curve_loss
+    if weights_out:
+        save_model(model, weights_out)
+    return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve, judged=judged)
 
 
 def training_seed(candidate: Candidate, replicate: int) -> int:

@@ -38,11 +38,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "crop", tuple(self.crop))
-        if not MIN_IMAGE_PX <= self.short_side <= self.long_side <= 16384:
-            raise UserError(
-                f"short_side and long_side must be from {MIN_IMAGE_PX} to 16384 px, the short one not the longer, not "
-                f"{self.short_side} and {self.long_side}."
-            )
+        _require_sides(self.short_side, self.long_side)
         if not 0.05 <= self.scale_min <= self.scale_max <= 20:
             raise UserError(
                 f"scale_min and scale_max must be from 0.05 to 20 in ascending order, not {self.scale_min} and "
@@ -88,11 +84,7 @@ class Protocol:
     """Sides are rounded up to it."""
 
     def __post_init__(self) -> None:
-        if not MIN_IMAGE_PX <= self.short_side <= self.long_side <= 16384:
-            raise UserError(
-                f"short_side and long_side must be from {MIN_IMAGE_PX} to 16384 px, the short one not the longer, not "
-                f"{self.short_side} and {self.long_side}."
-            )
+        _require_sides(self.short_side, self.long_side)
         if not 1 <= self.multiple_of <= 1024:
             raise UserError(f"multiple_of must be from 1 to 1024, not {self.multiple_of}.")
 
@@ -102,6 +94,14 @@ class Protocol:
         sides = (math.floor(side * factor + 0.5) for side in (height, width))
         rows, columns = (max(math.ceil(side / self.multiple_of) * self.multiple_of, MIN_IMAGE_PX) for side in sides)
         return rows, columns
+
+
+def _require_sides(short_side: int, long_side: int) -> None:
+    if not MIN_IMAGE_PX <= short_side <= long_side <= 16384:
+        raise UserError(
+            f"short_side and long_side must be from {MIN_IMAGE_PX} to 16384 px, the short one not the longer, not "
+            f"{short_side} and {long_side}."
+        )
 
 
 def fitting_factor(height: int, width: int, long_side: float, short_side: float) -> float:

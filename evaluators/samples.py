@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -243,13 +244,14 @@ def batches(
 
     Without workers this process makes them. Raises `DataError` from the iterator where a file cannot be read.
     """
-    numbers = (list(range(start, start + size)) for start in _count(first, stride))
+    numbers = (list(range(start, start + size)) for start in count(first, stride))
+    numbered = _Numbered(samples)
     if not workers:
-        with closing(_made_here(samples, numbers)) as made:
+        with closing(_sound(_stacked([numbered[number] for number in batch]) for batch in numbers)) as made:
             yield made
         return
     loader = DataLoader(
-        _Numbered(samples),
+        numbered,
         batch_sampler=_Numbers(numbers),
         num_workers=workers,
         collate_fn=_stacked,
@@ -259,31 +261,16 @@ def batches(
         timeout=_WAIT_S,
         prefetch_factor=2,
     )
-    with closing(_made_there(loader)) as made:
+    with closing(_sound(loader)) as made:
         yield made
 
 
-def _count(first: int, stride: int) -> Iterator[int]:
-    while True:
-        yield first
-        first += stride
-
-
-def _made_here(samples: Samples, numbers: Iterator[list[int]]) -> Generator[Batch, None, None]:
-    made = _Numbered(samples)
-    for batch in numbers:
-        yield _batch_or_raise(_stacked([made[number] for number in batch]))
-
-
-def _made_there(loader: Iterable[Batch | UserError]) -> Generator[Batch, None, None]:
-    for batch in loader:
-        yield _batch_or_raise(batch)
-
-
-def _batch_or_raise(batch: Batch | UserError) -> Batch:
-    if isinstance(batch, UserError):
-        raise batch
-    return batch
+def _sound(made: Iterable[Batch | UserError]) -> Generator[Batch, None, None]:
+    """Batches up to the first error, which is raised."""
+    for batch in made:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def most_workers() -> int:

@@ -11,19 +11,21 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
-from evaluators.base import Curve, Metrics, ProgressCallback, clocks
+from evaluators.base import Metrics, ProgressCallback, clocks
 from evaluators.checkpoints import RunFolder
+from evaluators.datasets import SegmentationDataset
 from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Sandwich
-from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, training_seed
+from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, trained_and_scored
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
@@ -33,11 +35,6 @@ from topformer.model import TopFormer
 from topformer.reading import file_content
 from topformer.supernet import Supernet
 from topformer.weights import save_model, save_supernet, saved_supernet
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from evaluators.datasets import SegmentationDataset
 
 IN_THIS_PROCESS = Execution()
 SUPERNET_VERSION = 1
@@ -67,12 +64,7 @@ class SupernetRecipe:
             raise UserError(f"recalibration_images must be at least 2, not {self.recalibration_images}.")
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "proxy": self.proxy.as_dict(),
-            "drawn_subnets": self.drawn_subnets,
-            "distillation": self.distillation,
-            "recalibration_images": self.recalibration_images,
-        }
+        return asdict(self) | {"proxy": self.proxy.as_dict()}
 
     def for_dataset(self, dataset: SegmentationDataset) -> SupernetRecipe:
         """On the canvas that fits the data set."""
@@ -167,7 +159,7 @@ def train_supernet(
         sandwich=sandwich,
         fabric=fabric,
         execution=execution,
-        keeper=_Keeper(folder, recipe.proxy.training.iterations, dict(folder.describes)),
+        keeper=_Keeper(folder),
         progress=progress,
     )
     return supernet, trained
@@ -176,8 +168,6 @@ def train_supernet(
 @dataclass
 class _Keeper:
     folder: RunFolder
-    iterations: int
-    description: dict[str, Any]
 
     def restore(self) -> Mapping[str, Any] | None:
         return self.folder.load()
@@ -185,7 +175,8 @@ class _Keeper:
     def save(self, iteration: int, state: Mapping[str, Any], network: nn.Module, averaged: nn.Module | None) -> None:
         supernet = network if averaged is None else averaged
         assert isinstance(supernet, Supernet)
-        save_supernet(supernet, self.folder.last_path, description=self.description | {"iterations_done": iteration})
+        description = dict(self.folder.describes) | {"iterations_done": iteration}
+        save_supernet(supernet, self.folder.last_path, description=description)
         self.folder.save(state)
 
 
@@ -234,14 +225,10 @@ class SupernetEvaluator:
                 f"{dataset.name!r} has now; its weights would be judged on data it does not know."
             )
         self._digest = digest
+        self.fidelity = f"supernet-{digest[:8]}"  # there may be several supernets
         self.fingerprint = content_key([SUPERNET_VERSION, digest, self.dataset.fingerprint])
         self._num_classes = supernet.num_classes
         self._task = Task.from_dict(description.get("task", {}), where=f"{weights}, task")
-
-    @property
-    def fidelity(self) -> str:
-        """With the first digits of the weights' digest: there may be several supernets."""
-        return f"supernet-{self._digest[:8]}"
 
     def why_not(self, candidate: Candidate) -> str | None:
         """The task, a grid too coarse for the canvas, or an architecture that is no subnet."""
@@ -250,20 +237,9 @@ class SupernetEvaluator:
                 f"the supernet is for segmentation with {self._num_classes} classes, the candidate for "
                 f"{candidate.task.kind} with {candidate.task.num_classes}."
             )
-        try:
-            self.recipe.proxy.canvas_for(candidate)
-        except UserError as error:
-            return str(error)
-        return _opened(self.weights, self._digest)[0].why_not(candidate.arch)
+        return self.recipe.proxy.why_not(candidate) or _opened(self.weights, self._digest)[0].why_not(candidate.arch)
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None = None) -> Metrics:
         """Recalibrate and score one subnet; nothing in it is random, and replicates are alike."""
         if reason := self.why_not(candidate):
             raise UserError(reason)
@@ -295,64 +271,42 @@ class TunedEvaluator:
         """Raises what `SupernetEvaluator` raises."""
         self.inherited = SupernetEvaluator(weights, dataset)
         self.training = training
+        self.fidelity = f"tuned-{self.inherited.fidelity}"
         self.fingerprint = content_key([TUNED_VERSION, self.inherited.fingerprint, training.as_dict()])
-
-    @property
-    def fidelity(self) -> str:
-        return f"tuned-{self.inherited.fidelity}"
 
     def why_not(self, candidate: Candidate) -> str | None:
         """What the supernet cannot evaluate, this cannot either."""
         return self.inherited.why_not(candidate)
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None = None) -> Metrics:
         """Train on and score one candidate on one torch thread; the seed is of candidate and replicate."""
         if reason := self.why_not(candidate):
             raise UserError(reason)
-        since = clocks()
-        proxy, curve = self.inherited.recipe.proxy, Curve(miou_pct=[])
-        seed = training_seed(candidate, replicate)
-        with one_torch_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self.inherited.network(candidate)
-            data = proxy.seen(self.inherited.images, candidate)
-            trained = train(
-                network,
-                data,
-                proxy.augmented(self.training, candidate),
-                train_images=proxy.train_images(data),
-                seed=seed,
-                progress=progress,
-                observe=proxy.curve_of(self.inherited.images, candidate, curve),
-            )
-            scored = proxy.scored(network, self.inherited.images, candidate)
-        curve.loss = trained.curve_loss
-        if weights_out:
-            save_model(network, weights_out)
-        return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve)
+        return trained_and_scored(
+            lambda: self.inherited.network(candidate),
+            self.inherited.recipe.proxy,
+            self.training,
+            self.inherited.images,
+            candidate,
+            replicate=replicate,
+            weights_out=weights_out,
+        )
+
+
+INHERITING: Mapping[str, type[SupernetEvaluator | TunedEvaluator]] = {
+    "supernet": SupernetEvaluator,
+    "tuned": TunedEvaluator,
+}
 
 
 def inheriting(text: str, dataset: SegmentationDataset) -> SupernetEvaluator | TunedEvaluator | None:
     """By `supernet:FILE` or `tuned:FILE`; None for any other text."""
     kind, colon, file = text.partition(":")
-    if not colon:
+    if kind not in INHERITING or not colon:
         return None
-    if kind in ("supernet", "tuned") and not file.strip():
+    if not file.strip():
         raise UserError(f"{text!r} names no file; name the supernet's weights, like {kind}:last.safetensors.")
-    match kind:
-        case "supernet":
-            return SupernetEvaluator(Path(file), dataset)
-        case "tuned":
-            return TunedEvaluator(Path(file), dataset)
-        case _:
-            return None
+    return INHERITING[kind](Path(file), dataset)
 
 
 @lru_cache(maxsize=2)

@@ -10,9 +10,9 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from evaluators.base import ProgressCallback
+from evaluators.datasets import SegmentationDataset
 from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Objective, Sandwich, objective_of
 from evaluators.recipe import TrainingRecipe
@@ -27,10 +29,6 @@ from evaluators.samples import Batch, ImageDataset, Samples, batches, most_worke
 from topformer.errors import UserError, first_line, ran_out_of_memory
 from topformer.model import TopFormer, TopFormerClassifier, set_drop_path, zero_start_residuals
 from topformer.supernet import Supernet
-
-if TYPE_CHECKING:
-    from evaluators.base import ProgressCallback
-    from evaluators.datasets import SegmentationDataset
 
 CURVE_POINTS = 10
 _LOOK_EVERY = 20
@@ -454,11 +452,14 @@ class _Clock:
             self.laps += 1
         self._lap_wait_s, self._started = 0.0, None
 
-    def waiting(self) -> _Waiting:
-        return _Waiting(self)
-
-    def waited(self, seconds: float) -> None:
-        self._lap_wait_s += seconds
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Images are waited for."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._lap_wait_s += time.perf_counter() - start
 
     def workers_needed(self, most: int) -> int:
         """From iterations in which this process made the images itself: workers that keep up, and one to spare."""
@@ -479,15 +480,3 @@ class _Clock:
             workers=self.workers,
             peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if on_gpu else None,
         )
-
-
-@dataclass(slots=True)
-class _Waiting:
-    clock: _Clock
-    start: float = 0.0
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.clock.waited(time.perf_counter() - self.start)

@@ -7,7 +7,6 @@ different images, SynFlow (arXiv:2006.05467) how much its weights let through. N
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from evaluators.base import ProgressCallback, Score
+from evaluators.base import Score, clocks
 from evaluators.evaluation import normalised, stacked
 from evaluators.proxy import ProxyRecipe, for_dataset, one_torch_thread, training_seed
 from topformer.blocks import candidate_blocks
@@ -42,39 +41,25 @@ class ZeroCostEvaluator:
         """`recipe` says on what canvas the untrained network is looked at."""
         if name not in ZERO_COST:
             raise unknown_name("zero-cost proxy", name, ZERO_COST)
-        self.name = name
+        self.fidelity = name
         self.recipe = recipe = for_dataset(recipe, dataset)
         self.dataset = dataset.at_size(recipe.canvas)
         self.fingerprint = content_key(
             [ZERO_COST_VERSION, name, self.dataset.fingerprint, list(recipe.canvas), list(recipe.reference_size)]
         )
 
-    @property
-    def fidelity(self) -> str:
-        return self.name
-
     def why_not(self, candidate: Candidate) -> str | None:
         """Why the canvas cannot hold the candidate."""
-        try:
-            self.recipe.canvas_for(candidate)
-        except UserError as error:
-            return str(error)
-        return None
+        return self.recipe.why_not(candidate)
 
-    def evaluate(
-        self,
-        candidate: Candidate,
-        *,
-        replicate: int,
-        weights_out: Path | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Score:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None = None) -> Score:
         """The same for the same candidate and replicate, which draws the random weights; there are none to keep."""
-        wall, started = time.perf_counter(), time.process_time()
+        wall, started = clocks()
         with one_torch_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(training_seed(candidate, replicate))
-            value = ZERO_COST[self.name](candidate, self.dataset.at_size(self.recipe.canvas_for(candidate)))
-        return Score(value=value, seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - started)
+            value = ZERO_COST[self.fidelity](candidate, self.dataset.at_size(self.recipe.canvas_for(candidate)))
+        now, cpu = clocks()
+        return Score(value=value, seconds=now - wall, cpu_seconds=cpu - started)
 
 
 def parameters(candidate: Candidate, _dataset: SegmentationDataset) -> float:

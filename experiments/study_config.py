@@ -6,14 +6,14 @@ import importlib.resources
 import os
 import re
 from pathlib import Path
-from typing import Any, Self, cast, get_args
+from typing import Annotated, Any, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from evaluators.datasets.named import SCENES
 from search_space import PRESETS, SearchSpace, preset
 from topformer.config import ANCHORS, Task, parse_image_size
-from topformer.errors import LONGEST_NAME, UserError, unknown_name
+from topformer.errors import LONGEST_NAME, UserError, located, unknown_name
 from topformer.reading import MIB, file_text, parse_toml
 
 MOST_TRIALS = 1_000_000
@@ -29,17 +29,37 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _image_size(value: str) -> str:
+    parse_image_size(value)
+    return value
+
+
+def _sampler(value: str) -> str:
+    if value not in SAMPLERS:
+        raise unknown_name("sampler", value, SAMPLERS)
+    return value
+
+
+def _anchor(value: str) -> str:
+    if value not in ANCHORS:
+        raise unknown_name("anchor", value, ANCHORS)
+    return value
+
+
+def _study_name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise UserError(
+            f"{value[:LONGEST_NAME]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most "
+            f"{LONGEST_NAME}, the first a letter or digit."
+        )
+    return value
+
+
 class TaskSection(_Section):
     """What the candidates are for; `num_classes` must be the data set's."""
 
-    image_size: str = "512x512"
+    image_size: Annotated[str, AfterValidator(_image_size)] = "512x512"
     num_classes: PositiveInt
-
-    @field_validator("image_size")
-    @classmethod
-    def _parsable(cls, value: str) -> str:
-        parse_image_size(value)
-        return value
 
 
 class LatencySection(_Section):
@@ -61,26 +81,11 @@ class SearchSection(_Section):
 
     trials: int = Field(ge=1, le=MOST_TRIALS)
     batch_size: int = Field(ge=1, le=MOST_BATCH)
-    sampler: str = "auto"
+    sampler: Annotated[str, AfterValidator(_sampler)] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
-    anchors: list[str] = list(ANCHORS)
+    anchors: list[Annotated[str, AfterValidator(_anchor)]] = list(ANCHORS)
     asynchronous: bool = False
     """Propose the next batch as soon as a worker is idle: nobody waits, and one seed no longer means one front."""
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_sampler(cls, value: str) -> str:
-        if value not in SAMPLERS:
-            raise unknown_name("sampler", value, SAMPLERS)
-        return value
-
-    @field_validator("anchors")
-    @classmethod
-    def _known_anchors(cls, value: list[str]) -> list[str]:
-        for name in value:
-            if name not in ANCHORS:
-                raise unknown_name("anchor", name, ANCHORS)
-        return value
 
 
 class ScreenSection(_Section):
@@ -105,7 +110,7 @@ class ConfirmSection(_Section):
 class StudyConfig(_Section):
     """A study as its TOML file states it."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_study_name)]
     space: dict[str, Any]
     """`{preset = "quickstart"}`, or a whole space in the declarative form of `SearchSpace.from_dict`."""
     task: TaskSection
@@ -116,16 +121,6 @@ class StudyConfig(_Section):
     """`[[screen]]`, in the order in which candidates pass them."""
     confirm: list[ConfirmSection] = []
     """`[[confirm]]`, likewise for trials."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_name(cls, value: str) -> str:
-        if not NAME.fullmatch(value):
-            raise UserError(
-                f"{value[:LONGEST_NAME]!r} cannot be a study's name: letters, digits, '.', '_' and '-', at most "
-                f"{LONGEST_NAME}, the first a letter or digit."
-            )
-        return value
 
     @classmethod
     def load(cls, source: str) -> Self:
@@ -156,12 +151,11 @@ class StudyConfig(_Section):
     @classmethod
     def checked(cls, values: object, *, where: str) -> Self:
         """From the content of a TOML file; raises `UserError` naming the place, the key and what is legal."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(_sentence(error, where)) from None
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+        with located(where):
+            try:
+                return cls.model_validate(values)
+            except ValidationError as error:
+                raise UserError(_sentence(error)) from None
 
     def extended(self, trials: int) -> Self:
         """With so many trials in all; raises `UserError` for fewer than it has, or for more than a study may have."""
@@ -182,8 +176,8 @@ class StudyConfig(_Section):
         return preset(str(self.space["preset"]), task=task)
 
 
-def _sentence(error: ValidationError, where: str) -> str:
-    """The first mistake of a TOML file, with the file, the key and what is legal."""
+def _sentence(error: ValidationError) -> str:
+    """The first mistake of a TOML file, with the key and what is legal."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is also a missing one
     key = ".".join(str(part) for part in first["loc"])[:LONGEST_NAME]
     match first["type"]:
@@ -193,11 +187,11 @@ def _sentence(error: ValidationError, where: str) -> str:
                 if isinstance(part, str):
                     annotation = section.model_fields[part].annotation
                     section = cast("type[BaseModel]", next(iter(get_args(annotation)), annotation))
-            return f"{where}: unknown key {key!r}; legal keys here: {', '.join(section.model_fields)}."
+            return f"unknown key {key!r}; legal keys here: {', '.join(section.model_fields)}."
         case "missing":
-            return f"{where}: missing key {key!r}."
+            return f"missing key {key!r}."
         case _:
-            return f"{where}: {key} = {repr(first['input'])[:LONGEST_NAME]} is not legal: {first['msg']}."
+            return f"{key} = {repr(first['input'])[:LONGEST_NAME]} is not legal: {first['msg']}."
 
 
 def space_named(name: str, *, size: str | None, classes: int | None, base: Task | None = None) -> SearchSpace:

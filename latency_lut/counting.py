@@ -24,6 +24,7 @@ from topformer.blocks import Block
 from topformer.errors import UserError
 from topformer.keys import kind_of
 from topformer.progress import Progress
+from topformer.writing import write_whole
 
 SUFFIX = ".counts.gz"
 _MAGIC = "topformer-nas counts, format 1"
@@ -66,7 +67,7 @@ class CountTable:
     def text(self) -> str:
         """First line, source as JSON, column names, and one line for each row, sorted by key."""
         lines = [_MAGIC, json.dumps(asdict(self.source) | {"date": self.date}), "\t".join(("key", *COUNT_NAMES))]
-        lines += ["\t".join((key, *map(str, astuple(self.rows[key])))) for key in sorted(self.rows)]
+        lines += [_line_of(key, self.rows[key]) for key in sorted(self.rows)]
         return "\n".join(lines) + "\n"
 
     @property
@@ -75,10 +76,7 @@ class CountTable:
 
     def save(self, path: Path) -> None:
         """Write the whole file or leave what was there; the same counts are the same bytes."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(gzip.compress(self.text.encode(), compresslevel=9, mtime=0))
-        part.replace(path)
+        write_whole(path, gzip.compress(self.text.encode(), compresslevel=9, mtime=0))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -102,10 +100,10 @@ class CountTable:
             raise ValueError
         rows: dict[str, Counts] = {}
         for line in lines:
-            key, *numbers = line.split("\t")
+            key, counts = _row_of(line)
             if key in rows:
                 raise ValueError
-            rows[key] = Counts(**dict(zip(COUNT_NAMES, map(int, numbers), strict=True)))
+            rows[key] = counts
         values = json.loads(source)
         date = values.pop("date")
         datetime.fromisoformat(date)
@@ -144,7 +142,7 @@ def count_blocks(
             for done, future in enumerate(as_completed(futures), start=1):
                 key = futures[future]
                 added[key] = future.result()
-                journal.write("\t".join((key, *map(str, astuple(added[key])))) + "\n")
+                journal.write(_line_of(key, added[key]) + "\n")
                 journal.flush()
                 progress(done, len(todo), f"counting {kind_of(key)}")
         except BaseException:
@@ -166,5 +164,14 @@ def _journal(path: Path, source: CountSource) -> dict[str, Counts]:
     first, *lines = complete.splitlines() or [json.dumps(asdict(source))]
     if json.loads(first) != asdict(source):
         raise UserError(f"{path} is an unfinished count of another payload; delete it.")
-    rows = (line.split("\t") for line in lines)
-    return {key: Counts(**dict(zip(COUNT_NAMES, map(int, numbers), strict=True))) for key, *numbers in rows}
+    return dict(map(_row_of, lines))
+
+
+def _line_of(key: str, counts: Counts) -> str:
+    return "\t".join((key, *map(str, astuple(counts))))
+
+
+def _row_of(line: str) -> tuple[str, Counts]:
+    """Raises `ValueError` for what `_line_of` does not write."""
+    key, *numbers = line.split("\t")
+    return key, Counts(**dict(zip(COUNT_NAMES, map(int, numbers), strict=True)))

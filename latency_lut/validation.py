@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from latency_lut.table import ErrorModel, LatencyRow, NetworkCheck, TableHeader
+from latency_lut.table import ErrorModel, LatencyRow, NetworkCheck
 from topformer.errors import UserError
 from topformer.keys import SIZE_SETTINGS, parse_key
 
@@ -63,13 +63,6 @@ def agreement(checks: Sequence[NetworkCheck], predicted_ms: Sequence[float]) -> 
         kendall_tau=tau,
         noise_floor_pct=fmean(noise) if noise else None,
     )
-
-
-def stored_agreement(header: TableHeader) -> Agreement | None:
-    """Of the networks in a table's header, each predicted without itself where that was worked out; None: no network
-    was compared."""
-    checks = header.validation
-    return agreement(checks, [predicted_ms(check, header.error_model) for check in checks]) if checks else None
 
 
 def predicted_ms(check: NetworkCheck, model: ErrorModel) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
@@ -28,7 +28,7 @@ from topformer.config import (
     named_arch,
     parse_image_size,
 )
-from topformer.errors import UserError
+from topformer.errors import UserError, located
 
 Choice = int | str
 Point = Mapping[str, Choice]
@@ -51,6 +51,18 @@ _LEGAL_KNOBS = (
 )
 _IDLE_IN_CLASSIFICATION = ("injection_channels", "token_stride", "injected_strides", "head_fuse")
 _HEAD_FUSE = {True: "depthwise", False: "dense"}
+_GREATEST: Mapping[str, Callable[[Iterable[Any]], Any]] = {  # of other knobs the maximum
+    "injected_strides": lambda choices: tuple(sorted({stride for strides in choices for stride in strides})),
+    "image_size": lambda sizes: tuple(map(max, zip(*sizes, strict=True))),
+    "token_stride": min,
+    "head_fuse": min,  # dense is false
+}
+_LEAST: Mapping[str, Callable[[Iterable[Any]], Any]] = {  # of other knobs the minimum
+    "injected_strides": lambda choices: min(choices, key=lambda strides: (len(strides), -sum(strides))),
+    "image_size": lambda sizes: min(sizes, key=prod),
+    "token_stride": max,
+    "head_fuse": max,
+}
 
 
 class Suggests(Protocol):
@@ -138,12 +150,8 @@ class Knob:
         return getattr(rows[self.row], self.field) if self.row < len(rows) else None
 
     def _image_size(self, choice: Choice) -> tuple[int, int]:
-        try:
-            if isinstance(choice, str):
-                return parse_image_size(choice)
-            return Task(image_size=(choice, choice)).image_size
-        except UserError as error:
-            raise UserError(f"knob image_size: {error}") from None
+        with located("knob image_size"):
+            return parse_image_size(choice) if isinstance(choice, str) else Task(image_size=(choice, choice)).image_size
 
     def _illegal(self, choice: object, legal: str) -> UserError:
         return UserError(f"knob {self.name} takes {legal}, not {choice!r}.")
@@ -211,14 +219,12 @@ class SearchSpace:
     @classmethod
     def from_dict(cls, values: object, *, task: Task, where: str) -> Self:
         """A space from its declarative form; `where` names the source (file and table) in errors."""
-        try:
+        with located(where):
             given = _table(values, ("name", "base", "knobs"))
             knobs = tuple(Knob(name, _choices(name, listed)) for name, listed in _knob_table(given["knobs"]).items())
             base = given["base"]
             arch = named_arch(base) if isinstance(base, str) else TopFormerConfig.from_dict(base, where="base")
             return cls(name=given["name"], task=task, base=arch, knobs=knobs)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
         """The declarative form, ready for TOML or JSON; the task is not part of it."""
@@ -274,35 +280,13 @@ class SearchSpace:
         Every member's architecture is a subnet of this one, but for a concat head with a knob of injected scales:
         there, fewer scales have more channels each.
         """
-        values: dict[str, Any] = {}
-        for knob in self.knobs:
-            match knob.name:
-                case "injected_strides":
-                    values[knob.name] = tuple(sorted({stride for strides in knob.choice_of for stride in strides}))
-                case "image_size":
-                    values[knob.name] = tuple(map(max, zip(*knob.choice_of, strict=True)))
-                case "token_stride" | "head_fuse":  # dense is false
-                    values[knob.name] = min(knob.choice_of)
-                case _:
-                    values[knob.name] = max(knob.choice_of)
-        return self._build(values)
+        return self._build({knob.name: _GREATEST.get(knob.name, max)(knob.choice_of) for knob in self.knobs})
 
     @property
     def smallest(self) -> Candidate:
         """The least choice of every knob, the fewest and then coarsest injected scales, the fewest pixels, the largest
         output stride, a depthwise fuse convolution; a member."""
-        values: dict[str, Any] = {}
-        for knob in self.knobs:
-            match knob.name:
-                case "injected_strides":
-                    values[knob.name] = min(knob.choice_of, key=lambda strides: (len(strides), -sum(strides)))
-                case "image_size":
-                    values[knob.name] = min(knob.choice_of, key=prod)
-                case "token_stride" | "head_fuse":  # depthwise is true
-                    values[knob.name] = max(knob.choice_of)
-                case _:
-                    values[knob.name] = min(knob.choice_of)
-        return self._build(values)
+        return self._build({knob.name: _LEAST.get(knob.name, min)(knob.choice_of) for knob in self.knobs})
 
     def candidates(self) -> Iterator[Candidate]:
         """Every distinct candidate, lazily, in a fixed order."""
@@ -357,10 +341,8 @@ class SearchSpace:
         for knob in self.knobs:
             for choice in knob.choices:
                 depths = {} if knob.field == "depth" else deepest
-                try:
+                with located(f"knob {knob.name}, choice {choice!r}"):
                     self._build(depths | {knob.name: knob.value(choice)})
-                except UserError as error:
-                    raise UserError(f"knob {knob.name}, choice {choice!r}: {error}") from None
         extremes = {  # a concat head shares M out among the injected scales
             "injection_channels": min(self._values("injection_channels", self.base.injection_channels)),
             "injected_strides": max(self._values("injected_strides", self.base.injected_strides), key=len),

@@ -36,17 +36,13 @@ __all__ = [
 ]
 
 _NEED_TORCH = {
-    "TopFormer": "topformer.model",
-    "TopFormerClassifier": "topformer.model",
-    "load_backbone": "topformer.weights",
-    "load_classifier": "topformer.weights",
-    "load_model": "topformer.weights",
-    "save_model": "topformer.weights",
-    "saved_model": "topformer.weights",
+    "topformer.model": ("TopFormer", "TopFormerClassifier"),
+    "topformer.weights": ("load_backbone", "load_classifier", "load_model", "save_model", "saved_model"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_TORCH:
-        raise AttributeError(f"module 'topformer' has no attribute {name!r}")
-    return getattr(import_module(_NEED_TORCH[name]), name)
+    for module, names in _NEED_TORCH.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'topformer' has no attribute {name!r}")

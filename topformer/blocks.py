@@ -86,22 +86,26 @@ Layer = Conv | Norm
 
 
 class Spec(Protocol):
-    """The size-free part of a block."""
+    """The size-free part of a block; as it stands here, of one without parameters that keeps the shape."""
 
     kind: ClassVar[str]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Everything with parameters."""
+        return ()
 
     def output(self, inputs: tuple[Shape, ...]) -> Shape | None:
         """Output shape, or None where the task decides it."""
+        return inputs[0]
 
-    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost: ...
+    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
+        """What the layers cost on the grid of the output."""
+        return total(layer.cost(*output[1:]) for layer in self.layers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StemSpec:
+class StemSpec(Spec):
     """conv3x3 of stride 2, BN, ReLU."""
 
     kind: ClassVar[str] = "stem"
@@ -118,12 +122,9 @@ class StemSpec:
     def output(self, inputs: tuple[Shape, ...]) -> Shape:
         return (self.out_channels, *halved(inputs[0]))
 
-    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
-        return self.conv.cost(*output[1:])
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MBConvSpec:
+class MBConvSpec(Spec):
     """Inverted residual; the skip exists iff stride is 1 and the channels match."""
 
     kind: ClassVar[str] = "inverted_residual"
@@ -167,12 +168,11 @@ class MBConvSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoolSpec:
+class PoolSpec(Spec):
     """Adaptive average pooling of one token to the grid of the semantics."""
 
     kind: ClassVar[str] = "pooling"
     channels: int
-    layers: ClassVar[tuple[Layer, ...]] = ()
 
     def output(self, inputs: tuple[Shape, ...]) -> None:
         return None
@@ -182,21 +182,17 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ConcatSpec:
+class ConcatSpec(Spec):
     """Stacking of the pooled tokens along the channels."""
 
     kind: ClassVar[str] = "concatenation"
-    layers: ClassVar[tuple[Layer, ...]] = ()
 
     def output(self, inputs: tuple[Shape, ...]) -> Shape:
         return (sum(shape[0] for shape in inputs), *inputs[0][1:])
 
-    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
-        return FREE
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TransformerSpec:
+class TransformerSpec(Spec):
     """Attention (absent for zero heads) and feed-forward network, each added to its input; no norm besides conv-BN."""
 
     kind: ClassVar[str] = "transformer_block"
@@ -239,17 +235,14 @@ class TransformerSpec:
         attention = (self.query, self.query, self.value, self.projection) if self.num_heads else ()
         return (*attention, self.ffn_in, self.ffn_depthwise, self.ffn_out)
 
-    def output(self, inputs: tuple[Shape, ...]) -> Shape:
-        return inputs[0]
-
     def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
         _, height, width = output
         products = self.num_heads * (height * width) ** 2 * (self.key_dim + self.value_dim)
-        return total(layer.cost(height, width) for layer in self.layers) + Cost(products, products)
+        return Spec.cost(self, inputs, output) + Cost(products, products)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PPMSpec:
+class PPMSpec(Spec):
     """Pyramid pooling module (PSPNet): 1x1 convolutions of 4 pooled maps, stacked on the input, fused by conv3x3.
 
     Branches have a quarter of the channels, as in PSPNet; the paper does not print its own reading.
@@ -271,9 +264,6 @@ class PPMSpec:
     def layers(self) -> tuple[Layer, ...]:
         return (*[self.branch] * len(PPM_BINS), self.fuse)
 
-    def output(self, inputs: tuple[Shape, ...]) -> Shape:
-        return inputs[0]
-
     def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
         _, height, width = output
         resized = 4 * self.branch.out_channels * height * width
@@ -282,7 +272,7 @@ class PPMSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ASPPSpec:
+class ASPPSpec(Spec):
     """Atrous spatial pyramid pooling (DeepLabV3): 1x1, three dilated 3x3 and an image-pooling branch, fused by 1x1.
 
     Every branch keeps the channels; the paper does not print its own reading.
@@ -310,9 +300,6 @@ class ASPPSpec:
     def layers(self) -> tuple[Layer, ...]:
         return (self.pointwise, *self.dilated, self.pointwise, self.fuse)
 
-    def output(self, inputs: tuple[Shape, ...]) -> Shape:
-        return inputs[0]
-
     def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
         _, height, width = output
         full = total(conv.cost(height, width) for conv in (self.pointwise, *self.dilated, self.fuse))
@@ -320,7 +307,7 @@ class ASPPSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InjectionSpec:
+class InjectionSpec(Spec):
     """Semantic injection of one scale (section 3.3): inputs are the token and its share of the semantics."""
 
     kind: ClassVar[str] = "injection"
@@ -359,7 +346,7 @@ class InjectionSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SemanticsSpec:
+class SemanticsSpec(Spec):
     """conv1x1-BN of the unsplit semantics, shared by all scales (sum and concat heads)."""
 
     kind: ClassVar[str] = "semantics_projection"
@@ -377,12 +364,9 @@ class SemanticsSpec:
     def output(self, inputs: tuple[Shape, ...]) -> Shape:
         return (self.out_channels, *inputs[0][1:])
 
-    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
-        return self.conv.cost(*output[1:])
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AdditionSpec:
+class AdditionSpec(Spec):
     """conv1x1-BN of one token plus the upsampled shared semantics (sum and concat heads)."""
 
     kind: ClassVar[str] = "addition"
@@ -405,7 +389,7 @@ class AdditionSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeadSpec:
+class HeadSpec(Spec):
     """Segmentation head: scales joined at the finest one by sum or concatenation, conv1x1-BN-ReLU, classifier.
 
     Concatenation first reduces each scale to an equal share of the channels (conv1x1-BN). Dropout (0.1) in training.
@@ -451,7 +435,7 @@ class HeadSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifierSpec:
+class ClassifierSpec(Spec):
     """Classification head: global average pool, BatchNorm1d, linear layer."""
 
     kind: ClassVar[str] = "classifier"
@@ -473,17 +457,13 @@ class ClassifierSpec:
     def output(self, inputs: tuple[Shape, ...]) -> Shape:
         return (self.num_classes, 1, 1)
 
-    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
-        return self.norm.cost(1, 1) + self.linear.cost(1, 1)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResizeSpec:
+class ResizeSpec(Spec):
     """Bilinear resize of the logits to the image."""
 
     kind: ClassVar[str] = "resize"
     channels: int
-    layers: ClassVar[tuple[Layer, ...]] = ()
 
     def output(self, inputs: tuple[Shape, ...]) -> None:
         return None
@@ -493,18 +473,14 @@ class ResizeSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ArgmaxSpec:
+class ArgmaxSpec(Spec):
     """Label of the greatest logit."""
 
     kind: ClassVar[str] = "argmax"
     channels: int
-    layers: ClassVar[tuple[Layer, ...]] = ()
 
     def output(self, inputs: tuple[Shape, ...]) -> Shape:
         return (1, *inputs[0][1:])
-
-    def cost(self, inputs: tuple[Shape, ...], output: Shape) -> Cost:
-        return FREE
 
 
 @dataclass(frozen=True, kw_only=True)

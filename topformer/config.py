@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from topformer.errors import UserError, unknown_name
+from topformer.errors import UserError, located, unknown_name
 from topformer.reading import parse_json
 
 InjectionKind = Literal["full", "attention", "semantics"]
@@ -198,20 +198,16 @@ class TopFormerConfig:
             raise UserError(
                 f"{where}: missing {', '.join(missing)}; `topformer-nas describe tiny --json` shows a whole one."
             )
-        try:
-            given["stride2"] = tuple(MBConv(*row) for row in given["stride2"])
-            given["stages"] = tuple(tuple(MBConv(*row) for row in stage) for stage in given["stages"])
-        except TypeError as error:
-            raise UserError(f"{where}: rows must be lists of [kernel, expand, channels, stride] ({error}).") from None
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
         strides = given.get("injected_strides")
-        if strides is not None:
-            given["injected_strides"] = tuple(strides) if isinstance(strides, list) else strides
-        try:
+        if isinstance(strides, list):
+            given["injected_strides"] = tuple(strides)
+        with located(where):
+            try:
+                given["stride2"] = tuple(MBConv(*row) for row in given["stride2"])
+                given["stages"] = tuple(tuple(MBConv(*row) for row in stage) for stage in given["stages"])
+            except TypeError as error:
+                raise UserError(f"rows must be lists of [kernel, expand, channels, stride] ({error}).") from None
             return cls(**given)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "architecture") -> Self:
@@ -271,10 +267,8 @@ class Task:
         given = _require_mapping(values, [field.name for field in fields(cls)], where)
         if "image_size" in given:
             given["image_size"] = _pair(given["image_size"])
-        try:
+        with located(where):
             return cls(**given)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -364,32 +358,25 @@ TINY = TopFormerConfig(
     injection_channels=128,
     depthwise_head=True,  # as the released weights have it; the published 0.6 G follow the dense one
 )
-SMALL = TopFormerConfig(
-    stem_channels=16,
-    stride2=_rows((3, 1, 16, 1)),
+SMALL = TINY.replace(
     stages=(
         _rows((3, 4, 24, 2), (3, 3, 24, 1)),
         _rows((5, 3, 48, 2), (5, 3, 48, 1)),
         _rows((3, 3, 96, 2), (3, 3, 96, 1)),
         _rows((5, 6, 128, 2), (5, 6, 128, 1), (3, 6, 128, 1)),
     ),
-    num_blocks=4,
     num_heads=6,
-    key_dim=16,
     injection_channels=192,
+    depthwise_head=False,
 )
-BASE = TopFormerConfig(
-    stem_channels=16,
-    stride2=_rows((3, 1, 16, 1)),
+BASE = SMALL.replace(
     stages=(
         _rows((3, 4, 32, 2), (3, 3, 32, 1)),
         _rows((5, 3, 64, 2), (5, 3, 64, 1)),
         _rows((3, 3, 128, 2), (3, 3, 128, 1)),
         _rows((5, 6, 160, 2), (5, 6, 160, 1), (3, 6, 160, 1)),
     ),
-    num_blocks=4,
     num_heads=8,
-    key_dim=16,
     injection_channels=256,
 )
 ANCHORS: Mapping[str, TopFormerConfig] = {"tiny": TINY, "small": SMALL, "base": BASE}

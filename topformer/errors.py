@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST_NAME = 100
 MOST_NAMES = 60
@@ -40,3 +41,12 @@ def unknown_name(what: str, name: object, legal: Iterable[str], *, advice: str =
 def first_line(error: BaseException) -> str:
     """What an error of another library says, without the rest of it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """A user's mistake is told with the place where it was made: a file, a section or a key."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -6,7 +6,7 @@ Tensors are (B, C, H, W). Numerics follow the released weights: TopFormer, arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -288,38 +288,28 @@ class Argmax(nn.Module):
         return logits.argmax(dim=1, keepdim=True)
 
 
+_MODULES: Mapping[type, Callable[..., nn.Module]] = {
+    StemSpec: Stem,
+    MBConvSpec: InvertedResidual,
+    PoolSpec: Pool,
+    ConcatSpec: Concatenation,
+    TransformerSpec: TransformerBlock,
+    PPMSpec: PyramidPoolingModule,
+    ASPPSpec: AtrousPyramidPooling,
+    InjectionSpec: SemanticInjection,
+    SemanticsSpec: SemanticsProjection,
+    AdditionSpec: SemanticAddition,
+    HeadSpec: SegmentationHead,
+    ClassifierSpec: ClassificationHead,
+    ResizeSpec: Resize,
+    ArgmaxSpec: Argmax,
+}
+
+
 def build(spec: Spec) -> nn.Module:
-    """The module of a block's spec."""
-    match spec:
-        case StemSpec():
-            return Stem(spec)
-        case MBConvSpec():
-            return InvertedResidual(spec)
-        case PoolSpec():
-            return Pool()
-        case ConcatSpec():
-            return Concatenation()
-        case TransformerSpec():
-            return TransformerBlock(spec)
-        case PPMSpec():
-            return PyramidPoolingModule(spec)
-        case ASPPSpec():
-            return AtrousPyramidPooling(spec)
-        case InjectionSpec():
-            return SemanticInjection(spec)
-        case SemanticsSpec():
-            return SemanticsProjection(spec)
-        case AdditionSpec():
-            return SemanticAddition(spec)
-        case HeadSpec():
-            return SegmentationHead(spec)
-        case ClassifierSpec():
-            return ClassificationHead(spec)
-        case ResizeSpec():
-            return Resize()
-        case ArgmaxSpec():
-            return Argmax()
-    raise AssertionError(f"no module for block kind {spec.kind}")
+    """The module of a block's spec; one without parameters does not look at it."""
+    made = _MODULES[type(spec)]
+    return made(spec) if spec.layers else made()
 
 
 class BlockModule(nn.Module):

@@ -60,9 +60,7 @@ class Formula:
     def why_not(self, _: Candidate) -> str | None:
         return None
 
-    def evaluate(
-        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: Any = None
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics:
         with self.log.open("a") as file:
             file.write(f"begun {candidate.key}\n")
         time.sleep(self.wait_s)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from evaluators.base import Metrics
 from experiments.benchmarks.evidence import keep
@@ -68,9 +67,7 @@ class Nothing:
     def why_not(self, _: Candidate) -> str | None:
         return None
 
-    def evaluate(
-        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: Any = None
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics:
         return Metrics(
             miou_pct=int(candidate.key[:4], 16) / 655.36,
             per_class_iou_pct=(50.0,) * 59,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, console_of, plain_table, print_json
+from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, console_of, plain_table, show
 
 if TYPE_CHECKING:
     from experiments.views.architecture import Described
@@ -25,10 +25,7 @@ def describe(
 
     found = chosen(arch, storage=storage)
     shown = described(found, task_of(found, size, classes, classification=classification))
-    if as_json:
-        print_json(shown.as_dict())
-    else:
-        _print(shown)
+    show(shown, _print, as_json=as_json)
 
 
 def _print(shown: "Described") -> None:

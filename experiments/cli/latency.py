@@ -18,6 +18,7 @@ from experiments.cli.terminal import (
     print_json,
     print_rows,
     progress_bar,
+    show,
 )
 from latency_lut import tables
 from topformer.config import Task, parse_image_size
@@ -50,10 +51,7 @@ def latency_query(
 
     found = chosen(arch, storage=storage)
     shown = priced(found, task_of(found, size, classes, output=output), table_of(found, table))
-    if as_json:
-        print_json(shown.as_dict())
-    else:
-        _print_priced(shown)
+    show(shown, _print_priced, as_json=as_json)
 
 
 def _print_priced(shown: "Priced") -> None:
@@ -253,10 +251,7 @@ def latency_estimate(
     with progress_bar() as report:
         pixels = parse_image_size(size) if size is not None else None
         shown = estimated(model, device_model=device_model, size=pixels, report=report)
-    if as_json:
-        print_json(shown.as_dict())
-    else:
-        _print_estimated(shown)
+    show(shown, _print_estimated, as_json=as_json)
 
 
 def _print_estimated(shown: "EstimatedNetwork") -> None:

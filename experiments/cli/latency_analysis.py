@@ -15,6 +15,7 @@ from experiments.cli.terminal import (
     print_json,
     print_rows,
     progress_bar,
+    show,
 )
 from latency_lut import tables
 
@@ -216,10 +217,7 @@ def doctor(
         core=core,
     )
     shown = explained(found, task, measured, setup, table=table)
-    if as_json:
-        print_json(shown.as_dict())
-    else:
-        _print_gap(shown)
+    show(shown, _print_gap, as_json=as_json)
 
 
 def _print_gap(shown: "Explained") -> None:
@@ -288,10 +286,7 @@ def savings(
     task = over.task if found.task is None or size is not None or classes is not None else found.task
     with space_rows_named(space, over.task):
         shown = savings(found, task, over, find_table(table), save_ms=save_ms)
-    if as_json:
-        print_json(shown.as_dict())
-    else:
-        _print_savings(shown)
+    show(shown, _print_savings, as_json=as_json)
 
 
 def _print_savings(shown: "Savings") -> None:

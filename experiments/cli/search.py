@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, storage_flag
+from experiments.cli.terminal import AsJson, Storage, bars_of, console_of, show, storage_flag
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from experiments.search.schedule import Schedule
     from experiments.search.study import Event, StudyResult
     from experiments.store.records import Trial
-    from experiments.store.store import Store
     from experiments.study_config import StudyConfig
     from experiments.trust.standing import Standing
-    from experiments.views.studies import SearchSummary
     from experiments.workers.pool import Pool
 
 
@@ -80,11 +78,7 @@ def search(
                 elsewhere=elsewhere,
                 report=report,
             )
-        summary = _summary(result, store, schedule, ranking)
-    if as_json:
-        print_json(summary.as_dict())
-    else:
-        _print(summary, storage)
+    show(result, lambda done: _print(done, storage), as_json=as_json)
 
 
 def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
@@ -139,19 +133,9 @@ def _introduction(
 @contextmanager
 def _progress(trials: int) -> Iterator[Callable[["Event"], None]]:
     """A line for each settled trial on standard error, and a bar for the study and for each of its confirmations."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn, TaskID
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    left = (TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *left, console=console_of(stderr=True)) as progress:
+    with bars_of(MofNCompleteColumn()) as progress:
         bars: dict[str | None, TaskID] = {None: progress.add_task("evaluating", total=trials)}
 
         def report(event: "Event") -> None:
@@ -176,29 +160,11 @@ def _settled(trial: "Trial") -> str:
     return f"{name}: mIoU {trial.miou_pct:.2f} %, {priced}, {source}"
 
 
-def _summary(result: "StudyResult", store: "Store", schedule: "Schedule", ranking: "Standing") -> "SearchSummary":
-    from experiments.store.records import BatchStatistics
-    from experiments.views.studies import SearchSummary
-
-    return SearchSummary(
-        study=result.name,
-        trials=result.trials,
-        front=result.front,
-        trained=result.trained,
-        cached=result.cached,
-        confirming=result.confirming,
-        gate=BatchStatistics.total(store.batches(result.name)),
-        screens_not_used=schedule.notices,
-        confirmed_by=tuple(rung.label for rung in schedule.confirmations),
-        ranking=ranking,
-    )
-
-
-def _print(summary: "SearchSummary", storage: str) -> None:
+def _print(result: "StudyResult", storage: str) -> None:
     console = console_of(stderr=True)
-    for note in summary.notes:
+    for note in result.notes:
         console.print(note)
-    command = f"topformer-nas front {summary.study}"
-    for label in () if summary.idle else summary.confirmed_by:
+    command = f"topformer-nas front {result.name}"
+    for label in () if result.idle else result.confirmed_by:
         console.print(f"confirmed: {command} --fidelity '{label}'{storage_flag(storage)}", highlight=False)
     print(f"see the front with: {command}{storage_flag(storage)}")

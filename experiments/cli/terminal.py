@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -13,6 +13,7 @@ from experiments import DEFAULT_URL, without_password
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
     from experiments.store.records import Study
@@ -76,21 +77,34 @@ def console_of(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, soft_wrap=True, width=None if known else WIDE, markup=False)
 
 
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done."""
+def bars_of(amount: "ProgressColumn", *more: "ProgressColumn", passing: bool = False) -> "Progress":
+    """Bars on standard error: what is done, how much of it, and the time that passed and that is left.
+
+    Passing ones are seen on a terminal alone, and gone when all is done.
+    """
     from rich import progress
 
-    columns = (
+    console = console_of(stderr=True)
+    return progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        progress.TaskProgressColumn(),
+        amount,
         progress.TimeElapsedColumn(),
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
+        *more,
+        console=console,
+        transient=passing,
+        disable=passing and not console.is_terminal,
     )
-    console = console_of(stderr=True)
-    bars = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done."""
+    from rich.progress import TaskProgressColumn
+
+    bars = bars_of(TaskProgressColumn(), passing=True)
     bar = bars.add_task("", total=None)
 
     def report(done: int, total: int, what: str) -> None:
@@ -105,6 +119,23 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 def print_json(content: object) -> None:
     print(json.dumps(content, indent=2))
+
+
+class Shown(Protocol):
+    """What a command shows: a view, or the result of what it did."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+ShownT = TypeVar("ShownT", bound=Shown)
+
+
+def show(what: ShownT, text: Callable[[ShownT], None], *, as_json: bool) -> None:
+    """JSON for programs, or the text that people read."""
+    if as_json:
+        print_json(what.as_dict())
+    else:
+        text(what)
 
 
 def storage_flag(storage: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
+from experiments.cli.terminal import AsJson, Storage, bars_of, print_json, print_rows
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -284,17 +284,8 @@ def bars() -> Iterator[Callable[[str, int, int, str], None]]:
     """A bar for each thing that is done, with the time that is left; gone when all is done."""
     from rich import progress
 
-    console = console_of(stderr=True)
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[says]}"),
-    )
-    shown = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    shown = bars_of(progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[says]}"), passing=True)
+    console = shown.console
     tasks: dict[str, progress.TaskID] = {}
     said = time.monotonic()
 

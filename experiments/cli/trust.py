@@ -96,10 +96,10 @@ def trust_run(
         orderings=orderings,
     )
     with space_rows_named(space, plan.space.task):
-        wanted = plan.wants()
+        members = plan.members()
     command = placeless(("topformer-nas", *sys.argv[1:]))
     with Store.open(storage, create=True) as store, _evaluations() as report:
-        made = run_trust(plan, wanted, store, workers=workers or os.cpu_count() or 1, command=command, report=report)
+        made = run_trust(plan, members, store, workers=workers or os.cpu_count() or 1, command=command, report=report)
     if out is not None:
         _write(out, made.to_json())
     view = report_view(made)
@@ -211,7 +211,7 @@ def _evaluations() -> Iterator[Callable[["Progress"], None]]:
             if not progress.cached:
                 want = progress.want
                 bars.console.print(
-                    f"{want.member.label}, replicate {want.replicate}, by {want.scorer.fidelity}: {progress.value:.4g}",
+                    f"{want.called}, replicate {want.replicate}, by {want.scorer.fidelity}: {progress.value:.4g}",
                     highlight=False,
                 )
 

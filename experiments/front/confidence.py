@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.front.pareto import evaluated, nearest, points
+from experiments.front.pareto import evaluated, nearest, non_dominated, points
 from experiments.store.records import Trial
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
@@ -44,9 +44,6 @@ def front_probabilities(
     mious = miou[near] + noise_pct * rng.standard_normal((DRAWS, len(near)))
     on_front = np.zeros(len(near))
     for row_ms, row_miou in zip(latencies, mious, strict=True):
-        by_latency = np.lexsort((-row_miou, row_ms))
-        sorted_miou = row_miou[by_latency]
-        before = np.concatenate([[-np.inf], np.maximum.accumulate(sorted_miou)[:-1]])
-        on_front[by_latency[sorted_miou > before]] += 1
+        on_front[list(non_dominated(np.column_stack([row_ms, row_miou])))] += 1
     found = dict.fromkeys((trial.number for trial in done), 0.0)
     return found | {done[i].number: float(count) / DRAWS for i, count in zip(near, on_front, strict=True)}

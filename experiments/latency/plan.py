@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,24 +44,18 @@ class Plan:
     """Timed as wholes in the same run: the anchors, and random members of the space."""
 
 
-def plan(
-    *,
-    study: str | None,
-    space: str | None,
-    archs: tuple[TopFormerConfig, ...] = (),
-    size: str | None,
-    classes: tuple[int, ...],
-    output: OutputKind | None = None,
-) -> Plan:
-    """Blocks of a study's space, of a preset, or of architectures; always with the anchors' own at 150 classes.
-
-    Where no space is asked for, the random networks are of the quickstart space, and so are blocks measured with them.
-    """
-    spaces = spaces_of(study=study, space=space, size=size, classes=classes, output=output)
-    plans = [_plan_of(each) if study or space else _anchor_plan(each) for each in spaces]
-    own = [block for part in plans for block in part.blocks]
-    own += [block for arch in archs for each in spaces for block in decompose(arch, each.task)]
-    return Plan(blocks=tuple(own), networks=plans[0].networks)
+def plan(spaces: Sequence[SearchSpace], archs: Iterable[TopFormerConfig], *, whole: bool) -> Plan:
+    """Blocks of spaces, where these are wanted as a `whole`, and of architectures on their tasks; always with the
+    anchors' own, on the tasks and at 150 classes. Random networks are of the first space."""
+    own: list[Block] = []
+    for space in spaces:
+        tasks = (space.task, Task(image_size=space.task.image_size))
+        own += blocks(space) if whole else ()
+        own += [block for arch in ANCHORS.values() for task in tasks for block in decompose(arch, task)]
+    own += [block for arch in archs for space in spaces for block in decompose(arch, space.task)]
+    anchors = {name: Candidate(arch=arch, task=spaces[0].task) for name, arch in ANCHORS.items()}
+    drawn = random_networks(spaces[0], RANDOM_NETWORKS, seed=CALIBRATION_SEED)
+    return Plan(blocks=tuple(own), networks=anchors | drawn)
 
 
 def spaces_of(
@@ -154,7 +148,8 @@ def make_table(
     if out is None and device != "host":
         raise UserError(f"a table of {device} needs a name: choose one with --table.")
     path = table_path(out or "host")  # an illegal name is found before anything is timed
-    wanted = plan(study=study, space=space, archs=archs, size=size, classes=classes, output=output)
+    spaces = spaces_of(study=study, space=space, size=size, classes=classes, output=output)
+    wanted = plan(spaces, archs, whole=bool(study or space))
     if where is None:
         from experiments.latency.shipped import estimate
 
@@ -181,19 +176,6 @@ def table_path(out: str) -> Path:
     is_path = out.endswith(SUFFIX)
     require_table_name(Path(out).stem if is_path else out)
     return Path(out) if is_path else user_tables_folder() / f"{out}{SUFFIX}"
-
-
-def _plan_of(space: SearchSpace) -> Plan:
-    anchors = _anchor_plan(space)
-    return Plan(blocks=(*blocks(space), *anchors.blocks), networks=anchors.networks)
-
-
-def _anchor_plan(space: SearchSpace) -> Plan:
-    task = space.task
-    published = Task(image_size=task.image_size)
-    anchors = {name: Candidate(arch=arch, task=task) for name, arch in ANCHORS.items()}
-    own = [block for arch in ANCHORS.values() for what in (task, published) for block in decompose(arch, what)]
-    return Plan(blocks=tuple(own), networks=anchors | random_networks(space, RANDOM_NETWORKS, seed=CALIBRATION_SEED))
 
 
 def fresh_checks(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from latency_lut.table import LatencyTable
 from topformer.errors import UserError
 from topformer.writing import write_whole
 
+BAND_PCT = 5
+"""Around equality of predicted and measured latencies."""
 MOST_NAMES = 200
 """Written under bars; more cannot be read."""
 
@@ -32,8 +35,7 @@ def draw_front(view: FrontView, path: Path) -> None:
         raise UserError(f"study {study.name!r} has no completed evaluation to draw yet.")
     members = front(done, fidelity=study.fidelity)
     anchors = [trial for trial in done if trial.anchor]
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 5), layout="constrained")
+    with _drawn(path, 8, 5) as figure:
         axes = figure.add_subplot()
         axes.scatter(_latencies(done), _mious(done), s=28, color="0.75", label="dominated", zorder=2)
         axes.errorbar(
@@ -70,7 +72,6 @@ def draw_front(view: FrontView, path: Path) -> None:
         axes.set_title(f"study {study.name}: {len(done)} architectures")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
-        _save(figure, path)
 
 
 def draw_trust(report: TrustReport, path: Path) -> None:
@@ -81,7 +82,7 @@ def draw_trust(report: TrustReport, path: Path) -> None:
         ("spread", [one for one in report.ranked if not report.in_band(one)], {"color": "0.6", "marker": "o", "s": 22}),
         (
             f"band {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms",
-            [one for one in report.ranked if report.in_band(one)],
+            report.band,
             {"color": "tab:blue", "marker": "D", "s": 26},
         ),
         (
@@ -90,13 +91,11 @@ def draw_trust(report: TrustReport, path: Path) -> None:
             {"edgecolors": "tab:red", "facecolors": "none", "marker": "o", "s": 90},
         ),
     )
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
+    with _drawn(path, 4.2 * columns, 3.6 * rows, font_size=9) as figure:
         for place, fidelity in enumerate(report.fidelities, start=1):
             axes = figure.add_subplot(rows, columns, place)
             for label, members, style in groups:
-                truth = [float(np.mean(one.values[report.reference])) for one in members]
-                axes.scatter(truth, [one.values[fidelity.fidelity][0] for one in members], label=label, **style)
+                axes.scatter(*report.compared(members, fidelity.fidelity), label=label, **style)
             overall, band = fidelity.overall, fidelity.band
             known = [f"tau {interval_text(overall.kendall)}" if overall else "no tau"]
             known += [f"band {interval_text(band.kendall)}"] if band else []
@@ -105,13 +104,11 @@ def draw_trust(report: TrustReport, path: Path) -> None:
             axes.set_ylabel(fidelity.fidelity if fidelity.zero_cost else f"mIoU by {fidelity.fidelity}, %")
             axes.grid(alpha=0.3)
         figure.axes[0].legend(loc="lower right", fontsize=8)
-        _save(figure, path)
 
 
 def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
     """How many candidates of a space have which latency, and the budget."""
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 4), layout="constrained")
+    with _drawn(path, 8, 4) as figure:
         axes = figure.add_subplot()
         axes.hist(scan.latencies_ms, bins=60, weights=[100 / scan.counted] * scan.counted, color="tab:blue")
         label = f"budget {scan.budget_ms:g} ms: {100 * scan.share:.1f} % of the space"
@@ -121,19 +118,15 @@ def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
         counted = "all" if scan.exact else "a sample of"
         axes.set_title(f"space {scan.space.name}: {counted} {scan.counted:,} candidates")
         axes.legend()
-        _save(figure, path)
 
 
-def draw_agreement(
-    title: str, measured_ms: Sequence[float], predicted_ms: Sequence[float], path: Path, *, band_pct: float = 5.0
-) -> None:
+def draw_agreement(title: str, measured_ms: Sequence[float], predicted_ms: Sequence[float], path: Path) -> None:
     """A table's prediction against the measured latency of whole networks, with a band around equality."""
     ends = np.array([0.9 * min((*measured_ms, *predicted_ms)), 1.1 * max((*measured_ms, *predicted_ms))])
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6, 6), layout="constrained")
+    with _drawn(path, 6, 6) as figure:
         axes = figure.add_subplot()
-        low, high = ends * (1 - band_pct / 100), ends * (1 + band_pct / 100)
-        axes.fill_between(ends, low, high, color="0.9", label=f"within {band_pct:g} %", zorder=1)
+        low, high = ends * (1 - BAND_PCT / 100), ends * (1 + BAND_PCT / 100)
+        axes.fill_between(ends, low, high, color="0.9", label=f"within {BAND_PCT} %", zorder=1)
         axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=2)
         axes.scatter(measured_ms, predicted_ms, s=24, color="tab:blue", label=f"{len(measured_ms)} networks", zorder=3)
         axes.set_xscale("log")
@@ -143,7 +136,6 @@ def draw_agreement(
         axes.set_title(title)
         axes.grid(alpha=0.3, which="both")
         axes.legend(loc="lower right")
-        _save(figure, path)
 
 
 def draw_classes(title: str, counts: Mapping[str, Mapping[str, int]], unit: str, path: Path) -> None:
@@ -155,8 +147,7 @@ def draw_classes(title: str, counts: Mapping[str, Mapping[str, int]], unit: str,
     names = sorted(first, key=lambda name: -first[name])
     least = min(share for by_name in shares.values() for share in by_name.values() if share)
     floor = 10 ** (np.floor(np.log10(least)) - 0.3)  # a bar of the rarest class is still seen
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(min(max(7.0, 0.16 * len(names)), 28.0), 4.5), layout="constrained")
+    with _drawn(path, min(max(7.0, 0.16 * len(names)), 28.0), 4.5) as figure:
         axes = figure.add_subplot()
         width = 0.8 / len(shares)
         for offset, (split, by_name) in enumerate(shares.items()):
@@ -182,7 +173,6 @@ def draw_classes(title: str, counts: Mapping[str, Mapping[str, int]], unit: str,
         axes.set_title(title.replace("$", r"\$"))
         axes.grid(alpha=0.3, axis="y")
         axes.legend()
-        _save(figure, path)
 
 
 def _shares_pct(counts: Mapping[str, int]) -> dict[str, float]:
@@ -193,6 +183,15 @@ def require_figure(path: Path) -> None:
     """Raise `UserError` for a name that no figure can have, before the work for it is done."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot write the figure {str(path)!r}; name a .png, .svg or .pdf.")
+
+
+@contextmanager
+def _drawn(path: Path, width: float, height: float, *, font_size: int = 10) -> Iterator[Figure]:
+    """An empty figure, written to a file when it is filled."""
+    with mpl.rc_context({"font.size": font_size, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.datasets import SegmentationDataset
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
 from evaluators.named import evaluator_named, scorer_named
@@ -17,19 +17,14 @@ from experiments.search.schedule import Confirmation, Schedule, Screen, rung_lab
 from experiments.store.records import Study
 from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing
-from topformer.errors import UserError
-
-if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset
+from topformer.errors import UserError, located
 
 
 def build_evaluator(config: StudyConfig) -> Evaluator:
     """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
     dataset = dataset_of(config)
-    try:
+    with _key(config, "evaluator.recipe"):
         return evaluator_named(config.evaluator.recipe, dataset)
-    except UserError as error:
-        raise UserError(f"study {config.name!r}, evaluator.recipe: {error}") from None
 
 
 def evaluator_of(study: Study) -> Evaluator:
@@ -123,22 +118,16 @@ def _confirmations(
     return tuple(confirmations)
 
 
-@contextmanager
-def _key(config: StudyConfig, key: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"study {config.name!r}, {key}: {error}") from None
+def _key(config: StudyConfig, key: str) -> AbstractContextManager[None]:
+    return located(f"study {config.name!r}, {key}")
 
 
 def dataset_of(config: StudyConfig) -> SegmentationDataset:
     """The images that candidates are trained on; refuses those of other classes than the task's."""
-    try:
+    with _key(config, "evaluator.dataset"):
         dataset = dataset_named(config.evaluator.dataset)
         if isinstance(dataset, LabelledFiles):
             dataset.require_complete()
-    except UserError as error:
-        raise UserError(f"study {config.name!r}, evaluator.dataset: {error}") from None
     if dataset.num_classes != config.task.num_classes:
         raise UserError(
             f"study {config.name!r}: task.num_classes is {config.task.num_classes}, but {config.evaluator.dataset} has "

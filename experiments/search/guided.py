@@ -53,6 +53,11 @@ class Evaluated:
     latency_ms: Floats
     miou_pct: Floats
 
+    @property
+    def known(self) -> Floats:
+        """(n, 2): latency and mIoU of each."""
+        return np.column_stack([self.latency_ms, self.miou_pct])
+
 
 class Guide:
     """Proposals for one space, table and budget; compiling the table takes seconds for a large space."""
@@ -93,7 +98,7 @@ class Guide:
         rng = np.random.default_rng(seed)
         predictor = self.fit(evaluated)
         known = self._indices([*evaluated.points, *pending])
-        front = self._indices(evaluated.points)[_front(evaluated)]
+        front = self._indices(evaluated.points)[list(non_dominated(evaluated.known))]
         pool, ms = self._pool(predictor, evaluated, front, known, rng)
         if not len(pool):
             return []
@@ -305,11 +310,6 @@ class _Staircase:
         reach = self.places >= ms
         heights = np.where(reach[None, :], np.maximum(self.heights, values[:, None]), self.heights)
         return _Staircase(self.places, self.widths, heights)
-
-
-def _front(evaluated: Evaluated) -> list[int]:
-    pairs = zip(evaluated.latency_ms, evaluated.miou_pct, strict=True)
-    return list(non_dominated([(float(ms), float(miou)) for ms, miou in pairs]))
 
 
 def _depth_of_row(space: SearchSpace) -> dict[int, tuple[int, NDArray[np.int32], int | None]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from evaluators.base import Evaluator
 from evaluators.compiled import CompiledTable
@@ -28,6 +29,7 @@ from experiments.search.schedule import Confirmation, Schedule, promoted
 from experiments.store.records import BatchStatistics, Proposal, Rung, Trial
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
+from experiments.trust.standing import Standing, study_standing
 from experiments.workers.pool import Pool, worker_pool
 from experiments.workers.recorded import Answer, Want, answers, recorded
 from latency_lut.table import LatencyTable
@@ -54,7 +56,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult:
-    """A finished study."""
+    """What one call of a search did, and where the study stands."""
 
     name: str
     trials: tuple[Trial, ...]
@@ -66,6 +68,56 @@ class StudyResult:
     """Trials this call answered from the store."""
     confirming: int
     """Trainings this call ran to confirm trials."""
+    gate: BatchStatistics
+    """The total over all batches of the study."""
+    schedule: Schedule
+    ranking: Standing
+    """How far the order of the study's evaluator can be believed."""
+
+    @property
+    def failed(self) -> int:
+        return sum(trial.state == "failed" for trial in self.trials)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was left to evaluate."""
+        return not (self.trained or self.cached or self.confirming)
+
+    @property
+    def confirmed_by(self) -> list[str]:
+        """Labels of the confirmations, in the order they run."""
+        return [rung.label for rung in self.schedule.confirmations]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.idle:
+            return (f"study {self.name} is done: {len(self.trials)} trials, nothing left to evaluate.",)
+        notes = (
+            f"{self.trained} evaluated, {self.cached} from the store, {self.failed} failed.",
+            f"Before evaluation, of {self.gate.asked} proposals {self.gate.over_budget} were "
+            f"dropped as over the budget, {self.gate.invalid} as beyond the proxy, "
+            f"{self.gate.duplicates} as known, {self.gate.screened} turned away by a screen.",
+        )
+        return (*notes, f"{self.confirming} trainings confirmed the best.") if self.confirmed_by else notes
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "study": self.name,
+            "trials": len(self.trials),
+            "trained": self.trained,
+            "cached": self.cached,
+            "failed": self.failed,
+            "proposals_asked": self.gate.asked,
+            "invalid_dropped": self.gate.invalid,
+            "over_budget_dropped": self.gate.over_budget,
+            "duplicates_dropped": self.gate.duplicates,
+            "screened_out": self.gate.screened,
+            "screens_not_used": list(self.schedule.notices),
+            "confirmed_by": self.confirmed_by,
+            "confirming": self.confirming,
+            "front": [trial.number for trial in self.front],
+            "ranking_trust": self.ranking.as_dict(),
+        }
 
 
 def run_study(
@@ -87,7 +139,7 @@ def run_study(
     with another configuration, another driver at work, or too many failed evaluations.
     """
     config, table = opened(config, store, table=table, evaluator=evaluator, schedule=schedule)
-    run = _Run(config, store, table, evaluator, schedule, report)
+    run = _Run(config=config, store=store, table=table, evaluator=evaluator, schedule=schedule, report=report)
     with (
         nothing_left_of_no_start(config.name, store),
         store.lease(config.name) as lease,
@@ -105,46 +157,45 @@ def run_study(
             run.report_so_far()
         run.confirm(pool, lease.beat)
         run.store.finish_study(config.name)
-    members = front(run.trials, fidelity=evaluator.fidelity)
     return StudyResult(
         name=config.name,
         trials=tuple(run.trials),
-        front=members,
+        front=front(run.trials, fidelity=evaluator.fidelity),
         fidelity=evaluator.fidelity,
         trained=run.trained,
         cached=run.cached,
         confirming=run.confirming,
+        gate=BatchStatistics.total(store.batches(config.name)),
+        schedule=schedule,
+        ranking=study_standing(store.study(config.name), store),
     )
 
 
+@dataclass(kw_only=True)
 class _Run:
     """One driver's view of a study while it runs."""
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        store: Store,
-        table: LatencyTable,
-        evaluator: Evaluator,
-        schedule: Schedule,
-        report: Callable[[Event], None],
-    ) -> None:
-        self.config = config
-        self.schedule = schedule
-        self.store = store
-        self.space = space = config.search_space()
-        self.table = table
-        self.evaluator = evaluator
-        self.report = report
+    config: StudyConfig
+    store: Store
+    table: LatencyTable
+    evaluator: Evaluator
+    schedule: Schedule
+    report: Callable[[Event], None]
+    trained: int = 0
+    cached: int = 0
+    confirming: int = 0
+
+    def __post_init__(self) -> None:
+        table, max_ms = self.table, self.config.latency.max_ms
+        self.space = self.config.search_space()
         self.limits = Limits(
-            why_not=evaluator.why_not,
+            why_not=self.evaluator.why_not,
             latency=lambda candidate: table.estimate(candidate_blocks(candidate)),
-            max_ms=config.latency.max_ms,
+            max_ms=max_ms,
         )
-        self.guide = functools.cache(lambda: Guide(space, CompiledTable(table, space), max_ms=config.latency.max_ms))
-        self.trials = list(store.trials(config.name))
-        self.total = max(config.search.trials, len(self.trials))
-        self.trained = self.cached = self.confirming = 0
+        self.guide = functools.cache(lambda: Guide(self.space, CompiledTable(table, self.space), max_ms=max_ms))
+        self.trials = list(self.store.trials(self.config.name))
+        self.total = max(self.config.search.trials, len(self.trials))
 
     @property
     def done(self) -> int:

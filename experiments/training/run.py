@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from evaluators.checkpoints import RunFolder
-from evaluators.datasets import IGNORE
+from evaluators.datasets import IGNORE, Split
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
+from evaluators.datasets.scenes import Scenes
 from evaluators.evaluation import evaluate, right_answers
 from evaluators.recipe import Protocol, ResizedCrop, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -34,10 +35,6 @@ from topformer.config import TaskKind, TopFormerConfig, anchor_name
 from topformer.errors import UserError, ran_out_of_memory, unknown_name
 from topformer.model import TopFormer, TopFormerClassifier
 from topformer.weights import load_backbone, save_model
-
-if TYPE_CHECKING:
-    from evaluators.datasets import Split
-    from evaluators.datasets.scenes import Scenes
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Accelerator = Literal["cpu", "cuda"]
@@ -397,7 +394,7 @@ class _Keeper:
         else:
             matrix = self._confusion(model, images)
             row |= {"miou_pct": matrix.miou_pct, "pixel_accuracy_pct": matrix.pixel_accuracy_pct}
-            row["images"] = min(images or self.job.dataset.length("val"), self.job.dataset.length("val"))
+            row["images"] = self._count(images)
         earlier = [float(known[self.job.metric]) for known in self.scores]
         self.scores.append(row)
         if self.fabric.is_global_zero:
@@ -411,35 +408,37 @@ class _Keeper:
         save_model(model, path, classes=_classes(self.job), protocol=_sizes(self.job))
 
     def _accuracy_pct(self, model: nn.Module, dataset: ClassFolders) -> float:
-        """Likewise shared: the others would wait for the first one no longer than ten minutes."""
         count = dataset.length("val")
-        right = right_answers(
-            model,
-            dataset,
-            indices=range(self.fabric.global_rank, count, self.fabric.world_size),
-            progress=lambda done, total: self.say("scoring", done, total, ""),
-        )
-        summed = self.fabric.all_reduce(torch.tensor(right, device=self.fabric.device), reduce_op="sum")
-        assert isinstance(summed, torch.Tensor)
-        return 100 * int(summed) / count
+        right = right_answers(model, dataset, indices=self._own_share(count), progress=self._scoring)
+        return 100 * int(self._summed(torch.tensor(right))) / count
 
     def _confusion(self, model: nn.Module, images: int | None) -> ConfusionMatrix:
         """Every process takes its share of the images."""
         assert not isinstance(self.job.dataset, ClassFolders)
         assert self.job.protocol is not None
-        count = min(images or self.job.dataset.length("val"), self.job.dataset.length("val"))
-        own = range(self.fabric.global_rank, count, self.fabric.world_size)
-        matrix = evaluate(
-            model,
-            self.job.dataset,
-            self.job.protocol,
-            indices=own,
-            progress=lambda done, total: self.say("scoring", done, total, ""),
-        )
-        summed = self.fabric.all_reduce(torch.from_numpy(matrix.counts).to(self.fabric.device), reduce_op="sum")
-        assert isinstance(summed, torch.Tensor)
-        matrix.counts = summed.cpu().numpy().astype(np.int64)
+        own = self._own_share(self._count(images))
+        matrix = evaluate(model, self.job.dataset, self.job.protocol, indices=own, progress=self._scoring)
+        matrix.counts = self._summed(torch.from_numpy(matrix.counts)).cpu().numpy().astype(np.int64)
         return matrix
+
+    def _count(self, images: int | None) -> int:
+        """Validation images, or the first so many of them."""
+        count = self.job.dataset.length("val")
+        return min(images or count, count)
+
+    def _own_share(self, count: int) -> range:
+        """The validation images that this process scores: the others would wait for the first one no longer than ten
+        minutes."""
+        return range(self.fabric.global_rank, count, self.fabric.world_size)
+
+    def _scoring(self, done: int, total: int) -> None:
+        self.say("scoring", done, total, "")
+
+    def _summed(self, own: torch.Tensor) -> torch.Tensor:
+        """Over all processes."""
+        summed = self.fabric.all_reduce(own.to(self.fabric.device), reduce_op="sum")
+        assert isinstance(summed, torch.Tensor)
+        return summed
 
     def _draw(self, losses: list[float], iteration: int) -> None:
         for index in range(self._drawn, iteration):

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.datasets import SegmentationDataset
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
 from evaluators.datasets.scenes import Scenes
@@ -32,7 +32,6 @@ from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
     FAR_CUE_IOU_PCT,
     LEAST_RANKED,
-    Decision,
     agreement,
     decide,
     published_orderings,
@@ -46,8 +45,8 @@ from experiments.store.records import Record
 from experiments.store.store import Store
 from experiments.study_config import NAME, StudyConfig
 from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
-from experiments.workers import recorded
 from experiments.workers.pool import worker_pool
+from experiments.workers.recorded import Want, answers
 from latency_lut import tables
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable, find_table
@@ -56,9 +55,6 @@ from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size
 from topformer.errors import UserError
 from topformer.version import DISTRIBUTION, tool_version
-
-if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset
 
 BAND_SHARE_PCT = 15
 MOST_DRAWS = 10_000
@@ -100,10 +96,13 @@ class TrustPlan:
                 f"{self.reference.fidelity} is the reference itself; leave it out of --candidates, or choose another "
                 "--reference."
             )
+        for option, number, least in (("--replicates", self.replicates, 1), ("--repeated", self.repeated, 0)):
+            if number < least:
+                raise UserError(f"{option} must be at least {least}, not {number}.")
 
-    def wants(self) -> list[Want]:
+    def members(self) -> tuple[Member, ...]:
         """Raises `UserError` for a space that has too few architectures of these latencies."""
-        members = stratified(
+        found = stratified(
             self.space,
             self.table,
             count=self.count,
@@ -112,9 +111,7 @@ class TrustPlan:
             anchors=self.anchors,
             scorers=(self.reference, *self.scorers),
         )
-        if self.orderings:
-            members += orderings_members(self.space.task, members, self.reference)
-        return wants(members, self.reference, self.scorers, replicates=self.replicates, repeated=self.repeated)
+        return found + orderings_members(self.space.task, found, self.reference) if self.orderings else found
 
 
 def plan_named(
@@ -183,24 +180,23 @@ def _study_named(text: str, size: str | None) -> StudyConfig:
 
 def run_trust(
     plan: TrustPlan,
-    wanted: Sequence[Want],
+    members: Sequence[Member],
     store: Store,
     *,
     workers: int,
     command: str,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> TrustReport:
-    """Evaluate what the store does not know of the plan's wants, and keep and give the report."""
+    """Evaluate what the store does not know of a plan's members, and keep and give the report."""
     made_by = tool_version()  # of the code that evaluates, whatever lies in its folder hours later
-    evaluate_all(wanted, store, workers=workers, report=report)
+    wanted = wants(members, plan.reference, plan.scorers, replicates=plan.replicates, repeated=plan.repeated)
+    records = evaluate_all(wanted, store, workers=workers, report=report)
     far = plan.dataset.far_classes if isinstance(plan.dataset, Scenes) else ()
-    fidelities, decisions, members = assembled(
-        wanted, store, plan.reference, plan.scorers, band_ms=plan.band_ms, far_classes=far
-    )
+    scores = _scores(members, wanted, records, far)
     low, high = band_of(plan.band_ms)
     name = plan.reference.fidelity
-    ranked = [one for one in members if one.stratum != "ordering"]
-    made = TrustReport(
+    ranked = [one for one in scores if one.stratum != "ordering"]
+    found = TrustReport(
         format=FORMAT,
         name=plan.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -224,13 +220,15 @@ def run_trust(
         band_high_ms=high,
         reference=name,
         reference_evaluator=plan.reference.fingerprint,
-        reference_noise_pct=replicate_noise([one.values[name] for one in members]),
+        reference_noise_pct=replicate_noise([one.values[name] for one in scores]),
         reference_cpu_seconds=float(np.mean([one.cpu_seconds[name] for one in ranked])),
         reference_far_cue_found_pct=_far_cue_found_pct(ranked, name),
-        fidelities=fidelities,
-        decisions=decisions,
-        members=members,
+        fidelities=[],
+        decisions=[row for one in (plan.reference, *plan.scorers) if _trains(one) for row in _decisions(scores, one)],
+        members=scores,
     )
+    baseline = _best_zero_cost(found, plan.scorers)
+    made = replace(found, fidelities=[_fidelity(found, scorer, baseline) for scorer in plan.scorers])
     store.add_trust_report(plan.name, made.to_json())
     return made
 
@@ -345,15 +343,6 @@ def _bins(low: float, high: float, band: tuple[float, float], count: int) -> lis
     return [(float(a), float(b)) for piece in edges for a, b in pairwise(piece)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Want:
-    """One evaluation that a report needs."""
-
-    scorer: Scorer
-    member: Member
-    replicate: int
-
-
 def wants(
     members: Sequence[Member], reference: Scorer, scorers: Sequence[Scorer], *, replicates: int, repeated: int
 ) -> list[Want]:
@@ -362,28 +351,24 @@ def wants(
     All members once by the reference and by each scorer; anchors, and the first `repeated` others, `replicates` times
     by whatever trains them. Those of the orderings once, likewise.
     """
-    for option, number, least in (("--replicates", replicates, 1), ("--repeated", repeated, 0)):
-        if number < least:
-            raise UserError(f"{option} must be at least {least}, not {number}.")
     ranked = [one for one in members if one.stratum != "ordering"]
     again = [one for one in ranked if one.stratum == "anchor"]
     again += [one for one in ranked if one.stratum != "anchor"][:repeated]
-    found = [Want(scorer=scorer, member=one, replicate=0) for one in ranked for scorer in (reference, *scorers)]
-    found += [
-        Want(scorer=scorer, member=one, replicate=replicate)
-        for replicate in range(1, replicates)
-        for one in again
-        for scorer in (reference, *scorers)
-        if _trains(scorer)
-    ]
-    found += [
-        Want(scorer=scorer, member=one, replicate=0)
+    every = (reference, *scorers)
+    training = [scorer for scorer in every if _trains(scorer)]
+    asked = [(scorer, one, 0) for one in ranked for scorer in every]
+    asked += [(scorer, one, number) for number in range(1, replicates) for one in again for scorer in training]
+    asked += [
+        (scorer, one, 0)
         for one in members
         if one.stratum == "ordering"
-        for scorer in (reference, *scorers)
-        if _trains(scorer) and scorer.why_not(one.candidate) is None
+        for scorer in training
+        if scorer.why_not(one.candidate) is None
     ]
-    return found
+    return [
+        Want(scorer=scorer, candidate=one.candidate, replicate=replicate, called=one.label)
+        for scorer, one, replicate in asked
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -401,33 +386,29 @@ class Progress:
 
 def evaluate_all(
     wanted: Sequence[Want], store: Store, *, workers: int, report: Callable[[Progress], None] = lambda _: None
-) -> None:
-    """Run what the store does not know yet; every result is recorded as it comes.
+) -> list[Record]:
+    """Run what the store does not know yet, and give all records in order; every result is recorded as it comes.
 
     Raises `UserError` for a fault of the machine, and for an evaluation that failed: a ranking without it is another.
     """
-    missing = dict(enumerate(wanted))
+    known: dict[int, Record] = {}
     seconds: dict[str, list[float]] = {}
-    asked = [
-        recorded.Want(
-            scorer=want.scorer, candidate=want.member.candidate, replicate=want.replicate, called=want.member.label
-        )
-        for want in wanted
-    ]
     with worker_pool(workers) as pool:
-        for done, answer in enumerate(recorded.answers(asked, store, pool), start=1):
-            want = missing.pop(answer.number)
+        for answer in answers(wanted, store, pool):
+            want, known[answer.number] = wanted[answer.number], answer.record
             seconds.setdefault(want.scorer.fidelity, []).append(answer.record.seconds)
+            missing = (one for number, one in enumerate(wanted) if number not in known)
             report(
                 Progress(
-                    done=done,
+                    done=len(known),
                     total=len(wanted),
                     want=want,
                     value=_value(answer.record, want),
                     cached=answer.cached,
-                    seconds_left=_seconds_left(missing.values(), seconds, workers),
+                    seconds_left=_seconds_left(missing, seconds, workers),
                 )
             )
+    return [known[number] for number in range(len(wanted))]
 
 
 def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]], workers: int) -> float | None:
@@ -437,40 +418,15 @@ def _seconds_left(missing: Iterable[Want], seconds: Mapping[str, Sequence[float]
     return sum(count * float(np.mean(seconds[fidelity])) for fidelity, count in counts.items()) / workers
 
 
-def _found(store: Store, want: Want) -> Record | None:
-    return store.find_record(want.member.candidate.key, want.scorer.fingerprint, want.replicate)
-
-
 def _value(record: Record, want: Want) -> float:
     """What a want is ranked by: the mIoU on the images that judge, where its evaluator scores them."""
     value = record.value if record.judge_miou_pct is None else record.judge_miou_pct
     if value is None:
         raise UserError(
-            f"{want.member.label} failed by {want.scorer.fidelity} ({record.reason}); a ranking without it would be "
+            f"{want.called} failed by {want.scorer.fidelity} ({record.reason}); a ranking without it would be "
             "another one: choose another --seed, or a recipe that trains it."
         )
     return value
-
-
-def assembled(
-    wanted: Sequence[Want],
-    store: Store,
-    reference: Scorer,
-    scorers: Sequence[Scorer],
-    *,
-    band_ms: float,
-    far_classes: Sequence[int],
-) -> tuple[list[FidelityTrust], list[OrderingRow], list[MemberScores]]:
-    """Fidelities, orderings and members of a report, from records alone."""
-    members = _scores(wanted, store, far_classes)
-    ranked = [one for one in members if one.stratum != "ordering"]
-    low, high = band_of(band_ms)
-    in_band = [one for one in ranked if one.latency_ms is not None and low <= one.latency_ms <= high]
-    truth = {one.key: float(np.mean(one.values[reference.fidelity])) for one in ranked}
-    baseline = _best_zero_cost(in_band, truth, scorers)
-    fidelities = [_fidelity(scorer, reference, ranked, in_band, truth, baseline) for scorer in scorers]
-    trained = [one.fidelity for one in (reference, *scorers) if _trains(one)]
-    return fidelities, [row for fidelity in trained for row in _decisions(members, fidelity)], members
 
 
 def band_of(band_ms: float) -> tuple[float, float]:
@@ -478,75 +434,62 @@ def band_of(band_ms: float) -> tuple[float, float]:
     return band_ms * (1 - BAND_SHARE_PCT / 100), band_ms * (1 + BAND_SHARE_PCT / 100)
 
 
-def _scores(wanted: Sequence[Want], store: Store, far_classes: Sequence[int]) -> list[MemberScores]:
-    found: dict[str, MemberScores] = {}
-    costs: dict[tuple[str, str], list[float]] = {}
-    for want in sorted(wanted, key=lambda want: want.replicate):
-        record = _found(store, want)
-        assert record is not None, "a report is assembled when everything is evaluated"
-        member = want.member
-        scores = found.setdefault(
-            member.candidate.key,
-            MemberScores(
-                label=member.label,
-                key=member.candidate.arch.key,
-                stratum=member.stratum,
-                latency_ms=member.latency_ms,
-                architecture=member.candidate.arch.as_dict(),
-                values={},
-                cpu_seconds={},
-                far_iou_pct={},
-            ),
+def _scores(
+    members: Sequence[Member], wanted: Sequence[Want], records: Sequence[Record], far_classes: Sequence[int]
+) -> list[MemberScores]:
+    found = {
+        member.candidate.key: MemberScores(
+            label=member.label,
+            key=member.candidate.arch.key,
+            stratum=member.stratum,
+            latency_ms=member.latency_ms,
+            architecture=member.candidate.arch.as_dict(),
+            values={},
+            cpu_seconds={},
+            far_iou_pct={},
         )
-        scores.values.setdefault(want.scorer.fidelity, []).append(_value(record, want))
+        for member in members
+    }
+    costs: dict[tuple[str, str], list[float]] = {}
+    for want, record in sorted(zip(wanted, records, strict=True), key=lambda pair: pair[0].replicate):
+        scores, fidelity = found[want.candidate.key], want.scorer.fidelity
+        scores.values.setdefault(fidelity, []).append(_value(record, want))
         assert record.metrics is not None
         if record.metrics.cpu_seconds is None:
             raise UserError(
-                f"the record of {member.label} by {want.scorer.fidelity} is of an earlier version, which did not "
+                f"the record of {want.called} by {fidelity} is of an earlier version, which did not "
                 "measure CPU seconds; start with a new --storage."
             )
-        seconds = costs.setdefault((member.candidate.key, want.scorer.fidelity), [])
+        seconds = costs.setdefault((want.candidate.key, fidelity), [])
         seconds.append(record.metrics.cpu_seconds)
-        scores.cpu_seconds[want.scorer.fidelity] = float(np.mean(seconds))
+        scores.cpu_seconds[fidelity] = float(np.mean(seconds))
         if far_classes and record.accuracy is not None:
             ious = [record.accuracy.per_class_iou_pct[label] for label in far_classes]
             known = [iou for iou in ious if iou is not None]
-            scores.far_iou_pct.setdefault(want.scorer.fidelity, []).append(float(np.mean(known)) if known else 0.0)
+            scores.far_iou_pct.setdefault(fidelity, []).append(float(np.mean(known)) if known else 0.0)
     return list(found.values())
 
 
-def _fidelity(
-    scorer: Scorer,
-    reference: Scorer,
-    ranked: Sequence[MemberScores],
-    in_band: Sequence[MemberScores],
-    truth: Mapping[str, float],
-    baseline: str | None,
-) -> FidelityTrust:
-    name = scorer.fidelity
-    zero_cost = isinstance(scorer, ZeroCostEvaluator)
-
-    def columns(members: Sequence[MemberScores], fidelity: str) -> tuple[list[float], list[float]]:
-        return [truth[one.key] for one in members], [one.values[fidelity][0] for one in members]
-
-    seconds = float(np.mean([one.cpu_seconds[name] for one in ranked]))
-    reference_seconds = float(np.mean([one.cpu_seconds[reference.fidelity] for one in ranked]))
+def _fidelity(report: TrustReport, scorer: Scorer, baseline: str | None) -> FidelityTrust:
+    name, zero_cost = scorer.fidelity, isinstance(scorer, ZeroCostEvaluator)
+    overall, band = report.compared(report.ranked, name), report.compared(report.band, name)
+    seconds = float(np.mean([one.cpu_seconds[name] for one in report.ranked]))
     above = None
     if baseline is not None and not zero_cost:
-        above = tau_difference(*columns(in_band, name), columns(in_band, baseline)[1])
+        above = tau_difference(*band, report.compared(report.band, baseline)[1])
     return FidelityTrust(
         fidelity=name,
         evaluator=scorer.fingerprint,
         zero_cost=zero_cost,
-        overall=agreement(*columns(ranked, name)),
-        band=agreement(*columns(in_band, name)),
-        regret_pct={str(top): top_regret(*columns(ranked, name), top=top) for top in TOPS},
-        band_regret_pct={str(top): top_regret(*columns(in_band, name), top=top) for top in TOPS} if in_band else {},
-        noise_pct=None if zero_cost else replicate_noise([one.values[name] for one in ranked]),
+        overall=agreement(*overall),
+        band=agreement(*band),
+        regret_pct={str(top): top_regret(*overall, top=top) for top in TOPS},
+        band_regret_pct={str(top): top_regret(*band, top=top) for top in TOPS} if report.band else {},
+        noise_pct=None if zero_cost else replicate_noise([one.values[name] for one in report.ranked]),
         cpu_seconds=seconds,
-        cost_share=seconds / reference_seconds,
+        cost_share=seconds / report.reference_cpu_seconds,
         above_zero_cost=above,
-        far_cue_found_pct=_far_cue_found_pct(ranked, name),
+        far_cue_found_pct=_far_cue_found_pct(report.ranked, name),
     )
 
 
@@ -555,17 +498,12 @@ def _far_cue_found_pct(ranked: Sequence[MemberScores], fidelity: str) -> float |
     return 100 * sum(iou > FAR_CUE_IOU_PCT for iou in ious) / len(ious) if ious else None
 
 
-def _best_zero_cost(
-    in_band: Sequence[MemberScores], truth: Mapping[str, float], scorers: Sequence[Scorer]
-) -> str | None:
+def _best_zero_cost(report: TrustReport, scorers: Sequence[Scorer]) -> str | None:
     """The one with the greatest tau within the band."""
-    taus: dict[str, float] = {}
-    for scorer in scorers:
-        if isinstance(scorer, ZeroCostEvaluator):
-            found = agreement([truth[one.key] for one in in_band], [one.values[scorer.fidelity][0] for one in in_band])
-            if found is not None:
-                taus[scorer.fidelity] = found.kendall.value
-    return max(taus, key=lambda name: taus[name]) if taus else None
+    names = [scorer.fidelity for scorer in scorers if isinstance(scorer, ZeroCostEvaluator)]
+    found = {name: agreement(*report.compared(report.band, name)) for name in names}
+    taus = {name: one.kendall.value for name, one in found.items() if one is not None}
+    return max(taus, key=lambda name: taus[name], default=None)
 
 
 def _trains(scorer: Scorer) -> bool:
@@ -573,31 +511,28 @@ def _trains(scorer: Scorer) -> bool:
     return not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator)
 
 
-def _decisions(members: Sequence[MemberScores], fidelity: str) -> list[OrderingRow]:
+def _decisions(members: Sequence[MemberScores], scorer: Scorer) -> list[OrderingRow]:
     """Of every published ordering whose two architectures were trained; none without a known noise."""
-    by_key = {one.key: one.values[fidelity] for one in members if fidelity in one.values}
+    by_key = {one.key: one.values[scorer.fidelity] for one in members if scorer.fidelity in one.values}
     noise = replicate_noise(list(by_key.values()))
-    if noise is None:
-        return []
-    return [
-        _decision_row(fidelity, decide(one, by_key[one.first.key], by_key[one.second.key], noise_pct=noise))
-        for one in published_orderings()
-        if one.first.key in by_key and one.second.key in by_key
-    ]
-
-
-def _decision_row(fidelity: str, decision: Decision) -> OrderingRow:
-    ordering = decision.ordering
-    return OrderingRow(
-        fidelity=fidelity,
-        ordering=ordering.name,
-        relation=ordering.relation,
-        published_pct=ordering.published_pct,
-        tuned=ordering.tuned,
-        difference_pct=decision.difference_pct,
-        margin_pct=decision.margin_pct,
-        verdict=decision.verdict,
-    )
+    there = [one for one in published_orderings() if one.first.key in by_key and one.second.key in by_key]
+    rows = []
+    for ordering in there if noise is not None else ():
+        assert noise is not None
+        said = decide(ordering, by_key[ordering.first.key], by_key[ordering.second.key], noise_pct=noise)
+        rows.append(
+            OrderingRow(
+                fidelity=scorer.fidelity,
+                ordering=ordering.name,
+                relation=ordering.relation,
+                published_pct=ordering.published_pct,
+                tuned=ordering.tuned,
+                difference_pct=said.difference_pct,
+                margin_pct=said.margin_pct,
+                verdict=said.verdict,
+            )
+        )
+    return rows
 
 
 def _require_drawable(count: int, band_ms: float, seed: int, anchors: Sequence[str]) -> None:

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict, agreement
-from experiments.store.records import Study
+from experiments.store.records import Study, first_mistake
 from experiments.store.store import Store, store_if_any
 from search_space import SearchSpace
 from topformer.config import TopFormerConfig
@@ -155,17 +155,12 @@ def _is_like(member: MemberScores, space: SearchSpace) -> bool:
 
 def _narrowed(report: TrustReport, trust: FidelityTrust, members: Sequence[MemberScores]) -> FidelityTrust:
     """As `trust`, with the agreement over some of the members."""
-
-    def agreed(some: Sequence[MemberScores]) -> Agreement | None:
-        truth = [fmean(one.values[report.reference]) for one in some]
-        return agreement(truth, [one.values[trust.fidelity][0] for one in some])
-
-    band = [one for one in members if _in_band(report, one)]
-    return replace(trust, overall=agreed(members), band=agreed(band))
-
-
-def _in_band(report: TrustReport, member: MemberScores) -> bool:
-    return member.latency_ms is not None and report.band_low_ms <= member.latency_ms <= report.band_high_ms
+    band = [one for one in members if report.in_band(one)]
+    return replace(
+        trust,
+        overall=agreement(*report.compared(members, trust.fidelity)),
+        band=agreement(*report.compared(band, trust.fidelity)),
+    )
 
 
 def standing_in(storage: str, evaluator: str, space: SearchSpace | None = None) -> Standing:
@@ -301,6 +296,16 @@ class TrustReport:
     def in_band(self, member: MemberScores) -> bool:
         return member.latency_ms is not None and self.band_low_ms <= member.latency_ms <= self.band_high_ms
 
+    @property
+    def band(self) -> list[MemberScores]:
+        """Those of the ranked that are of about equal latency."""
+        return [one for one in self.ranked if self.in_band(one)]
+
+    def compared(self, members: Sequence[MemberScores], fidelity: str) -> tuple[list[float], list[float]]:
+        """For each member the reference's mean, and one evaluation by another fidelity."""
+        truth = [float(np.mean(one.values[self.reference])) for one in members]
+        return truth, [one.values[fidelity][0] for one in members]
+
     def to_json(self) -> str:
         content = asdict(self)
         if not self.format:
@@ -316,8 +321,7 @@ class TrustReport:
                 return found
             wrong = f"its format is {found.format}, this tool reads up to {FORMAT}"
         except ValidationError as error:
-            first = error.errors()[0]
-            wrong = f"{'.'.join(str(part) for part in first['loc']) or 'its content'}: {first['msg']}"
+            wrong = first_mistake(error)
         except (ValueError, RecursionError) as error:
             wrong = first_line(error)
         raise UserError(

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.front.lookup import Chosen
 from experiments.latency.plan import rows_named
+from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.blocks import MODULES, Block, decompose
 from topformer.config import Task, TopFormerConfig, anchor_name
 from topformer.published import published_figures
 
 if TYPE_CHECKING:
     from evaluators.cost import Costs
-    from experiments.front.lookup import Chosen
-    from latency_lut.table import LatencyEstimate, LatencyTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What did studies ask for, do and find? Listed, one by one, side by side, and at the end of a search.
+"""What did studies ask for, do and find? Listed, one by one, and side by side.
 
 Imports the store, the front and trust reports, and nothing that prints or draws.
 """
@@ -183,62 +183,3 @@ def comparison(store: Store, names: Sequence[str]) -> tuple[ComparedStudy, ...]:
         )
         for (study, trials), members in zip(studies, fronts, strict=True)
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchSummary:
-    """What one call of a search did, and where the study stands."""
-
-    study: str
-    trials: tuple[Trial, ...]
-    front: tuple[Trial, ...]
-    trained: int
-    cached: int
-    confirming: int
-    gate: BatchStatistics
-    """The total over all batches of the study."""
-    screens_not_used: tuple[str, ...]
-    """Why each screen that was left out was."""
-    confirmed_by: tuple[str, ...]
-    """Labels of the confirmations, in the order they run."""
-    ranking: Standing
-
-    @property
-    def failed(self) -> int:
-        return sum(trial.state == "failed" for trial in self.trials)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing was left to evaluate."""
-        return not (self.trained or self.cached or self.confirming)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        if self.idle:
-            return (f"study {self.study} is done: {len(self.trials)} trials, nothing left to evaluate.",)
-        notes = (
-            f"{self.trained} evaluated, {self.cached} from the store, {self.failed} failed.",
-            f"Before evaluation, of {self.gate.asked} proposals {self.gate.over_budget} were "
-            f"dropped as over the budget, {self.gate.invalid} as beyond the proxy, "
-            f"{self.gate.duplicates} as known, {self.gate.screened} turned away by a screen.",
-        )
-        return (*notes, f"{self.confirming} trainings confirmed the best.") if self.confirmed_by else notes
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "study": self.study,
-            "trials": len(self.trials),
-            "trained": self.trained,
-            "cached": self.cached,
-            "failed": self.failed,
-            "proposals_asked": self.gate.asked,
-            "invalid_dropped": self.gate.invalid,
-            "over_budget_dropped": self.gate.over_budget,
-            "duplicates_dropped": self.gate.duplicates,
-            "screened_out": self.gate.screened,
-            "screens_not_used": list(self.screens_not_used),
-            "confirmed_by": list(self.confirmed_by),
-            "confirming": self.confirming,
-            "front": [trial.number for trial in self.front],
-            "ranking_trust": self.ranking.as_dict(),
-        }

@@ -74,14 +74,13 @@ class ReportView:
 
 def report_view(report: TrustReport) -> ReportView:
     short = short_names([report.reference, *(one.fidelity for one in report.fidelities)])
-    in_band = sum(report.in_band(one) for one in report.ranked)
     about = [
         f"{len(report.ranked)} architectures of {report.space} at {'x'.join(map(str, report.image_size))} px on "
-        f"{report.dataset}, {in_band} of them in the band of {report.band_low_ms:.3g} to {report.band_high_ms:.3g} ms "
-        f"by table {report.table}; {report.created}. tau is Kendall's, in brackets the {INTERVAL_PCT} % bootstrap "
-        "interval over architectures; regret what the best of a fidelity's first 1, 3 and 5 lacks of the best, in mIoU "
-        "by the reference; noise the standard deviation between trainings of one architecture; far cue the share of "
-        "trainings that found what only the far side of an image tells."
+        f"{report.dataset}, {len(report.band)} of them in the band of {report.band_low_ms:.3g} to "
+        f"{report.band_high_ms:.3g} ms by table {report.table}; {report.created}. tau is Kendall's, in brackets the "
+        f"{INTERVAL_PCT} % bootstrap interval over architectures; regret what the best of a fidelity's first 1, 3 and "
+        "5 lacks of the best, in mIoU by the reference; noise the standard deviation between trainings of one "
+        "architecture; far cue the share of trainings that found what only the far side of an image tells."
     ]
     about += [
         f"{short[one.fidelity]}: band tau above the best zero-cost proxy's by {interval_text(one.above_zero_cost)}."

@@ -7,9 +7,10 @@ about showing; no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evaluators.compiled import CompiledTable, Saving
+from experiments.front.lookup import Chosen
 from experiments.latency.plan import network_name, rows_named
 from experiments.latency.scan import Scan, ScanPlan, scan
 from latency_lut.gap import Cause, Gap, Setup, explain
@@ -19,9 +20,6 @@ from topformer.blocks import candidate_blocks
 from topformer.config import Candidate, Task
 from topformer.errors import UserError
 from topformer.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from experiments.front.lookup import Chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

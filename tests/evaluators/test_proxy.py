@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluators import base
 from evaluators.base import Evaluator, Metrics, short_names
 from evaluators.datasets import scenes
 from evaluators.datasets.files import LabelledFiles
@@ -125,13 +124,6 @@ def test_saved_weights_are_the_trained_network(tmp_path: Path) -> None:
     model = saved_model(path)
     assert (model.arch, model.num_classes) == (MICRO, 59)
     assert int(model.get_buffer("head.fuse.norm.num_batches_tracked")) == 1  # recalibrated by one batch
-
-
-def test_progress_is_passed_on() -> None:
-    seen: list[int] = []
-    callback: base.ProgressCallback = lambda done, total, loss: seen.append(done)  # noqa: E731
-    ProxyEvaluator(SMOKE, SCENES).evaluate(MICRO_CANDIDATE, replicate=0, weights_out=None, progress=callback)
-    assert seen == [1, 2]
 
 
 def test_evaluator_obeys_the_protocol_and_pickles() -> None:
@@ -316,10 +308,10 @@ def test_photographs_are_augmented_and_keep_their_proportions(tmp_path: Path) ->
     evaluator = ProxyEvaluator(REFERENCE, photographs(tmp_path))
     wide = Candidate(arch=MICRO, task=Task(image_size=(512, 1024), num_classes=2))
     square = Candidate(arch=MICRO, task=Task(image_size=(512, 512), num_classes=2))
-    training = evaluator.recipe.training_for(square)
+    training = evaluator.recipe.augmented(evaluator.recipe.training, square)
     assert isinstance(training.augmentation, Augmentation)
     assert (training.augmentation.crop, training.augmentation.short_side) == ((192, 256), 192)
-    larger = evaluator.recipe.training_for(wide).augmentation
+    larger = evaluator.recipe.augmented(evaluator.recipe.training, wide).augmentation
     assert isinstance(larger, Augmentation)
     assert (larger.crop, larger.short_side) == ((192, 512), 256)
     protocol = evaluator.recipe.protocol_for(square)

@@ -53,9 +53,7 @@ class ToyEvaluator:
     def why_not(self, candidate: Candidate) -> str | None:
         return "it is barred" if self.bars and self.bars(candidate) else None
 
-    def evaluate(
-        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None
-    ) -> Metrics:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics:
         time.sleep(self.seconds if self.slow is None or self.slow(candidate) else 0.0)
         if self.dies_once_in is not None and marked(self.dies_once_in, candidate.key):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -92,9 +90,7 @@ class SizeScorer:
     def why_not(self, candidate: Candidate) -> str | None:
         return None
 
-    def evaluate(
-        self, candidate: Candidate, *, replicate: int, weights_out: Path | None, progress: object = None
-    ) -> Score:
+    def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Score:
         if self.seen is not None:
             with (self.seen / candidate.key).open("a") as file:
                 file.write("x")

@@ -154,7 +154,7 @@ def test_anchors_and_some_others_are_repeated_by_what_has_an_miou() -> None:
     scorers = [ToyEvaluator(fingerprint="fast"), ZeroCostEvaluator("parameters", MICRO, SCENES)]
     found = wants(members, ToyEvaluator(), scorers, replicates=3, repeated=1)
     assert len(found) == 6 * 3 + 4 * 2 * 2
-    assert {one.member.label for one in found if one.replicate} == {*ANCHORS, members[3].label}
+    assert {one.called for one in found if one.replicate} == {*ANCHORS, members[3].label}
     assert {one.scorer.fingerprint for one in found if one.replicate} == {"toy-1", "fast"}
 
 
@@ -166,7 +166,8 @@ def test_what_the_paper_compares_is_trained_once_by_whatever_trains() -> None:
     scorers = [ToyEvaluator(fingerprint="fast"), ToyEvaluator(fingerprint="barred", bars=always)]
     scorers.append(ZeroCostEvaluator("macs", MICRO, SCENES))  # type: ignore[arg-type]
     found = wants([*members, *others], ToyEvaluator(), scorers, replicates=1, repeated=0)
-    compared = [one.scorer.fingerprint for one in found if one.member.stratum == "ordering"]
+    labels = {one.label for one in others}
+    compared = [one.scorer.fingerprint for one in found if one.called in labels]
     assert Counter(compared) == {"toy-1": len(others), "fast": len(others)}
     assert orderings_members(TASK, members, ToyEvaluator(bars=always)) == ()
 
@@ -174,7 +175,7 @@ def test_what_the_paper_compares_is_trained_once_by_whatever_trains() -> None:
 @pytest.mark.parametrize(("replicates", "repeated"), [(0, 5), (3, -1)])
 def test_repetitions_below_none_are_refused(replicates: int, repeated: int) -> None:
     with pytest.raises(UserError, match="must be at least"):
-        wants(drawn(count=6), ToyEvaluator(), [], replicates=replicates, repeated=repeated)
+        toy_plan(replicates=replicates, repeated=repeated)
 
 
 def test_candidates_are_named_by_recipe_or_score() -> None:
@@ -249,7 +250,7 @@ def run(folder: Path, plan: TrustPlan, *, stop_after: int | None = None) -> tupl
             raise BreakOffError
 
     with Store.open(toy_url(folder), create=True) as store:
-        report = run_trust(plan, plan.wants(), store, workers=1, command="topformer-nas trust run", report=watch)
+        report = run_trust(plan, plan.members(), store, workers=1, command="topformer-nas trust run", report=watch)
     return report, seen
 
 
@@ -260,7 +261,7 @@ def test_a_report_broken_off_goes_on_without_evaluating_twice(tmp_path: Path) ->
         run(tmp_path, plan, stop_after=20)
     report, seen = run(tmp_path, plan)
     assert sum(one.cached for one in seen) == 20
-    assert [one.done for one in seen] == list(range(1, len(plan.wants()) + 1))
+    assert [one.done for one in seen] == list(range(1, seen[0].total + 1))
     assert (seen[-1].done, seen[-1].seconds_left) == (seen[-1].total, 0)
     again, cached = run(tmp_path, plan)
     assert all(one.cached for one in cached)

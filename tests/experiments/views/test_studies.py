@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 
 from experiments.front.pareto import front
+from experiments.search.schedule import Confirmation, Schedule
+from experiments.search.study import StudyResult
 from experiments.store.records import BatchStatistics
 from experiments.store.store import Store
 from experiments.trust.standing import Standing
-from experiments.views.studies import SearchSummary, comparison, study_rows, study_summary
+from experiments.views.studies import comparison, study_rows, study_summary
+from tests.support.toys import ToyEvaluator
 from topformer.errors import UserError
+
+LONG = Confirmation(evaluator=ToyEvaluator(fidelity="long"), keep=3, replicates=1)
 
 
 def test_every_study_of_a_store_is_a_row(store: Store) -> None:
@@ -51,21 +56,21 @@ def test_studies_of_different_evaluators_do_not_compare(store: Store) -> None:
         comparison(store, ["one", "three"])
 
 
-def searched(trained: int, *, confirmed_by: tuple[str, ...] = ()) -> SearchSummary:
+def searched(trained: int, *confirmed_by: Confirmation) -> StudyResult:
     gates = [
         BatchStatistics(asked=10, invalid=1, over_budget=2, duplicates=3, sampler_seconds=0.5),
         BatchStatistics(asked=6, invalid=0, over_budget=1, duplicates=0, sampler_seconds=0.5, screened=4),
     ]
-    return SearchSummary(
-        study="one",
+    return StudyResult(
+        name="one",
         trials=(),
         front=(),
+        fidelity="toy",
         trained=trained,
         cached=0,
         confirming=0,
         gate=BatchStatistics.total(gates),
-        screens_not_used=("no report vouches for nano",),
-        confirmed_by=confirmed_by,
+        schedule=Schedule(confirmations=confirmed_by, notices=("no report vouches for nano",)),
         ranking=Standing(report=None, trust=None),
     )
 
@@ -79,10 +84,10 @@ def test_a_search_says_what_it_dropped_before_evaluation() -> None:
     )
     assert summary.as_dict()["screened_out"] == 4
     assert summary.as_dict()["screens_not_used"] == ["no report vouches for nano"]
-    assert searched(4, confirmed_by=("long",)).notes[-1] == "0 trainings confirmed the best."
+    assert searched(4, LONG).notes[-1] == "0 trainings confirmed the best."
 
 
 def test_a_search_with_nothing_left_says_only_that() -> None:
-    summary = searched(0, confirmed_by=("long",))
+    summary = searched(0, LONG)
     assert summary.idle
     assert summary.notes == ("study one is done: 0 trials, nothing left to evaluate.",)
