@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from evaluators.base import Curve, Metrics, ProgressCallback, Scored, clocks
+from evaluators.datasets.evidence import labels_are_sparse
 from evaluators.evaluation import evaluate, evaluate_blocks, score
 from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -27,7 +28,7 @@ from topformer.model import TopFormer
 from topformer.weights import save_model
 
 if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset, Split
+    from evaluators.datasets import Colour, SegmentationDataset, Split
 
 PROXY_VERSION = 3
 """Raise it with every change that changes results."""
@@ -278,10 +279,19 @@ PHOTOGRAPH_RECIPES: Mapping[str, ProxyRecipe] = {
 def for_dataset(recipe: ProxyRecipe, dataset: SegmentationDataset) -> ProxyRecipe:
     """Scenes are drawn as wide as the canvas is; photographs keep their proportions, and are augmented.
 
-    A recipe that has no namesake for photographs is trained on crops of about as many pixels, in the proportions of
-    its reference size.
+    Of photographs whose labels are sparse the loss is taken at full resolution. A recipe that has no namesake for
+    photographs is trained on crops of about as many pixels, in the proportions of its reference size.
     """
-    if dataset.name == "scenes" or recipe.protocol is not None:
+    if dataset.name == "scenes":
+        return recipe
+    fitting = _for_photographs(recipe)
+    if fitting.training.sparse_labels is None and labels_are_sparse(dataset):
+        return replace(fitting, training=replace(fitting.training, sparse_labels=True))
+    return fitting
+
+
+def _for_photographs(recipe: ProxyRecipe) -> ProxyRecipe:
+    if recipe.protocol is not None:
         return recipe
     if recipe.name in PHOTOGRAPH_RECIPES and recipe == RECIPES[recipe.name]:
         return PHOTOGRAPH_RECIPES[recipe.name]
@@ -369,7 +379,7 @@ class ProxyEvaluator:
                 judged = self.recipe.scored(model, self.dataset, candidate, split="test")
         curve.loss = trained.curve_loss
         if weights_out:
-            save_model(model, weights_out)
+            save_model(model, weights_out, classes=named_colours(dataset))
         return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve, judged=judged)
 
     def _require_trainable(self, candidate: Candidate) -> None:
@@ -380,6 +390,11 @@ class ProxyEvaluator:
                 f"the candidate's task has {candidate.task.num_classes} classes, data set {self.dataset.name!r} has "
                 f"{self.dataset.num_classes}; set the task's num_classes to {self.dataset.num_classes}."
             )
+
+
+def named_colours(dataset: SegmentationDataset) -> tuple[tuple[str, Colour], ...]:
+    """Name and colour of every class, as weights keep them."""
+    return tuple(zip(dataset.class_names, dataset.palette, strict=True))
 
 
 def training_seed(candidate: Candidate, replicate: int) -> int:

@@ -23,7 +23,7 @@ from evaluators.base import Curve, Metrics, ProgressCallback, clocks
 from evaluators.checkpoints import RunFolder
 from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Sandwich
-from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, training_seed
+from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, named_colours, one_torch_thread, training_seed
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
@@ -272,7 +272,7 @@ class SupernetEvaluator:
             network = self.network(candidate)
             scored = self.recipe.proxy.scored(network, self.images, candidate)
         if weights_out:
-            save_model(network, weights_out)
+            save_model(network, weights_out, classes=named_colours(self.images))
         return Metrics.of(scored, since=since)
 
     def candidate(self, arch: TopFormerConfig) -> Candidate:
@@ -335,7 +335,7 @@ class TunedEvaluator:
             scored = proxy.scored(network, self.inherited.images, candidate)
         curve.loss = trained.curve_loss
         if weights_out:
-            save_model(network, weights_out)
+            save_model(network, weights_out, classes=named_colours(self.inherited.images))
         return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve)
 
 
