@@ -8,6 +8,7 @@ all that an architecture's description says, fitted on the same reference scores
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from topformer.blocks import candidate_blocks
 from topformer.config import Candidate
 
 Floats = NDArray[np.float64]
-SCALES_THEN_MACS = "injected scales, then MACs"
+SCALES_THEN_MACS = "scales, then MACs"
 MACS = "MACs"
-RIDGE = "ridge on the architecture"
+RIDGE = "ridge"
 STRENGTHS = np.geomspace(1e-3, 1e3, 25)
 """Strengths of the penalty among which ridge regression takes the one that errs least on what it left out."""
 
 
+@lru_cache(maxsize=4096)
 def macs_g(candidate: Candidate) -> float:
     """Multiply-adds of a network in thousands of millions."""
     return sum(block.macs for block in candidate_blocks(candidate)) / 1e9

@@ -261,6 +261,8 @@ class CombinedEvaluator:
 
     def __init__(self, predictor: Predictor, parts: Sequence[Scorer], *, where: str) -> None:
         """`parts` are the scorers that the predictor names; refuses others, or others' data, than it was fitted to."""
+        if any(isinstance(part, CombinedEvaluator) for part in parts):
+            raise UserError(f"{where}: a prediction from predictions is none; fit it to what they are made of.")
         for part, scorer in zip(predictor.parts, parts, strict=True):
             if scorer.fingerprint != part.evaluator:
                 raise UserError(
@@ -280,8 +282,11 @@ class CombinedEvaluator:
 
     def why_not(self, candidate: Candidate) -> str | None:
         """The first reason of any part, or a task that it was not fitted to."""
-        if candidate.task.num_classes != (known := self.predictor.candidates[0].task.num_classes):
-            return f"the prediction is for {known} classes, the candidate has {candidate.task.num_classes}."
+        known, asked = self.predictor.candidates[0].task, candidate.task
+        if asked.num_classes != known.num_classes:
+            return f"the prediction is for {known.num_classes} classes, the candidate has {asked.num_classes}."
+        if asked.image_size != known.image_size:
+            return f"the prediction is for {known.pixels} px, the candidate has {asked.pixels}."
         return next((reason for part in self.parts if (reason := part.why_not(candidate))), None)
 
     def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None = None) -> Metrics:

@@ -1,10 +1,13 @@
-"""Which evaluator does a name mean? Proxy recipes, inherited weights, zero-cost proxies."""
+"""Which evaluator does a name mean? Proxy recipes, inherited weights, predictions, zero-cost proxies."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from evaluators.base import Evaluator, Scorer
+from evaluators.combined import CombinedEvaluator, Predictor
 from evaluators.datasets import SegmentationDataset
-from evaluators.proxy import RECIPES, ProxyEvaluator, ProxyRecipe, named_recipe
+from evaluators.proxy import RECIPES, REFERENCE, ProxyEvaluator, ProxyRecipe, named_recipe
 from evaluators.supernet import inheriting
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from topformer.errors import UserError, unknown_name
@@ -14,10 +17,11 @@ _PROXY_PREFIX = "proxy@"
 
 
 def evaluator_named(text: str, dataset: SegmentationDataset) -> Evaluator:
-    """A proxy by its recipe's name, inherited weights by `supernet:FILE`, or trained on by `tuned:FILE`."""
+    """A proxy by its recipe's name, inherited weights by `supernet:FILE`, trained on by `tuned:FILE`, or a prediction
+    from several of these by `combined:FILE`."""
     if text in ZERO_COST:
         raise UserError(f"{text!r} gives no mIoU; it can score what a [[screen]] turns away.")
-    return inheriting(text, dataset) or ProxyEvaluator(named_recipe(text), dataset)
+    return inheriting(text, dataset) or combining(text, dataset) or ProxyEvaluator(named_recipe(text), dataset)
 
 
 def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> Scorer:
@@ -25,7 +29,7 @@ def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -
 
     Zero-cost proxies look at the canvas of `recipe`.
     """
-    if found := inheriting(name, dataset):
+    if found := inheriting(name, dataset) or combining(name, dataset):
         return found
     if name in ZERO_COST:
         return ZeroCostEvaluator(name, recipe, dataset)
@@ -35,9 +39,29 @@ def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -
             "fidelity",
             name,
             (*RECIPES, *ZERO_COST),
-            advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are supernet:FILE or tuned:FILE.",
+            advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are supernet:FILE or tuned:FILE, "
+            "a prediction is combined:FILE.",
         )
     return ProxyEvaluator(named_recipe(proxy), dataset)
+
+
+def combining(text: str, dataset: SegmentationDataset) -> CombinedEvaluator | None:
+    """The evaluator that `combined:FILE` names, its parts' files beside that file; None for any other text."""
+    kind, colon, file = text.partition(":")
+    if kind != "combined" or not colon:
+        return None
+    if not file.strip():
+        raise UserError(f"{text!r} names no file; name what trust fit wrote, like combined:fitted.json.")
+    path = Path(file)
+    predictor = Predictor.load(path)
+    parts = [scorer_named(beside(path, part.name), REFERENCE, dataset) for part in predictor.parts]
+    return CombinedEvaluator(predictor, parts, where=file)
+
+
+def beside(path: Path, name: str) -> str:
+    """A part's name as seen from here, where its file is named as seen from the predictor's folder."""
+    kind, colon, file = name.partition(":")
+    return f"{kind}:{path.parent / file}" if colon else name
 
 
 def scorers_named(text: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> tuple[Scorer, ...]:

@@ -69,7 +69,8 @@ class ProxyRecipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Without a protocol where there is none, as fingerprints of recipes for scenes have always been taken."""
-        return {name: value for name, value in asdict(self).items() if name != "protocol" or value is not None}
+        values = asdict(self) | {"training": self.training.as_dict()}
+        return {name: value for name, value in values.items() if name != "protocol" or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -29,6 +29,8 @@ LEAST_RANKED = 4
 NEARLY_EQUAL_PCT = 1.0
 """mIoU that batch size alone is worth in the paper: "nearly equal" means no more than that."""
 Z_90 = 1.645  # of a two-sided interval of 90 %
+TOPS = (1, 3, 5)
+"""First architectures of an order whose best is compared with the best of all."""
 TELLS_ALL = 1e-9
 """Part of an order that is left where another tells all of it: rounding."""
 

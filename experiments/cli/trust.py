@@ -140,6 +140,41 @@ def trust_show(
         print(f"drawn: {plot}")
 
 
+@trust.command("fit")
+def trust_fit(
+    report: Annotated[str, typer.Argument(metavar="REPORT", help="A trust report of the store or of the tool.")],
+    candidates: Annotated[
+        str, typer.Option(metavar="NAMES", help="Fidelities of the report, with commas: proxy-short,supernet:FILE ...")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE.json", help="Where the fitted evaluator goes.")],
+    data: Annotated[str | None, typer.Option(help="The report's images. [default: scenes, if they were those]")] = None,
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a prediction of the reference's mIoU from several cheap fidelities and the architecture.
+
+    The file is an evaluator with an error bar, combined:FILE: of a study, of its [[screen]], or of [[confirm]].
+    """
+    from evaluators.datasets.named import dataset_named
+    from experiments.store.store import Store, store_if_any
+    from experiments.trust.fit import fit, keep
+    from experiments.trust.standing import find_report
+    from topformer.writing import require_writable
+
+    require_writable(out.parent)
+    with store_if_any(storage) as there:
+        known = find_report(report, there)
+    found = fit(known, candidates, dataset_named(data or known.dataset), out)
+    with Store.open(storage, create=True) as store:
+        keep(found, store)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    for sentence in found.sentences:
+        print(sentence)
+    print(f"{out}: use it as combined:{out}; its standing: topformer-nas trust show {found.report.name}")
+
+
 @trust.command("list")
 def trust_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
     """The trust reports of the store, newest first, and those that come with the tool."""
@@ -229,10 +264,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print(view: "ReportView") -> None:
-    from experiments.views.trust import AGREEMENT, COSTS
+    from experiments.views.trust import AGREEMENT, BEYOND, COSTS
 
     print_rows(view.agreement[1:], f"trust report {view.report.name}", columns=AGREEMENT)
-    print_rows(view.agreement, "", columns=COSTS)
+    if any(cells["adds"] for cells in view.agreement):
+        print_rows([cells for cells in view.agreement if cells["adds"]], "", columns=BEYOND)
+    print_rows([cells for cells in view.agreement if cells["of reference"]], "", columns=COSTS)
     for sentence in view.about:
         print(sentence)
     if view.orderings:

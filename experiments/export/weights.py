@@ -85,6 +85,12 @@ def _trial_weights(found: Chosen, *, retrain: bool, storage: str) -> tuple[Path,
         )
     if trial.state != "complete" or trial.record is None:
         raise UserError(f"trial {trial.number} of study {study.name!r} is {trial.state}, so it has no weights.")
+    if trial.record.accuracy is not None and trial.record.accuracy.miou_margin_pct is not None:
+        raise UserError(
+            f"the mIoU of trial {trial.number} of study {study.name!r} is predicted, and no weights have it; train it "
+            f"with: topformer-nas train '{found.text}' --out FOLDER, and export with --weights, or let [[confirm]] "
+            "train the best and name that one with --fidelity."
+        )
     if retrain:
         return _trained_again(found, storage)
     with Store.open(storage, read_only=True) as store:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.combined import CombinedEvaluator
 from evaluators.datasets import SegmentationDataset
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
@@ -92,6 +93,11 @@ def _confirmations(
             raise UserError(
                 f"{where}.replicates: {found.fidelity} trains nothing, so that {section.replicates} of its evaluations "
                 f'are all alike; set replicates = 1, or recipe = "tuned:{found.weights}".'
+            )
+        if isinstance(found, CombinedEvaluator) and section.replicates > 1:
+            raise UserError(
+                f"{where}.replicates: {found.fidelity} predicts, and {section.replicates} predictions err alike; set "
+                "replicates = 1."
             )
         noise_pct = None
         if section.front_probability is not None and (noise_pct := trusted(before).noise_pct) is None:

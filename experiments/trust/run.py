@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.combined import CombinedEvaluator
 from evaluators.datasets import SegmentationDataset
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
@@ -32,6 +33,7 @@ from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
     FAR_CUE_IOU_PCT,
     LEAST_RANKED,
+    TOPS,
     agreement,
     decide,
     published_orderings,
@@ -61,7 +63,6 @@ MOST_DRAWS = 10_000
 """40 architectures of `pyramid` take 726."""
 FIRST_DRAWS = 300
 """What latencies are usual is told from them where there is no anchor."""
-TOPS = (1, 3, 5)
 _PLACE = re.compile(r"(?<![^:,=])/(?:[^/:,=]*/)*(?=[^/:,=])")
 """The folders of an absolute path, at the start of a word or after a sign that separates names."""
 
@@ -228,7 +229,7 @@ def run_trust(
         members=scores,
     )
     baseline = _best_zero_cost(found, plan.scorers)
-    made = replace(found, fidelities=[_fidelity(found, scorer, baseline) for scorer in plan.scorers])
+    made = replace(found, fidelities=[fidelity_trust(found, scorer, baseline) for scorer in plan.scorers])
     store.add_trust_report(plan.name, made.to_json())
     return made
 
@@ -470,7 +471,8 @@ def _scores(
     return list(found.values())
 
 
-def _fidelity(report: TrustReport, scorer: Scorer, baseline: str | None) -> FidelityTrust:
+def fidelity_trust(report: TrustReport, scorer: Scorer, baseline: str | None) -> FidelityTrust:
+    """How far the order of a scorer can be believed, whose values the report's members have."""
     name, zero_cost = scorer.fidelity, isinstance(scorer, ZeroCostEvaluator)
     overall, band = report.compared(report.ranked, name), report.compared(report.band, name)
     seconds = float(np.mean([one.cpu_seconds[name] for one in report.ranked]))
@@ -508,7 +510,7 @@ def _best_zero_cost(report: TrustReport, scorers: Sequence[Scorer]) -> str | Non
 
 def _trains(scorer: Scorer) -> bool:
     """Whether another replicate is another training."""
-    return not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator)
+    return not isinstance(scorer, ZeroCostEvaluator | SupernetEvaluator | CombinedEvaluator)
 
 
 def _decisions(members: Sequence[MemberScores], scorer: Scorer) -> list[OrderingRow]:

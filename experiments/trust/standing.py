@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict, agreement
 from experiments.store.records import Study, first_mistake
 from experiments.store.store import Store, store_if_any
+from experiments.trust.beyond import Beyond, beyond
 from search_space import SearchSpace
 from topformer.config import TopFormerConfig
 from topformer.errors import UserError, first_line, unknown_name
@@ -51,6 +52,8 @@ class Standing:
     """Architectures that the report ranks."""
     alike: int = 0
     """Those of them that count here: all, or the ones that are like what a space holds."""
+    beyond: Beyond | None = None
+    """How that compares with counting, which trains nothing; None where the report cannot tell."""
 
     def noise_of(self, replicates: int) -> float | None:
         """Likewise of means of so many trainings."""
@@ -97,6 +100,8 @@ class Standing:
         if self.trust.band is not None:
             text += f", {interval_text(self.trust.band.kendall)} at equal latency"
         text += f" (trust report {self.report}, {which})"
+        if self.beyond is not None:
+            text += f"; {self.beyond.sentence}"
         return text if self.trusted else f"{text}; below {TRUSTED_TAU:g}: its order cannot be relied upon"
 
     @property
@@ -113,6 +118,7 @@ class Standing:
             "band_tau": None if band is None else asdict(band.kendall),
             "architectures": None if overall is None else overall.count,
             "report": self.report,
+            "beyond": None if self.beyond is None else self.beyond.as_dict(),
         }
 
 
@@ -134,6 +140,7 @@ def standing(evaluator: str, store: Store | None, space: SearchSpace | None = No
                     noise_pct=one.noise_pct,
                     ranked=len(report.ranked),
                     alike=len(members),
+                    beyond=beyond(report, members, one.fidelity),
                 )
     return Standing(report=None, trust=None)
 
@@ -234,7 +241,7 @@ class FidelityTrust:
     """mIoU that the best of the top 1, 3, 5 lacks of the best, over all ranked architectures."""
     band_regret_pct: dict[str, float]
     noise_pct: float | None
-    """Standard deviation between replicates."""
+    """Standard deviation between replicates; of a prediction, of its error."""
     cpu_seconds: float
     """Mean per architecture; for inherited weights without the supernet's training."""
     cost_share: float

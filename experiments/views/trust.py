@@ -5,13 +5,17 @@ Imports trust reports and the store, and nothing that prints or draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 from evaluators.base import short_names
-from evaluators.trust import INTERVAL_PCT, TRUSTED_TAU, Verdict
+from evaluators.baselines import RIDGE, SCALES_THEN_MACS
+from evaluators.trust import INTERVAL_PCT, TOPS, TRUSTED_TAU, Verdict, agreement, top_regret
 from experiments.store.store import Store
+from experiments.trust.beyond import baselines, beyond, ceiling
 from experiments.trust.standing import (
     FidelityTrust,
     Standing,
@@ -69,7 +73,12 @@ class ReportView:
     """The fidelities whose order cannot be relied upon."""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self.report)
+        """The report, with what each fidelity adds to counting, and how far the rules that train nothing agree."""
+        told = {one.fidelity: beyond(self.report, self.report.ranked, one.fidelity) for one in self.report.fidelities}
+        return asdict(self.report) | {
+            "beyond": {name: None if one is None else one.as_dict() for name, one in told.items()},
+            "baselines": [dict(cells) for cells in _baseline_cells(self.report)],
+        }
 
 
 def report_view(report: TrustReport) -> ReportView:
@@ -80,17 +89,20 @@ def report_view(report: TrustReport) -> ReportView:
         f"{report.band_high_ms:.3g} ms by table {report.table}; {report.created}. tau is Kendall's, in brackets the "
         f"{INTERVAL_PCT} % bootstrap interval over architectures; regret what the best of a fidelity's first 1, 3 and "
         "5 lacks of the best, in mIoU by the reference; noise the standard deviation between trainings of one "
-        "architecture; far cue the share of trainings that found what only the far side of an image tells."
-    ]
-    about += [
-        f"{short[one.fidelity]}: band tau above the best zero-cost proxy's by {interval_text(one.above_zero_cost)}."
-        for one in report.fidelities
-        if one.above_zero_cost is not None
+        "architecture; far cue the share of trainings that found what only the far side of an image tells; adds is "
+        "Kendall's partial tau beyond the best rule that trains nothing, and surely above 0 where its interval is. "
+        f"{SCALES_THEN_MACS}: more injected scales first, then more multiply-adds. {RIDGE}: each predicted from the "
+        "descriptions and the reference's scores of all others. A perfect ranker is held back by the noise of "
+        "the reference alone."
     ]
     standings = [(one, Standing(report=report.name, trust=one)) for one in report.fidelities if not one.zero_cost]
     return ReportView(
         report=report,
-        agreement=(_reference_cells(report), *(_fidelity_cells(one, short[one.fidelity]) for one in report.fidelities)),
+        agreement=(
+            _reference_cells(report),
+            *(_fidelity_cells(report, one, short[one.fidelity]) for one in report.fidelities),
+            *_baseline_cells(report),
+        ),
         about=tuple(about),
         orderings=_ordering_cells(report, short),
         decided=tuple(_decided(report, short)),
@@ -108,6 +120,8 @@ _COLUMNS = (
     "tau in band",
     "regret %, 1/3/5",
     "regret in band",
+    "adds",
+    "adds in band",
     "Spearman",
     "Spearman in band",
     "noise %",
@@ -117,6 +131,7 @@ _COLUMNS = (
 )
 AGREEMENT = ("fidelity", "tau", "tau in band", "regret %, 1/3/5")
 """Columns of `ReportView.agreement` that eighty characters hold, and those that come after them."""
+BEYOND = ("fidelity", "adds", "adds in band")
 COSTS = ("fidelity", "Spearman", "noise %", "far cue %", "CPU s", "of reference")
 
 
@@ -130,11 +145,14 @@ def _reference_cells(report: TrustReport) -> Cells:
     }
 
 
-def _fidelity_cells(one: FidelityTrust, name: str) -> Cells:
+def _fidelity_cells(report: TrustReport, one: FidelityTrust, name: str) -> Cells:
     cells: dict[str, str | None] = {"fidelity": name}
     for place, found in (("", one.overall), (" in band", one.band)):
         cells[f"tau{place}"] = "none" if found is None else interval_text(found.kendall)
         cells[f"Spearman{place}"] = "none" if found is None else interval_text(found.spearman)
+    for place, members in (("", report.ranked), (" in band", report.band)):
+        told = beyond(report, members, one.fidelity)
+        cells[f"adds{place}"] = "" if told is None or told.adds is None else interval_text(told.adds)
     for column, regrets in (("regret %, 1/3/5", one.regret_pct), ("regret in band", one.band_regret_pct)):
         cells[column] = "/".join(f"{regret:.2f}" for regret in regrets.values())
     return (
@@ -147,6 +165,37 @@ def _fidelity_cells(one: FidelityTrust, name: str) -> Cells:
             "of reference": f"{100 * one.cost_share:.3g} %",
         }
     )
+
+
+def _baseline_cells(report: TrustReport) -> Iterator[Cells]:
+    """What trains nothing, and what a perfect ranker would reach."""
+    labels = [fmean(one.values[report.reference]) for one in report.ranked]
+    inside = [report.in_band(one) for one in report.ranked]
+    counted = [[one.values[known.fidelity][0] for one in report.ranked] for known in report.fidelities]
+    for name, values in baselines(report).items():
+        if any(_same_order(values, known) for known in counted):
+            continue  # the report has it as a fidelity
+        cells: dict[str, str | None] = {"fidelity": name, "CPU s": "0"}
+        for place, some in (("", [True] * len(inside)), (" in band", inside)):
+            truth, found = list(compress(labels, some)), list(compress(values, some))
+            if (told := agreement(truth, found)) is not None:
+                cells[f"tau{place}"] = interval_text(told.kendall)
+                cells[f"Spearman{place}"] = interval_text(told.spearman)
+                cells[f"regret{place or ' %, 1/3/5'}"] = "/".join(
+                    f"{top_regret(truth, found, top=top):.2f}" for top in TOPS
+                )
+        yield dict.fromkeys(_COLUMNS) | cells
+    over_all, within = ceiling(report, report.ranked), ceiling(report, report.band)
+    if over_all is not None:
+        yield dict.fromkeys(_COLUMNS) | {
+            "fidelity": "a perfect ranker",
+            "tau": _number(over_all),
+            "tau in band": _number(within),
+        }
+
+
+def _same_order(some: Sequence[float], others: Sequence[float]) -> bool:
+    return [some.index(one) for one in sorted(some)] == [others.index(one) for one in sorted(others)]
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluators import combined
+from evaluators.combined import Predictor
 from experiments.export import study_file
 from experiments.front import lookup
 from experiments.search.study import StudyConfig
@@ -19,7 +21,7 @@ from experiments.trust import standing
 from latency_lut import table
 from search_space import PRESETS, SearchSpace, preset
 from topformer import keys, weights
-from topformer.config import content_key
+from topformer.config import ANCHORS, Candidate, Task, content_key
 
 ROOT = Path(__file__).parents[2]
 BEFORE = Path(__file__).parent / "made_before"
@@ -31,6 +33,7 @@ VERSIONS = {
     "Study archive": str(study_file.FORMAT),
     "Export card": str(lookup.CARD_FORMAT),
     "Trust report": str(standing.FORMAT),
+    "Combined evaluator": str(combined.FORMAT),
     "Weights": weights.FORMAT.removeprefix("topformer-nas "),
     "Records": str(ledger.VERSION),
     "Study": "none",
@@ -65,6 +68,14 @@ def test_a_section_names_what_there_is(name: str) -> None:
 def test_a_json_example_is_json(name: str) -> None:
     for example in re.findall(r"```json\n(.*?)```", sections()[name], re.DOTALL):
         json.loads(example)
+
+
+def test_a_combined_evaluator_predicts_what_it_predicted() -> None:
+    """The file was fitted to eight architectures of `pyramid-scenes` by proxy-short."""
+    predictor = Predictor.load(BEFORE / "combined.json")
+    told = predictor.predict(Candidate(arch=ANCHORS["tiny"], task=Task(num_classes=59)), [40.0])
+    assert predictor.as_json() == (BEFORE / "combined.json").read_text()
+    assert (told.value, told.low, told.high) == pytest.approx((53.207, 35.792, 70.622), abs=0.01)
 
 
 def test_records_are_read_and_written_byte_for_byte(tmp_path: Path) -> None:

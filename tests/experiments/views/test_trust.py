@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluators.trust import Estimate
+import pytest
+
 from experiments.store.store import Store
-from experiments.trust.standing import OrderingRow
+from experiments.trust.standing import OrderingRow, shipped_reports
 from experiments.views.trust import AGREEMENT, COSTS, report_rows, report_view
 from tests.support.toys import toy_report
 
@@ -34,12 +35,17 @@ def test_only_an_order_that_cannot_be_relied_upon_is_warned_of() -> None:
     assert warning == "warning: toy: ranking tau 0.41, below 0.6; a study on it says so (trusted from 0.6 on)."
 
 
-def test_what_a_fidelity_gains_over_zero_cost_proxies_is_said() -> None:
-    report = toy_report(0.71)
-    (fidelity,) = report.fidelities
-    better = replace(fidelity, above_zero_cost=Estimate(value=0.3, low=0.1, high=0.5))
-    (_, gain) = report_view(replace(report, fidelities=[better])).about
-    assert gain == "toy: band tau above the best zero-cost proxy's by 0.30 (0.10 to 0.50)."
+def test_each_fidelity_stands_beside_rules_that_train_nothing_and_a_perfect_ranker() -> None:
+    (report,) = (one for one in shipped_reports() if one.name == "pyramid-scenes")
+    rows = {str(cells["fidelity"]): cells for cells in report_view(report).agreement}
+    assert rows["scales, then MACs"]["tau"] == "0.84 (0.76 to 0.90)"
+    assert rows["proxy-short"]["adds"] == "0.31 (0.13 to 0.47)"
+    assert (rows["a perfect ranker"]["tau"], rows["a perfect ranker"]["tau in band"]) == ("0.89", "0.83")
+    assert "ridge" in rows
+    assert "MACs" not in rows  # the report has it as macs
+    content = report_view(report).as_dict()
+    assert content["beyond"]["proxy-short"]["adds"]["value"] == pytest.approx(0.306, abs=0.001)
+    assert [cells["fidelity"] for cells in content["baselines"]] == ["scales, then MACs", "ridge", "a perfect ranker"]
 
 
 def test_published_orderings_are_a_row_each_and_counted_by_verdict() -> None:
