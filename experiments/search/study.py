@@ -212,12 +212,9 @@ class _Run:
         proposals, statistics = next_batch(
             self.space,
             self.trials,
-            sampler=search.sampler,
-            seed=search.seed,
+            search,
             batch=batch,
             size=math.ceil(size / math.prod(screen.share for screen in self.schedule.screens)),
-            population=search.batch_size,
-            anchors=search.anchors,
             limits=self.limits,
             guide=self.guide,
             fidelity=self.evaluator.fidelity,
