@@ -54,7 +54,8 @@ class Metrics:
     """Mean over the classes that are labelled or predicted somewhere."""
     per_class_iou_pct: tuple[float | None, ...]
     """None for a class that is neither labelled nor predicted."""
-    pixel_accuracy_pct: float
+    pixel_accuracy_pct: float | None
+    """None where the mIoU is a prediction."""
     train_loss: float | None
     """Mean over the last tenth of the iterations, auxiliary loss left out; None where nothing was trained."""
     seconds: float
@@ -75,6 +76,8 @@ class Metrics:
     judge_per_class_iou_pct: tuple[float | None, ...] | None = None
     judge_blocks: tuple[ClassCounts, ...] | None = None
     """Pixels of each class in each block of neighbouring images of `test`."""
+    miou_margin_pct: float | None = None
+    """Half the 90 % interval of an mIoU that is a prediction; None where it was found by scoring."""
 
     @classmethod
     def of(

@@ -51,13 +51,22 @@ def ridge(candidates: Sequence[Candidate], labels: Sequence[float]) -> Floats:
     return min(predictions, key=lambda one: float(((one - values) ** 2).sum()))
 
 
+def log_macs(candidate: Candidate) -> float:
+    return float(np.log(macs_g(candidate)))
+
+
+def described(candidate: Candidate) -> dict[str, float]:
+    """Every number of an architecture's description by its path, a 1 for each word, and the logarithm of MACs."""
+    return {**dict(_flat(candidate.arch.as_dict())), "log macs": log_macs(candidate)}
+
+
 def _features(candidates: Sequence[Candidate]) -> Floats:
-    """(architectures, features), standardised: every number of a description, a column for each word, and log MACs."""
-    rows = [{**dict(_flat(one.arch.as_dict())), "log macs": float(np.log(macs_g(one)))} for one in candidates]
+    """(architectures, features), standardised; what does not vary is left out."""
+    rows = [described(one) for one in candidates]
     names = sorted(set().union(*rows))
     table = np.array([[row.get(name, 0.0) for name in names] for row in rows])
     varied = table[:, table.std(axis=0) > 0]
-    return (varied - varied.mean(axis=0)) / varied.std(axis=0)
+    return np.asarray((varied - varied.mean(axis=0)) / varied.std(axis=0))
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, float]]:

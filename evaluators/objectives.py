@@ -24,6 +24,7 @@ from evaluators.segmentation import (
     resized_loss,
     sampled_labels,
     segmentation_loss,
+    sparse_pooled_loss,
 )
 from topformer.config import TopFormerConfig
 from topformer.errors import UserError
@@ -31,7 +32,7 @@ from topformer.model import TopFormer, TopFormerClassifier
 from topformer.supernet import Supernet
 
 LABEL_COUNT_STRIDE = 4
-"""Class frequencies are taken from every fourth pixel of every fourth row."""
+"""Class frequencies are taken from every fourth pixel of every fourth row; of sparse labels from all."""
 LABEL_SMOOTHING = 0.1
 """Of classification."""
 
@@ -56,7 +57,7 @@ def objective_of(
 ) -> Objective:
     if isinstance(model, TopFormerClassifier):
         return ClassificationObjective(model)
-    weights = _weights_of(cast("SegmentationDataset", dataset), train_images, recipe.class_weight_power)
+    weights = _weights_of(cast("SegmentationDataset", dataset), train_images, recipe)
     if isinstance(model, TopFormer):
         return SegmentationObjective(model, weights, recipe)
     assert sandwich is not None, "a supernet learns by its subnets"
@@ -78,7 +79,8 @@ class SegmentationObjective(nn.Module):
             nn.Conv2d(network.arch.semantic_channels, network.num_classes, 1) if recipe.auxiliary_weight else None
         )
         self.auxiliary_weight = recipe.auxiliary_weight
-        self.at_labels = recipe.loss_at == "labels"
+        self.sparse = bool(recipe.sparse_labels)
+        self.at_labels = recipe.loss_at == "labels" or self.sparse
         self.register_buffer("weights", weights, persistent=False)
         self.weights: Tensor
 
@@ -102,7 +104,11 @@ class SegmentationObjective(nn.Module):
             loss = resized_loss(logits, labels, self.weights, weight)
         if self.auxiliary is None:
             return loss, loss
-        coarse = pooled_loss(self.auxiliary(semantics).float(), labels, self.weights, sampled_at=size)
+        tokens = self.auxiliary(semantics).float()
+        if self.sparse:
+            coarse = sparse_pooled_loss(tokens, labels, self.weights)
+        else:
+            coarse = pooled_loss(tokens, labels, self.weights, sampled_at=size)
         return loss + self.auxiliary_weight * coarse, loss
 
 
@@ -136,6 +142,7 @@ class SandwichObjective(nn.Module):
         self.network = network
         self.auxiliary = nn.Conv2d(network.maximal.semantic_channels, network.num_classes, 1)
         self.auxiliary_weight = recipe.auxiliary_weight
+        self.sparse = bool(recipe.sparse_labels)
         self.sandwich = sandwich
         self.subnets: tuple[TopFormerConfig, ...] = ()
         self.register_buffer("weights", weights, persistent=False)
@@ -146,7 +153,9 @@ class SandwichObjective(nn.Module):
         self.subnets = self.sandwich.subnets(iteration)
 
     def label_weight(self, labels: Tensor) -> Tensor:
-        """Of (B, H, W), on the grid of the teacher's logits."""
+        """Of (B, H, W), on the grid of the teacher's logits, or all of them where labels are sparse."""
+        if self.sparse:
+            return label_weight(labels.long(), self.weights)
         return label_weight(sampled_labels(labels, self._grid(labels, self.subnets[0])), self.weights)
 
     def _grid(self, labels: Tensor, subnet: TopFormerConfig) -> tuple[int, int]:
@@ -157,23 +166,38 @@ class SandwichObjective(nn.Module):
         pixels = normalised(images)
         first, *others = self.subnets
         teaching, semantics = self.network(pixels, first)
-        loss = segmentation_loss(teaching.float(), labels, self.weights, weight)
+        loss = self._loss(teaching, labels, weight)
         total = loss + self.auxiliary_weight * self._coarse(semantics, labels, first)
         teacher = teaching.detach().float()
         for subnet in others:
             logits, semantics = self.network(pixels, subnet)
-            share = math.prod(self._grid(labels, subnet)) / math.prod(self._grid(labels, first))
-            own = segmentation_loss(logits.float(), labels, self.weights, weight * share)
-            taught = distillation_loss(logits.float(), teacher, labels, self.weights, weight * share)
+            share = self._share(labels, subnet, first)
+            own = self._loss(logits, labels, weight * share)
+            taught = distillation_loss(
+                logits.float(), teacher, labels, self.weights, weight * share, sparse=self.sparse
+            )
             mixed = (1 - self.sandwich.distillation) * own + self.sandwich.distillation * taught
             total = total + mixed + self.auxiliary_weight * self._coarse(semantics, labels, subnet)
         return total / len(self.subnets), loss
+
+    def _loss(self, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        if self.sparse:
+            return resized_loss(logits, labels, self.weights, weight)
+        return segmentation_loss(logits.float(), labels, self.weights, weight)
+
+    def _share(self, labels: Tensor, subnet: TopFormerConfig, first: TopFormerConfig) -> float:
+        """How many of the pixels that the first subnet's loss looks at another one's does."""
+        if self.sparse:
+            return 1.0
+        return math.prod(self._grid(labels, subnet)) / math.prod(self._grid(labels, first))
 
     def _coarse(self, semantics: Tensor, labels: Tensor, subnet: TopFormerConfig) -> Tensor:
         """Loss of a throw-away classifier on the tokens, of which a subnet has a part of the channels."""
         if not self.auxiliary_weight:
             return semantics.new_zeros(())
         logits = F.conv2d(semantics, self.network.semantic_slice(self.auxiliary.weight, subnet), self.auxiliary.bias)
+        if self.sparse:
+            return sparse_pooled_loss(logits.float(), labels, self.weights)
         return pooled_loss(logits.float(), labels, self.weights, sampled_at=self._grid(labels, subnet))
 
 
@@ -185,8 +209,9 @@ def _grid(labels: Tensor, stride: int) -> tuple[int, int]:
     return math.ceil(labels.shape[-2] / stride), math.ceil(labels.shape[-1] / stride)
 
 
-def _weights_of(dataset: SegmentationDataset, train_images: int, power: float) -> Tensor:
-    if not power:
+def _weights_of(dataset: SegmentationDataset, train_images: int, recipe: TrainingRecipe) -> Tensor:
+    if not recipe.class_weight_power:
         return torch.ones(dataset.num_classes)
-    maps = (dataset.item("train", i)[1][::LABEL_COUNT_STRIDE, ::LABEL_COUNT_STRIDE] for i in range(train_images))
-    return class_weights(label_counts(maps, dataset.num_classes), power=power)
+    stride = 1 if recipe.sparse_labels else LABEL_COUNT_STRIDE
+    maps = (dataset.item("train", i)[1][::stride, ::stride] for i in range(train_images))
+    return class_weights(label_counts(maps, dataset.num_classes), power=recipe.class_weight_power)

@@ -16,7 +16,8 @@ from typing import Any, Self
 import torch
 
 from evaluators.base import Curve, Metrics, Scored, clocks
-from evaluators.datasets import SegmentationDataset, Split
+from evaluators.datasets import Colour, SegmentationDataset, Split
+from evaluators.datasets.evidence import labels_are_sparse
 from evaluators.evaluation import evaluate, evaluate_blocks, score
 from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -272,10 +273,19 @@ PHOTOGRAPH_RECIPES: Mapping[str, ProxyRecipe] = {
 def for_dataset(recipe: ProxyRecipe, dataset: SegmentationDataset) -> ProxyRecipe:
     """Scenes are drawn as wide as the canvas is; photographs keep their proportions, and are augmented.
 
-    A recipe that has no namesake for photographs is trained on crops of about as many pixels, in the proportions of
-    its reference size.
+    Of photographs whose labels are sparse the loss is taken at full resolution. A recipe that has no namesake for
+    photographs is trained on crops of about as many pixels, in the proportions of its reference size.
     """
-    if dataset.name == "scenes" or recipe.protocol is not None:
+    if dataset.name == "scenes":
+        return recipe
+    fitting = _for_photographs(recipe)
+    if fitting.training.sparse_labels is None and labels_are_sparse(dataset):
+        return replace(fitting, training=replace(fitting.training, sparse_labels=True))
+    return fitting
+
+
+def _for_photographs(recipe: ProxyRecipe) -> ProxyRecipe:
+    if recipe.protocol is not None:
         return recipe
     if recipe.name in PHOTOGRAPH_RECIPES and recipe == RECIPES[recipe.name]:
         return PHOTOGRAPH_RECIPES[recipe.name]
@@ -378,8 +388,13 @@ def trained_and_scored(
             judged = recipe.scored(model, dataset, candidate, split="test")
     curve.loss = trained.curve_loss
     if weights_out:
-        save_model(model, weights_out)
+        save_model(model, weights_out, classes=named_colours(dataset))
     return Metrics.of(scored, train_loss=trained.last_loss, since=since, curve=curve, judged=judged)
+
+
+def named_colours(dataset: SegmentationDataset) -> tuple[tuple[str, Colour], ...]:
+    """Name and colour of every class, as weights keep them."""
+    return tuple(zip(dataset.class_names, dataset.palette, strict=True))
 
 
 def training_seed(candidate: Candidate, replicate: int) -> int:

@@ -148,6 +148,9 @@ class TrainingRecipe:
     recalibration_images: int
     """Training images over which batch-norm statistics are taken anew after the last step; 0 keeps the running ones."""
     augmentation: Augmentation | ResizedCrop | None
+    sparse_labels: bool | None = None
+    """Labels are scribbles or points: the loss is taken at full resolution, whatever `loss_at` says, and no labelled
+    pixel is lost where an image is made smaller. None: as the labels of the data set are, which is found out."""
     """None: images as they are, flipped; all must have one size."""
 
     def __post_init__(self) -> None:
@@ -205,4 +208,6 @@ class TrainingRecipe:
         return content_key(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Every setting; `sparse_labels` only where it is decided, so that recipes of before are what they were."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name != "sparse_labels" or value is not None}

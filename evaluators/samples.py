@@ -70,6 +70,8 @@ class Samples:
     """The first so many images of the training split are used."""
     seed: int
     augmentation: Augmentation | ResizedCrop | None
+    sparse_labels: bool = False
+    """Every labelled pixel counts: none is left out where an image is made smaller."""
 
     def image_of(self, number: int) -> int:
         """Index of the image that sample `number` is made of."""
@@ -84,7 +86,7 @@ class Samples:
             image = resized_crop(image, self.augmentation, rng)
         elif self.augmentation:
             assert not isinstance(target, int), "classes have no map to crop"
-            image, target = augmented(image, target, self.augmentation, rng)
+            image, target = augmented(image, target, self.augmentation, rng, sparse=self.sparse_labels)
         if rng.random() < 0.5:
             image = image[:, ::-1]
             target = target if isinstance(target, int) else target[:, ::-1]
@@ -97,12 +99,13 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 
 
 def augmented(
-    image: Image, labels: Labels, augmentation: Augmentation, rng: np.random.Generator
+    image: Image, labels: Labels, augmentation: Augmentation, rng: np.random.Generator, *, sparse: bool = False
 ) -> tuple[Image, Labels]:
     """A crop of the image at a random scale, in changed colours.
 
     Scale and crop are one step, so that only what is seen is computed; image and labels are sampled at the same places,
-    bilinearly and by the nearest.
+    bilinearly and by the nearest. Of `sparse` labels none is left out where the crop is smaller than what it shows, and
+    a crop without any is drawn again.
     """
     height, width = labels.shape
     scale = rng.uniform(augmentation.scale_min, augmentation.scale_max)
@@ -113,7 +116,12 @@ def augmented(
     for _ in range(CROP_TRIES):
         top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(scaled, size, strict=True))
         box = _source_box((top, left), size, (height / scaled[0], width / scaled[1]))
-        cut = np.asarray(_cut(source, box, size, PillowImage.Resampling.NEAREST))
+        if sparse and factor < 1:
+            cut = _carried_over(labels, box, size)
+        else:
+            cut = np.asarray(_cut(source, box, size, PillowImage.Resampling.NEAREST))
+        if sparse and (cut == IGNORE).all():
+            continue
         if augmentation.class_share_max == 1 or _largest_share(cut) < augmentation.class_share_max:
             break
     picture = _cut(PillowImage.fromarray(image), box, size, PillowImage.Resampling.BILINEAR)
@@ -157,6 +165,19 @@ def _cut(
     resampling: PillowImage.Resampling,
 ) -> PillowImage.Image:
     return image.transform((size[1], size[0]), PillowImage.Transform.EXTENT, box, resampling)
+
+
+def _carried_over(labels: Labels, box: tuple[float, float, float, float], size: tuple[int, int]) -> Labels:
+    """A part of a map made smaller, with every label that is there: each labelled pixel is put where it comes to lie,
+    in place of one that was before it."""
+    left, top, right, bottom = box
+    rows, columns = (labels != IGNORE).nonzero()
+    y = np.floor((rows + 0.5 - top) * (size[0] / (bottom - top))).astype(np.intp)
+    x = np.floor((columns + 0.5 - left) * (size[1] / (right - left))).astype(np.intp)
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    cut = np.full(size, IGNORE, np.uint8)
+    cut[y[inside], x[inside]] = labels[rows[inside], columns[inside]]
+    return cut
 
 
 def _largest_share(labels: Labels) -> float:

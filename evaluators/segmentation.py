@@ -79,7 +79,7 @@ class ConfusionMatrix:
 
     def _require_pixels(self) -> None:
         if not self.counts.any():
-            raise UserError(f"nothing to score: every pixel is labelled {IGNORE} (ignore), or there are no images.")
+            raise _nothing_to_score()
 
 
 def sampled_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -174,16 +174,22 @@ class _ResizedLoss(torch.autograd.Function):
         return gradient * slopes[0], None, None, None
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+def distillation_loss(
+    logits: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor, total: Tensor, *, sparse: bool = False
+) -> Tensor:
     """Cross-entropy of logits (B, K, h, w) against the probabilities of a teacher's logits (B, K, h', w'), resized.
 
-    Pixels weigh as in `segmentation_loss`: by the class they are labelled with; unlabelled ones teach nothing.
+    Pixels weigh as in `segmentation_loss`: by the class they are labelled with; unlabelled ones teach nothing. With
+    `sparse` labels a cell weighs as all labelled pixels in it.
     """
     size = (logits.shape[-2], logits.shape[-1])
     if teacher.shape[-2:] != logits.shape[-2:]:
         teacher = F.interpolate(teacher, size, mode="bilinear", align_corners=False)
-    targets = sampled_labels(labels, size)
-    worth = F.pad(weights, (0, 1))[targets.clamp(max=len(weights))]  # (B, h, w), 0 where unlabelled
+    if sparse:
+        worth: Tensor = cell_weights(labels, weights, size).sum(dim=1)
+    else:
+        targets = sampled_labels(labels, size)
+        worth = F.pad(weights, (0, 1))[targets.clamp(max=len(weights))]  # (B, h, w), 0 where unlabelled
     loss = -(teacher.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
     return (loss * worth).sum() / total.clamp_min(_LEAST_WEIGHT)
 
@@ -217,8 +223,34 @@ def pooled_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, sampled_at: 
     return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum().clamp_min(_LEAST_WEIGHT)
 
 
+def sparse_pooled_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Class-weighted cross-entropy of coarse logits (B, K, h, w) against the labels (B, H, W) that each cell covers."""
+    weighted: Tensor = cell_weights(labels, weights, (logits.shape[-2], logits.shape[-1]))
+    return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum().clamp_min(_LEAST_WEIGHT)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # how many pixels are labelled differs from batch to batch
+def cell_weights(labels: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) -> (B, K, h, w): the weight of the pixels of each class that lie in each cell, of sparse labels."""
+    (count, height, width), (rows, columns), num_classes = labels.shape, size, len(weights)
+    image, row, column = (labels != IGNORE).nonzero(as_tuple=True)
+    known = labels[image, row, column].long()
+    cell = (image * rows + row * rows // height) * columns + column * columns // width
+    found = weights.new_zeros(count * rows * columns * num_classes)
+    found.index_add_(0, cell * num_classes + known, weights[known])
+    shaped: Tensor = found.view(count, rows, columns, num_classes).permute(0, 3, 1, 2)
+    return shaped
+
+
 def _mean(values: Iterable[float]) -> float:
     present = tuple(values)
     if not present:
-        raise UserError(f"nothing to score: every pixel is labelled {IGNORE} (ignore), or there are no images.")
+        raise _nothing_to_score()
     return sum(present) / len(present)
+
+
+def _nothing_to_score() -> UserError:
+    return UserError(
+        "nothing to score: of the images that were looked at, every pixel is labelled "
+        f"{IGNORE} (ignore), or there are no images; mIoU needs validation images with labelled pixels of the classes."
+    )

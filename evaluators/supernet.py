@@ -25,7 +25,7 @@ from evaluators.checkpoints import RunFolder
 from evaluators.datasets import SegmentationDataset
 from evaluators.evaluation import recalibrate_batch_norm
 from evaluators.objectives import Sandwich
-from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, one_torch_thread, trained_and_scored
+from evaluators.proxy import REFERENCE, ProxyRecipe, for_dataset, named_colours, one_torch_thread, trained_and_scored
 from evaluators.recipe import TrainingRecipe
 from evaluators.training import Execution, Trained, train
 from search_space import SearchSpace
@@ -248,7 +248,7 @@ class SupernetEvaluator:
             network = self.network(candidate)
             scored = self.recipe.proxy.scored(network, self.images, candidate)
         if weights_out:
-            save_model(network, weights_out)
+            save_model(network, weights_out, classes=named_colours(self.images))
         return Metrics.of(scored, since=since)
 
     def candidate(self, arch: TopFormerConfig) -> Candidate:

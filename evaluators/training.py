@@ -141,7 +141,13 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            samples = Samples(dataset=dataset, images=train_images, seed=seed, augmentation=recipe.augmentation)
+            samples = Samples(
+                dataset=dataset,
+                images=train_images,
+                seed=seed,
+                augmentation=recipe.augmentation,
+                sparse_labels=bool(recipe.sparse_labels),
+            )
             objective = objective_of(model, dataset, recipe, train_images=train_images, sandwich=sandwich)
             return _Loop(model, objective, samples, recipe, fabric, execution, keeper, progress, observe).run()
         except (RuntimeError, ValueError, MemoryError) as error:

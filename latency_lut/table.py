@@ -23,6 +23,7 @@ from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 from topformer.blocks import Block
+from topformer.cache import given_folder, home_folder
 from topformer.errors import UserError, unknown_name
 from topformer.reading import file_text
 from topformer.writing import write_whole
@@ -556,7 +557,11 @@ def edge_elements(block: Block) -> int:
 def user_tables_folder() -> Path:
     """Where a person's own tables are: $TOPFORMER_NAS_TABLES, or ~/.local/share/topformer-nas/tables."""
     given = os.environ.get(TABLES_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".local" / "share" / "topformer-nas" / "tables"
+    return (
+        given_folder(given, TABLES_VARIABLE)
+        if given
+        else home_folder() / ".local" / "share" / "topformer-nas" / "tables"
+    )
 
 
 def available_tables() -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ May import numpy, scipy and `latency_lut.table`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from latency_lut.table import ErrorModel, LatencyRow, NetworkCheck
-from topformer.errors import UserError
+from topformer.errors import LONGEST_NAME, UserError
 from topformer.keys import SIZE_SETTINGS, parse_key
 
 _DEVIATIONS = 3
@@ -48,6 +49,12 @@ def agreement(checks: Sequence[NetworkCheck], predicted_ms: Sequence[float]) -> 
     errors = [100 * (ms / check.reference_ms - 1) for ms, check in zip(predicted_ms, checks, strict=True)]
     sizes = [abs(error) for error in errors]
     common = 1 + fmean(errors) / 100
+    if not (common > 0 and math.isfinite(common)):
+        worst = max(range(len(checks)), key=lambda index: abs(errors[index]))
+        raise UserError(
+            f"predictions and measurements cannot be compared: {checks[worst].name[:LONGEST_NAME]} is said to take "
+            f"{predicted_ms[worst]:g} ms, and takes {checks[worst].reference_ms:g}; measure the table again."
+        )
     noise = [check.noise_pct for check in checks if check.noise_pct is not None]
     tau = None
     if len(checks) > 1:

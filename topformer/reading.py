@@ -23,6 +23,8 @@ MOST_DEPTH = 64
 """Tables and lists within each other."""
 LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 200
+_LONGEST_INTEGER = 20
+_HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEP_KEY = re.compile(rf"(?<![\w'\"-])(?:[\w'\"-]++[ \t]*+\.[ \t]*+){{{MOST_DEPTH},}}+")
 
 
@@ -73,8 +75,14 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def strict_json(text: str | bytes) -> Any:
-    """What a JSON text says; raises `ValueError` for numbers that are not finite, too, which JSON does not have."""
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    """What a JSON text says; raises `ValueError` also for what no program should believe.
+
+    Those are numbers that are not finite or beyond 64 bits, and halves of letters. Of lists that are nested thousands
+    deep it raises `RecursionError`.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    values = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
+    return _without_half_letters(values) if _HALF_LETTER.search(text) else values
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -102,6 +110,21 @@ def plain(values: Any) -> Any:
         elif isinstance(value, list):
             rest += [(one, depth + 1) for one in value]
     return values
+
+
+def _without_half_letters(values: Any) -> Any:
+    """The same values; raises `ValueError` for letters of UTF-16 that are cut in two: no file can hold them."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a letter is cut in two (a surrogate)") from None
+    return values
+
+
+def _bounded(text: str) -> int:
+    if len(text) > _LONGEST_INTEGER or abs(number := int(text)) > LARGEST_INTEGER:
+        raise ValueError("an integer has more than 64 bits")
+    return number
 
 
 def _finite(text: str) -> float:

@@ -14,9 +14,10 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from topformer.config import STAGE_STRIDES, OutputKind, TaskKind, TopFormerConfig, named_arch
-from topformer.errors import CheckpointError, first_line
+from topformer.errors import CheckpointError, LeftOut, UserError, first_line
 from topformer.model import TopFormer, TopFormerClassifier
+from topformer.reading import parse_json
 from topformer.supernet import Supernet
 from topformer.writing import write_whole
 
@@ -117,8 +119,8 @@ def saved_supernet(path: str | os.PathLike[str]) -> tuple[Supernet, dict[str, An
     if metadata["kind"] != "supernet":
         raise CheckpointError(f"{source} holds a {metadata['kind']} network, not a supernet.")
     try:
-        description = json.loads(metadata["description"])
-    except (KeyError, ValueError, RecursionError):
+        description = parse_json(metadata["description"], "its metadata")
+    except (KeyError, UserError):
         description = None
     if not isinstance(description, dict):
         raise CheckpointError(f"{source} does not say how it was trained; was it edited?")
@@ -181,9 +183,9 @@ def saved_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, tuple[int, i
     """Name and colour of every class of one of our safetensors files; empty where it does not say."""
     metadata, _ = _read_safetensors(Path(path))
     try:
-        rows = json.loads(metadata.get("classes", "[]"))
+        rows = parse_json(metadata.get("classes", "[]"), "its metadata")
         found = tuple((str(name), (int(red), int(green), int(blue))) for name, (red, green, blue) in rows)
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, OverflowError, UserError):
         raise CheckpointError(f"{path}: its class names cannot be read; was it edited?") from None
     if found and (
         str(len(found)) != metadata["num_classes"] or not all(0 <= part <= 255 for _, rgb in found for part in rgb)
@@ -199,9 +201,9 @@ def saved_protocol(path: str | os.PathLike[str]) -> dict[str, int] | None:
     """Sizes that one of our safetensors files was scored at; None where it does not say."""
     metadata, _ = _read_safetensors(Path(path))
     try:
-        found = json.loads(metadata.get("protocol", "null"))
+        found = parse_json(metadata.get("protocol", "null"), "its metadata")
         return None if found is None else {str(name): int(value) for name, value in found.items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, UserError):
         raise CheckpointError(f"{path}: its protocol cannot be read; was it edited?") from None
 
 
@@ -326,19 +328,59 @@ def _read_released(path: Path, arch: TopFormerConfig) -> tuple[TaskKind, dict[st
 
 def _released_state(path: Path) -> dict[str, Tensor]:
     """Tensors under the reference code's names."""
-    content = _load_pickled_tensors(path)
-    state: object = content
-    if isinstance(content, Mapping):
-        state = next((content[key] for key in ("state_dict_ema", "state_dict", "model") if key in content), content)
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    content, foreign = _load_pickled_tensors(path)
+    places = ["the file"]
+    while isinstance(content, Mapping) and (
+        key := next((key for key in _PLACES if _holds_tensors(content, key)), None)
+    ):
+        content = content[key]
+        places.append(repr(key))
+    found = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        if foreign:
+            raise CheckpointError(
+                f"{path} contains {foreign[0]}, which is code, not data; it was not loaded, and no tensors are beside "
+                "it. Save the state_dict alone with the tool that made it."
+            )
         raise CheckpointError(
-            f"{path} holds no weights: expected a mapping of tensors under 'state_dict', 'state_dict_ema' or 'model'."
+            f"{path} holds no weights: expected a mapping of tensors, alone or under {', '.join(map(repr, _PLACES))}."
         )
-    return {_WRAPPED.sub("", str(name)): value for name, value in state.items()}
+    skipped = [*foreign, *(f"{name!r} of {places[-1]}" for name in found if name not in tensors)]
+    if skipped:
+        shown = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+        warnings.warn(
+            f"{path}: the tensors were read, and nothing of what is no tensor: {shown}.", LeftOut, stacklevel=2
+        )
+    return _without_wrappers(path, tensors)
 
 
-_WRAPPED = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
-"""What DistributedDataParallel, torch.compile and Lightning put before the names of a network's tensors."""
+_PLACES = ("state_dict_ema", "ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model", "network", "net")
+"""Where trainings keep weights in a checkpoint; averaged ones are those to evaluate."""
+_WRAPPED = re.compile(r"^(?:(?:module|_orig_mod|model|net|network|student|ema|ema_model|model_ema|state_dict)\.)+")
+"""What DistributedDataParallel, torch.compile, Lightning and distillations put before the names of tensors."""
+
+
+def _holds_tensors(content: Mapping[Any, Any], key: str) -> bool:
+    """Whether something of tensors is there, perhaps further down."""
+    inside = content.get(key)
+    return isinstance(inside, Mapping) and any(isinstance(one, Tensor | Mapping) for one in inside.values())
+
+
+def _without_wrappers(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of the network itself; refuses two networks in one."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        own = _WRAPPED.sub("", name)
+        if own in found:
+            raise CheckpointError(
+                f"{path} holds several networks: {own!r} is there with another beginning, too, as {name!r}. Save the "
+                "state_dict of one of them alone."
+            )
+        found[own] = tensor
+    return found
+
+
 _NUMBERS = ("Bool", *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)))
 _NUMBERS += ("Float16", "Float32", "Float64", "Complex64", "Complex128")
 _HARMLESS = [  # data only: constructing them runs nothing of the checkpoint's
@@ -357,31 +399,89 @@ def _number_dtype(code: object, *_: object) -> np.dtype[Any]:
     return cast("np.dtype[Any]", dtype)
 
 
-def _load_pickled_tensors(path: Path) -> object:
+class _Foreign:
+    """Stands in for what a pickle wants made of another program's class or function: it takes all and does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget it."""
+
+
+class _ForeignMapping:
+    """The same of a class of mappings, whose items torch sets in its own classes alone."""
+
+    def __new__(cls, *_: object, **__: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class _ForeignList:
+    def __new__(cls, *_: object, **__: object) -> list[Any]:  # type: ignore[misc]
+        return []
+
+
+def _load_pickled_tensors(path: Path) -> tuple[object, list[str]]:
+    """What a checkpoint holds, and the names of classes and functions of other programs, for which something inert
+    stands in. Nothing of theirs is imported or called."""
+    _require_uncompressed(path)
+    foreign = _foreign_names(path)
+    for stand_in in (_Foreign, _ForeignMapping, _ForeignList):
+        try:
+            return _load_with(path, [(stand_in, name) for name in foreign]), foreign
+        except pickle.UnpicklingError as error:
+            if foreign and stand_in is not _ForeignList and _WRONG_KIND.search(str(error)):
+                continue
+            if match := re.search(r"GLOBAL (\S+)", str(error)):
+                raise CheckpointError(
+                    f"{path} contains {match[1]}, which is code, not data; it was not loaded. "
+                    "Save the state_dict alone with the tool that made it."
+                ) from None
+            raise CheckpointError(
+                f"{path} is not a checkpoint that can be read safely ({first_line(error)})."
+            ) from None
+        except Exception as error:  # a damaged or hostile file can raise anything out of the unpickler
+            raise CheckpointError(f"{path} is not a readable checkpoint ({first_line(error)}).") from None
+    raise AssertionError("the last stand-in either loads or raises")
+
+
+_WRONG_KIND = re.compile("Can only (?:SETITEM|append|extend)")
+
+
+def _require_uncompressed(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint ({first_line(error)}).") from None
+    if compressed:
+        raise CheckpointError(f"{path} is a compressed archive; checkpoints are stored uncompressed. Unpack it first.")
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Classes and functions that a checkpoint names and that are neither torch's nor harmless; none for old formats."""
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a damaged or hostile file can raise anything here; loading it says what is wrong
+        return []
+
+
+def _harmless() -> list[Any]:
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]  # what NumPy scalars are pickled as
     rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
     harmless: list[Any] = [*_HARMLESS, (_number_dtype, "numpy.dtype")]
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and 1 spell it differently
         harmless += [(scalar, f"{module}.scalar"), (rebuild, f"{module}._reconstruct")]
-    if zipfile.is_zipfile(path) and any(
-        i.compress_type != zipfile.ZIP_STORED for i in zipfile.ZipFile(path).infolist()
-    ):
-        raise CheckpointError(f"{path} is a compressed archive; checkpoints are stored uncompressed. Unpack it first.")
-    try:
-        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of an unusual pickle protocol; what it cannot read is refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if match := re.search(r"GLOBAL (\S+) was not", str(error)):
-            raise CheckpointError(
-                f"{path} contains {match[1]}, which is code, not data; it was not loaded. "
-                "Save the state_dict alone with the tool that made it."
-            ) from None
-        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({first_line(error)}).") from None
-    except Exception as error:  # a damaged or hostile file can raise anything out of the unpickler
-        raise CheckpointError(f"{path} is not a readable checkpoint ({first_line(error)}).") from None
+    return harmless
+
+
+def _load_with(path: Path, more: list[Any]) -> object:
+    with torch.serialization.safe_globals([*_harmless(), *more]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of an unusual pickle protocol; what it cannot read is refused
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _released_renamer(arch: TopFormerConfig, *, segmentation: bool) -> Callable[[str], str]:

@@ -1,4 +1,7 @@
-"""Is a data set complete and sound? Counts, sizes, classes, and every file that would stop a training."""
+"""Is a data set complete and sound? Counts, sizes, classes, and every file that would stop a training.
+
+Every file is read once: one pass decodes and counts it, and takes its digest into the fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import random
 import signal
 import threading
+import time
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,9 +22,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from evaluators.datasets import IGNORE
-from evaluators.datasets.files import ILLEGAL, DataError, LabelledFiles, LabelReader, Pair, other_size, read_image
+from evaluators.datasets.files import (
+    DataError,
+    LabelledFiles,
+    LabelReader,
+    Pair,
+    decoded,
+    digest_entry,
+    other_size,
+    read_image,
+    remember_digests,
+)
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError
@@ -32,6 +48,12 @@ ProblemKind = Literal["empty split", "no partner", "unreadable", "size", "labels
 MOST_WORKERS = 512
 _AT_ONCE = 8
 """Files a task: a process is asked seldom, and the bar still moves."""
+_TRIED, _TRIED_S, _WORTH_S = 16, 0.5, 4.0
+"""Files, and seconds, after which it is known how long the rest takes, and seconds for which processes are started."""
+_MOST_TWINS = 1000
+_PLAIN_MODES = ("L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "YCbCr")
+"""Pillow's names for pictures that any reader makes RGB of: it is enough that their pixels can be decoded."""
+_EXIF_ORIENTATION = 0x0112
 
 
 class Problem(NamedTuple):
@@ -43,25 +65,43 @@ class Problem(NamedTuple):
     says: str
 
 
+class Twin(NamedTuple):
+    """One picture, byte for byte, in two splits."""
+
+    split: Split
+    path: str
+    """Relative to the root."""
+    other_split: Split
+    other_path: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitReport:
     images: int
     looked_at: int
     class_counts: tuple[int, ...]
     """By class: labelled pixels, or images where an image has one class."""
+    class_images: tuple[int, ...]
+    """By class: images that have it."""
     ignored_pixels: int | None
     """None where an image has one class."""
-    smallest: tuple[int, int] | None
+    smallest: tuple[int, int] | None = None
     """(height, width) of the image with the fewest pixels; None where none could be read."""
-    largest: tuple[int, int] | None
+    largest: tuple[int, int] | None = None
 
     @property
     def ignored_pct(self) -> float | None:
-        """Of the pixels of label maps; None where there are none."""
+        """Share of the ignored pixels of label maps; None where there are none."""
         if self.ignored_pixels is None:
             return None
         pixels = self.ignored_pixels + sum(self.class_counts)
         return 100 * self.ignored_pixels / pixels if pixels else None
+
+    @property
+    def shares_pct(self) -> tuple[float | None, ...]:
+        """By class: its share of what is labelled; None where nothing is."""
+        total = sum(self.class_counts)
+        return tuple(100 * count / total if total else None for count in self.class_counts)
 
     @property
     def never_seen(self) -> tuple[int, ...]:
@@ -75,6 +115,11 @@ class DatasetReport:
     splits: dict[Split, SplitReport]
     problems: tuple[Problem, ...]
     """Of whole splits and partners first, then in the order of the files."""
+    twins: tuple[Twin, ...] = ()
+    """At most a thousand."""
+    twin_count: int = 0
+    examples: tuple[tuple[Split, int], ...] = ()
+    """Items to look at: some that have the rarest classes, the others drawn at random."""
 
     @property
     def sound(self) -> bool:
@@ -89,9 +134,14 @@ class _Seen(NamedTuple):
     counts: Mapping[int, int]
     """By class that occurs: pixels, or 1 where an image has one class."""
     ignored_pixels: int
+    entries: tuple[tuple[str, list[object]], ...] = ()
+    """Digests by path, the image's first."""
 
 
 _Look = Callable[[], _Seen]
+_Count = tuple[dict[int, int], int, int]
+"""Pixels by class, those that are ignored, and those that stand for no class."""
+EXAMPLES = 12
 
 
 def check(
@@ -99,31 +149,100 @@ def check(
     *,
     sample: int | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetReport:
-    """Read every item, or `sample` of each split drawn at random; nothing that is wrong with a file stops it."""
+    """Read every item, or `sample` of each split drawn at random; nothing that is wrong with a file stops it.
+
+    `workers`: processes that read; None starts as many as there are cores where the work is long enough. What was read
+    is remembered: the fingerprint of files that were all looked at needs no further reading.
+    """
     if sample is not None and sample < 1:
         raise UserError(f"a sample must have at least 1 image, not {sample}.")
-    if not 1 <= workers <= MOST_WORKERS:
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
         raise UserError(f"workers must be from 1 to {MOST_WORKERS}, not {workers}.")
-    parts: tuple[Split, Split] = ("train", "val")
+    parts = splits_of(dataset)
     chosen = [(part, i) for part in parts for i in _drawn(dataset.length(part), sample, f"{seed} {part}")]
     looks = (_look_at(dataset, part, index) for part, index in chosen)
     problems = [Problem("empty split", part, _why_empty(dataset)) for part in parts if not dataset.length(part)]
     problems += [Problem("no partner", path, says) for path, says in _alone(dataset)]
-    tallies: dict[Split, _Tally] = {part: _Tally(dataset) for part in parts}
-    workers = workers if len(chosen) > _AT_ONCE else 1
-    for done, ((part, _), seen) in enumerate(zip(chosen, _looked(looks, workers), strict=True), start=1):
-        tallies[part].add(seen)
-        problems += seen.problems
-        if progress:
-            progress(done, len(chosen))
-    splits = {part: tallies[part].report(dataset.length(part)) for part in parts}
-    return DatasetReport(splits=splits, problems=tuple(problems))
+    tallies: dict[Split, Tally] = {part: Tally(dataset) for part in parts}
+    kept, fresh = _Examples(seed), dict[str, list[object]]()
+    images: dict[Split, tuple[list[int], array[int]]] = {part: ([], array("Q")) for part in parts}
+    try:
+        for done, ((part, index), seen) in enumerate(
+            zip(chosen, looked(looks, len(chosen), workers), strict=True), start=1
+        ):
+            tallies[part].add(seen)
+            problems += seen.problems
+            kept.see(part, index, seen)
+            for path, entry in seen.entries:
+                fresh[path] = entry
+            if seen.entries and seen.entries[0][0] == _image_of(dataset, part, index):
+                images[part][0].append(index)
+                images[part][1].append(int(str(seen.entries[0][1][-1]), 16))
+            if progress:
+                progress(done, len(chosen))
+    finally:
+        if fresh and not isinstance(dataset, Scenes):
+            remember_digests(dataset.root, fresh)
+    twins, twin_count = twins_of(dataset, images)
+    return DatasetReport(
+        splits={part: tallies[part].report(dataset.length(part)) for part in parts},
+        problems=tuple(problems),
+        twins=twins,
+        twin_count=twin_count,
+        examples=kept.chosen(tallies["train"].counts),
+    )
 
 
-class _Tally:
+def splits_of(dataset: Checkable) -> tuple[Split, ...]:
+    """train and val, and test where there is one."""
+    return ("train", "val", "test") if "test" in _there(dataset) and dataset.length("test") else ("train", "val")
+
+
+def _there(dataset: Checkable) -> Sequence[str]:
+    match dataset:
+        case LabelledFiles():
+            return tuple(dataset.pairs)
+        case ClassFolders():
+            return tuple(dataset.images)
+        case Scenes():
+            return ("train", "val")
+
+
+def twins_of(
+    dataset: Checkable, images: Mapping[Split, tuple[Sequence[int], array[int]]]
+) -> tuple[tuple[Twin, ...], int]:
+    """Pictures that are in two splits, from the indices and digests of some of each; and how many there are."""
+    found: list[Twin] = []
+    count = 0
+    parts = list(images)
+    for number, other in enumerate(parts):
+        for part in parts[:number]:
+            (own, own_digests), (others, other_digests) = images[part], images[other]
+            _, left, right = np.intersect1d(
+                np.frombuffer(own_digests, np.uint64) if own else np.empty(0, np.uint64),
+                np.frombuffer(other_digests, np.uint64) if others else np.empty(0, np.uint64),
+                return_indices=True,
+            )
+            count += len(left)
+            for i, j in sorted(zip(left.tolist(), right.tolist(), strict=True))[: _MOST_TWINS - len(found)]:
+                found.append(Twin(part, _image_of(dataset, part, own[i]), other, _image_of(dataset, other, others[j])))
+    return tuple(found), count
+
+
+def _image_of(dataset: Checkable, split: Split, index: int) -> str:
+    match dataset:
+        case LabelledFiles():
+            return dataset.pairs[split][index].image
+        case ClassFolders():
+            return dataset.images[split][index][0]
+        case Scenes():
+            return f"{split} image {index}"
+
+
+class Tally:
     """What was seen of a split so far; of a million images nothing is kept one by one."""
 
     def __init__(self, dataset: Checkable) -> None:
@@ -131,26 +250,63 @@ class _Tally:
         self.has_maps = not isinstance(dataset, ClassFolders)
         self.looked_at = 0
         self.counts: Counter[int] = Counter()
+        self.images: Counter[int] = Counter()
         self.ignored_pixels = 0
-        self.sizes: set[tuple[int, int]] = set()
+        self.smallest: tuple[int, int] | None = None
+        self.largest: tuple[int, int] | None = None
 
     def add(self, seen: _Seen) -> None:
         self.looked_at += 1
         self.counts.update(seen.counts)
+        self.images.update(seen.counts.keys())
         self.ignored_pixels += seen.ignored_pixels
         if seen.size:
-            self.sizes.add(seen.size)
+            self.smallest = min(self.smallest or seen.size, seen.size, key=_by_area)
+            self.largest = max(self.largest or seen.size, seen.size, key=_by_area)
 
     def report(self, images: int) -> SplitReport:
-        sizes = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
         return SplitReport(
             images=images,
             looked_at=self.looked_at,
             class_counts=tuple(self.counts[label] for label in range(self.num_classes)),
+            class_images=tuple(self.images[label] for label in range(self.num_classes)),
             ignored_pixels=self.ignored_pixels if self.has_maps else None,
-            smallest=sizes[0] if sizes else None,
-            largest=sizes[-1] if sizes else None,
+            smallest=self.smallest,
+            largest=self.largest,
         )
+
+
+def _by_area(size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    return size[0] * size[1], size
+
+
+class _Examples:
+    """For each class the first items that have it, and some of all drawn at random; a few hundred at most."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(f"{seed} examples")
+        self.of_class: dict[int, list[tuple[Split, int]]] = {}
+        self.drawn: list[tuple[Split, int]] = []
+        self.seen = 0
+
+    def see(self, split: Split, index: int, seen: _Seen) -> None:
+        if seen.problems:
+            return
+        self.seen += 1
+        for label in seen.counts:
+            if len(known := self.of_class.setdefault(label, [])) < 2:
+                known.append((split, index))
+        place = len(self.drawn) if len(self.drawn) < EXAMPLES else self.random.randrange(self.seen)
+        if place < EXAMPLES:
+            self.drawn[place : place + 1] = [(split, index)]
+
+    def chosen(self, counts: Mapping[int, int]) -> tuple[tuple[Split, int], ...]:
+        """Half of them for the rarest classes."""
+        rarest = sorted(self.of_class, key=lambda label: (counts.get(label, 0), label))
+        wanted = [self.of_class[label][0] for label in rarest]
+        picked = list(dict.fromkeys(wanted))[: EXAMPLES // 2]
+        picked += [item for item in (*self.drawn, *wanted) if item not in picked]
+        return tuple(sorted(dict.fromkeys(picked[:EXAMPLES]), key=lambda item: (item[0] != "train", item)))
 
 
 def _drawn(length: int, sample: int | None, seed: str) -> Sequence[int]:
@@ -181,19 +337,38 @@ class _LookAtPair:
 
     def __call__(self) -> _Seen:
         problems: list[Problem] = []
-        size = _size(self.root, self.pair.image, problems)
+        entries: list[tuple[str, list[object]]] = []
+        size = _size(self.root, self.pair.image, problems, entries)
+        path = self.root / self.pair.labels
         try:
-            labels = self.read_labels(self.root / self.pair.labels)
+            entries.append((self.pair.labels, digest_entry(path)))
+            labels = self.read_labels(path)
         except DataError as error:
             problems.append(_unreadable(self.root, self.pair.labels, error))
-            return _Seen(tuple(problems), size, {}, 0)
+            return _Seen(tuple(problems), size, {}, 0, tuple(entries))
         if size and labels.shape != size:
             problems.append(Problem("size", self.pair.labels, other_size(labels.shape, size)))
-        if wrong := int((labels == ILLEGAL).sum()):
-            values = self.read_labels.illegal(self.root / self.pair.labels)
-            says = f"{wrong} pixels stand for no class ({values}); legal are {self.read_labels.legal}"
-            problems.append(Problem("labels", self.pair.labels, says))
-        return _Seen(tuple(problems), size, *_counted(labels))
+        counts, ignored, wrong = _counted(labels)
+        if wrong:
+            says = f"{wrong} pixels stand for no class ({self.read_labels.illegal(path)}); legal are "
+            problems.append(Problem("labels", self.pair.labels, says + self.read_labels.legal))
+        return _Seen(tuple(problems), size, counts, ignored, tuple(entries))
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtLabels:
+    """Labels alone, without their image; what is wrong with them is left to whoever trains on them."""
+
+    root: Path
+    path: str
+    read_labels: LabelReader
+
+    def __call__(self) -> _Seen:
+        try:
+            counts, ignored, _ = _counted(self.read_labels(self.root / self.path))
+        except DataError:
+            return _Seen((), None, {}, 0)
+        return _Seen((), None, counts, ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +379,9 @@ class _LookAtImage:
 
     def __call__(self) -> _Seen:
         problems: list[Problem] = []
-        size = _size(self.root, self.path, problems)
-        return _Seen(tuple(problems), size, {self.label: 1}, 0)
+        entries: list[tuple[str, list[object]]] = []
+        size = _size(self.root, self.path, problems, entries)
+        return _Seen(tuple(problems), size, {self.label: 1}, 0, tuple(entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +392,8 @@ class _LookAtScene:
 
     def __call__(self) -> _Seen:
         image, labels = self.dataset.item(self.split, self.index)
-        return _Seen((), (image.shape[0], image.shape[1]), *_counted(labels))
+        counts, ignored, _ = _counted(labels)
+        return _Seen((), (image.shape[0], image.shape[1]), counts, ignored)
 
 
 def _look_at(dataset: Checkable, split: Split, index: int) -> _Look:
@@ -229,19 +406,39 @@ def _look_at(dataset: Checkable, split: Split, index: int) -> _Look:
     return _LookAtImage(dataset.root, path, label)
 
 
-def _counted(labels: NDArray[np.integer]) -> tuple[dict[int, int], int]:
-    """Pixels by class, and ignored ones."""
-    pixels = np.bincount(labels[labels != ILLEGAL].ravel(), minlength=IGNORE + 1)
-    return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels[:IGNORE])}, int(pixels[IGNORE])
+def _counted(labels: NDArray[np.integer]) -> _Count:
+    """By Pillow, in a tenth of the time that NumPy takes."""
+    wrong = int((labels < 0).sum())
+    pixels = PillowImage.fromarray(labels.astype(np.uint8)).histogram()
+    counts = {label: count for label, count in enumerate(pixels[:IGNORE]) if count}
+    return counts, pixels[IGNORE] - wrong, wrong  # what is illegal lies in the same byte
 
 
-def _size(root: Path, path: str, problems: list[Problem]) -> tuple[int, int] | None:
+def _size(
+    root: Path, path: str, problems: list[Problem], entries: list[tuple[str, list[object]]]
+) -> tuple[int, int] | None:
     try:
-        height, width, _ = read_image(root / path).shape
+        entries.append((path, digest_entry(root / path)))
+        size = decoded(root / path, _decoded_size)
+        return read_image(root / path).shape[:2] if size is None else size
     except DataError as error:
         problems.append(_unreadable(root, path, error))
         return None
-    return height, width
+
+
+def _decoded_size(image: PillowImage.Image) -> tuple[int, int] | None:
+    """(height, width), all pixels decoded; None for what needs more than that to become a picture.
+
+    Of a JPEG every byte is read, but only an eighth of the pixels is made: a file that is cut off or damaged fails
+    alike.
+    """
+    if image.mode not in _PLAIN_MODES or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        return None
+    size = image.height, image.width
+    if image.format == "JPEG":
+        image.draft(None, (image.width // 8, image.height // 8))
+    image.load()
+    return size
 
 
 def _unreadable(root: Path, path: str, error: DataError) -> Problem:
@@ -249,11 +446,20 @@ def _unreadable(root: Path, path: str, error: DataError) -> Problem:
     return Problem("unreadable", path, str(error).removeprefix(f"{root / path} ").removesuffix("."))
 
 
-def _looked(looks: Iterator[_Look], workers: int) -> Iterator[_Seen]:
-    """In order; what waits in memory is bounded."""
-    if workers == 1:
+def looked(looks: Iterator[_Look], count: int, workers: int | None) -> Iterator[_Seen]:
+    """In order; what waits in memory is bounded. Without `workers` this process begins, and finds out what pays."""
+    if workers is None:
+        started = time.perf_counter()
+        for done, look in enumerate(looks, start=1):
+            yield look()
+            spent_s = time.perf_counter() - started
+            if done >= _TRIED and spent_s >= _TRIED_S:
+                workers = _cores() if spent_s / done * (count - done) > _WORTH_S else 1
+                break
+    if workers in (None, 1) or count <= _AT_ONCE:
         yield from (look() for look in looks)
         return
+    assert workers is not None
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_check
     )
@@ -265,6 +471,11 @@ def _looked(looks: Iterator[_Look], workers: int) -> Iterator[_Seen]:
             running.extend(pool.submit(_look_all, task) for task in islice(tasks, 1))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, MOST_WORKERS)
 
 
 def _look_all(looks: Sequence[_Look]) -> list[_Seen]:

@@ -110,6 +110,9 @@ class MatLabels:
     def illegal(self, path: Path) -> str:
         return illegal_values(self._values(path), _raw(offset=0).classes)
 
+    def meanings(self, label: int) -> str:
+        return _raw(offset=0).meanings(label)
+
     def _values(self, path: Path) -> NDArray[np.int64]:
         from scipy.io import loadmat  # noqa: PLC0415, only this layout waits for it
 

@@ -63,6 +63,9 @@ class LabelReader(Protocol):
     def illegal(self, path: Path) -> str:
         """The values of a file that stand for no class, in words."""
 
+    def meanings(self, label: int) -> str:
+        """What stands for a class, or for `IGNORE`, in words; empty where nothing does."""
+
     @property
     def legal(self) -> str:
         """What values a file may have, in words."""
@@ -175,6 +178,9 @@ class IndexedLabels:
     def illegal(self, path: Path) -> str:
         return illegal_values(self._values(path), self.classes)
 
+    def meanings(self, label: int) -> str:
+        return _listed("value", [value for value, found in enumerate(self.classes) if found == label])
+
     def _values(self, path: Path) -> NDArray[np.int64]:
         mode, values = decoded(path, _numbers)
         if mode not in NUMBERED_MODES:
@@ -209,6 +215,9 @@ class ColouredLabels:
     def legal(self) -> str:
         return f"the {len(self.colours)} colours of the classes" + (", or of what is ignored" if self.ignored else "")
 
+    def meanings(self, label: int) -> str:
+        return _listed("colour", self.ignored if label == IGNORE else self.colours[label : label + 1])
+
     def __call__(self, path: Path) -> NDArray[np.int16]:
         return self._found(_packed(decoded(path, _rgb)))
 
@@ -224,6 +233,11 @@ class ColouredLabels:
         for label, (red, green, blue) in known:
             found[packed == (red << 16) | (green << 8) | blue] = label
         return found
+
+
+def _listed(what: str, values: Sequence[object]) -> str:
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return f"{what}{'s' if len(values) > 1 else ''} {', '.join(map(str, values[:_SHOWN]))}{more}" if values else ""
 
 
 def _packed(picture: Image) -> NDArray[np.int64]:
@@ -435,6 +449,20 @@ def digests(root: Path, paths: Sequence[str], progress: Callable[[int, int], Non
         if any(known.get(path) != entry for path, entry in fresh.items()):
             _keep(kept, known | fresh)
     return {path: str(entry[-1]) for path, entry in fresh.items()}
+
+
+def remember_digests(root: Path, fresh: dict[str, list[object]]) -> None:
+    """Keep what `digest_entry` made of files below `root`, so that `digests` need not read them again."""
+    kept = cache_folder() / "fingerprints" / f"{content_key(str(root.resolve()))}.json"
+    known = _read_known(kept)
+    if any(known.get(path) != entry for path, entry in fresh.items()):
+        _keep(kept, known | fresh)
+
+
+def digest_entry(path: Path) -> list[object]:
+    """Size, times of change and digest of a file; raises `DataError`."""
+    require_file(path)
+    return _digest(path, None)
 
 
 def _digest(path: Path, known: list[object] | None) -> list[object]:

@@ -1,90 +1,93 @@
-"""The `topformer-nas` command: parse, make one call, print. Heavy imports wait until a command needs them."""
+"""The `topformer-nas` command, from its start to its exit code: mistakes are sentences, whatever happens."""
 
-import os
-import signal
 import sys
-from typing import Annotated
+import warnings
+from typing import NoReturn, TextIO
 
-import typer
-
-from experiments import DEFAULT_URL
-from experiments.cli.architecture import describe
-from experiments.cli.datasets import datasets
-from experiments.cli.doctor import doctor
-from experiments.cli.export import export
-from experiments.cli.front import front
-from experiments.cli.help import SETTINGS, Grouped, WholeSentences
-from experiments.cli.latency import latency
-from experiments.cli.search import search
-from experiments.cli.studies import study_commands
-from experiments.cli.supernet import supernet
-from experiments.cli.terminal import Storage
-from experiments.cli.training import evaluate, predict, recipes, train
-from experiments.cli.trust import trust
-from topformer.errors import UserError, ran_out_of_memory
-from topformer.version import DISTRIBUTION, tool_version
+from experiments.cli.streams import Stops, begin_again_in_utf8, give_up, text_streams
+from topformer.errors import LeftOut, UserError, ran_out_of_memory, shortened
 
 STOPPED = 130
-
-app = typer.Typer(
-    name="topformer-nas",
-    help="Given a phone core and a latency budget: find, prove and export the TopFormer with the best mIoU.",
-    cls=Grouped,
-    context_settings=SETTINGS,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-for command in (train, evaluate, predict, recipes, search, front, describe, export):
-    app.command()(command)
-for name, group in {
-    "latency": latency,
-    "datasets": datasets,
-    "supernet": supernet,
-    "trust": trust,
-    "study": study_commands,
-    "doctor": doctor,
-}.items():
-    app.add_typer(group, name=name, cls=WholeSentences)
 
 
 def main() -> None:
     """Run the command line; a mistake of the user's is one sentence on standard error and exit code 2."""
-    signal.signal(signal.SIGTERM, _stop)
+    begin_again_in_utf8()
+    with text_streams(), Stops.awaited() as stops, warnings.catch_warnings():
+        warnings.showwarning = _note
+        try:
+            code = _run()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            give_up(sys.stdout)
+            code = 1
+        except BaseException as error:  # what a library makes of being stopped may be anything
+            if not (stops.asked or isinstance(error, KeyboardInterrupt)):
+                _fail_by(error)
+            code = STOPPED
+        if code == STOPPED:
+            _tell("stopped; the same command goes on from here.")
+        sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code. All but the lightest imports wait, so that to be stopped meanwhile is no error."""
+    import typer
+
+    from experiments.cli.commands import app
+
+    if "" in sys.argv[1:]:
+        _fail("an argument is empty; is it a variable of the shell that was not set?")
+    if strange := next((word for word in sys.argv[1:] if not _is_text(word)), None):
+        _fail(f"argument {strange!r} is not UTF-8; rename the file or folder.")
     try:
-        if "" in sys.argv[1:]:
-            _fail("an argument is empty; is it a variable of the shell that was not set?")
-        if strange := next((word for word in sys.argv[1:] if not _is_text(word)), None):
-            _fail(f"argument {strange!r} is not UTF-8; rename the file or folder.")
         code = app(standalone_mode=False)
-    except UserError as error:
-        _fail(str(error))
     except typer.TyperException as error:
         sentence = error.format_message()
         if sentence.startswith("Usage:"):  # a command group without a command
             print(sentence)
-            sys.exit(2)
+            return 2
         _fail(f"{sentence.rstrip('.')}. See topformer-nas --help.")
-    except (KeyboardInterrupt, typer.Abort):
-        code = STOPPED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _fail(
-            f"{error.strerror or error}{f': {str(error.filename)[:200]}' if error.filename else ''}; nothing is lost."
-        )
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        _fail("out of memory; choose a smaller network or image, or fewer workers.")
-    if code == STOPPED:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
+    except typer.Abort:
+        return STOPPED
+    return code if isinstance(code, int) else 0
 
 
-def _stop(_number: int, _frame: object) -> None:
-    """A polite end is an end by Ctrl-C."""
-    raise KeyboardInterrupt
+def _fail_by(error: BaseException) -> NoReturn:
+    """Say what a person can mend; raise what is nobody's mistake but ours."""
+    match error:
+        case UserError():
+            _fail(str(error))
+        case OSError():
+            _flush()
+            where = f": {str(error.filename)[:200]}" if error.filename else ""
+            _fail(f"{error.strerror or error}{where}; nothing is lost.")
+        case MemoryError() | RuntimeError() if ran_out_of_memory(error):
+            _fail("out of memory; choose a smaller network or image, or fewer workers.")
+    raise error
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours is a sentence; those of libraries are told as Python does."""
+    if issubclass(category, LeftOut):
+        _tell(f"note: {shortened(str(message))}")
+    else:
+        _tell(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
+
+
+def _flush() -> None:
+    """What a full disk does not take is told of once, not again when the process ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
 
 
 def _is_text(word: str) -> bool:
@@ -96,36 +99,13 @@ def _is_text(word: str) -> bool:
     return True
 
 
-def _fail(sentence: str) -> None:
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+def _fail(sentence: str) -> NoReturn:
+    _tell(f"error: {shortened(' '.join(sentence.split()))}")
     sys.exit(2)
 
 
-@app.callback(invoke_without_command=True)
-def root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
-    if version:
-        print(f"{DISTRIBUTION} {tool_version()}")
-    elif context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit(2)
-
-
-@app.command()
-def dashboard(
-    storage: Storage = DEFAULT_URL,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
-    headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
-) -> None:
-    """Browse the Pareto front of every study in the browser."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            raise UserError(f"port {port} cannot be used, another program has it; choose one with --port.") from None
-    command = [sys.executable, "-m", "dashboard", "--port", str(port), *(["--headless"] if headless else [])]
-    os.execve(sys.executable, command, {**os.environ, "TOPFORMER_NAS_STORAGE": storage})  # signals reach it
+def _tell(sentence: str) -> None:
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 import typer
 
 from experiments import DEFAULT_URL, without_password
+from experiments.cli.streams import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
     from rich.table import Table
+    from rich.text import Text
 
     from experiments.store.records import Study
 
@@ -69,12 +71,25 @@ def _is_number(value: object) -> bool:
 
 
 def console_of(*, stderr: bool = False) -> "Console":
-    """Tables as wide as the terminal or `COLUMNS` allow; a pipe without either has room for all."""
+    """Tables as wide as the terminal or `COLUMNS` allow; a pipe without either has room for all.
+
+    Colours and lines are the console's own: control characters in what it is given are written out.
+    """
     from rich.console import Console
+    from rich.segment import Segment
+
+    class TextConsole(Console):
+        def render_str(self, text: str, **settings: Any) -> "Text":
+            return super().render_str(visible(text), **settings)
+
+        def render(self, *what: Any, **options: Any) -> "Iterator[Segment]":
+            for one in super().render(*what, **options):
+                yield one if one.control else Segment(visible(one.text), one.style)
 
     stream = sys.stderr if stderr else sys.stdout
     known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(stderr=stderr, soft_wrap=True, width=None if known else WIDE, markup=False)
+    beneath = getattr(stream, "beneath", stream)
+    return TextConsole(file=beneath, stderr=stderr, soft_wrap=True, width=None if known else WIDE, markup=False)
 
 
 def bars_of(amount: "ProgressColumn", *more: "ProgressColumn", passing: bool = False) -> "Progress":
@@ -118,7 +133,7 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def print_json(content: object) -> None:
-    print(json.dumps(content, indent=2))
+    print(json.dumps(content, indent=2).replace("\x7f", "\\u007f"))  # JSON leaves that one as it is
 
 
 class Shown(Protocol):

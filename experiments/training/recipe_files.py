@@ -160,7 +160,7 @@ def _checked(kind: type[_T], values: object, where: str) -> _T:
     if stranger := next((name for name in values if name not in legal), None):
         raise unknown_name(f"setting of {where}", stranger, legal)
     for field in fields(kind):  # type: ignore[arg-type]
-        if isinstance(values.get(field.name), bool) and field.type != "bool":  # else it would count as 0 or 1
+        if isinstance(values.get(field.name), bool) and "bool" not in str(field.type):  # else it would count as 0 or 1
             raise UserError(f"{where}: {field.name} must be a number or a word, not {values[field.name]}.")
     try:
         return TypeAdapter(kind).validate_python(values)

@@ -159,6 +159,7 @@ TRAINING_CHANGES: dict[str, Any] = {
     "ema_decay": 0.9,
     "loss_at": "labels",
     "freeze_norms": True,
+    "sparse_labels": True,
     "augmentation": Augmentation(
         long_side=96, short_side=64, scale_min=1, scale_max=1, crop=(32, 32), class_share_max=1, photometric=False
     ),

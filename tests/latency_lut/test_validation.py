@@ -79,3 +79,10 @@ def test_a_difference_within_the_noise_contradicts_nothing() -> None:
 
 def test_keys_of_another_form_contradict_nothing() -> None:
     assert not contradictions([row("one", 2.0), row("two", 1.0)])
+
+
+@pytest.mark.parametrize("said_ms", [1e-30, 1e304])
+def test_predictions_beyond_all_comparison_are_refused_by_name(said_ms: float) -> None:
+    """The mean of the ratios was 0, and the next line divided by it."""
+    with pytest.raises(UserError, match=r"n is said to take 1e.* ms, and takes 1e-06; measure the table again"):
+        agreement([check(1e-6, None)], [said_ms])

@@ -142,7 +142,7 @@ def folder_tree(
         names = [f"{part}-{number}" for number in range(count)]
         for number, name in enumerate(names):
             labels = patchwork(part, number, classes=range(len(FOLDER_CLASSES)), size=size)
-            save_photo(root / "images" / f"{below}{name}.jpg", picture_of(labels))
+            save_photo(root / "images" / f"{below}{name}.jpg", picture_of(labels), note=name)
             save_mask(root / "masks" / f"{below}{name}.png", labels, masks)
         if split == "lists":
             save_lines(root / f"{part}.txt", names)
@@ -189,15 +189,16 @@ def _size(size: Size, number: int) -> Size:
     return (size[0] + 8, size[1] - 3) if number % 2 else size
 
 
-def save_photo(path: Path, picture: Pixels, *, orientation: int | None = None) -> None:
-    """A JPEG; with an EXIF `orientation` the pixels are stored turned, so that they are upright once turned back."""
+def save_photo(path: Path, picture: Pixels, *, orientation: int | None = None, note: str = "") -> None:
+    """A JPEG; with an EXIF `orientation` the pixels are stored turned, so that they are upright once turned back. A
+    `note` tells it from others of the same pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     if orientation is not None:
         assert orientation == 6, "turned a quarter"
         picture = np.ascontiguousarray(np.rot90(picture))
         exif[ORIENTATION] = orientation
-    Image.fromarray(picture).save(path, format="JPEG", quality=95, exif=exif)
+    Image.fromarray(picture).save(path, format="JPEG", quality=95, exif=exif, comment=note.encode())
 
 
 def save_plain(path: Path, picture: Pixels) -> None:
@@ -243,3 +244,23 @@ def save_mask(path: Path, labels: Pixels, kind: str) -> None:
 def save_lines(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def scribble_tree(root: Path, *, train: int = 6, val: int = 2, size: Size = SIZE) -> tuple[Pixels, ...]:
+    """A user's own, twice as large, with strokes of 6 px and nothing else labelled, on rows and columns that a grid of
+    every eighth pixel misses; returns the whole labels of the validation images."""
+    whole = []
+    for part, count in (("train", train), ("val", val)):
+        for number in range(count):
+            labels = patchwork(part, number, classes=range(len(FOLDER_CLASSES)), size=size)
+            labels[0] = labels[1]
+            labels = labels.repeat(2, axis=0).repeat(2, axis=1)
+            rows, columns = np.indices(labels.shape)
+            stroke = (rows % PATCH_PX == 7) & (columns % PATCH_PX >= 5) & (columns % PATCH_PX <= 10)
+            save_photo(root / "images" / part / f"{part}-{number}.jpg", picture_of(labels), note=f"{part} {number}")
+            save_grey(
+                root / "masks" / part / f"{part}-{number}.png", np.where(stroke, labels, IGNORED).astype(np.uint8)
+            )
+            whole += [labels] if part == "val" else []
+    save_lines(root / "classes.txt", FOLDER_CLASSES)
+    return tuple(whole)

@@ -62,7 +62,10 @@ def test_toml_that_no_program_should_believe_is_refused(text: str, why: str) -> 
     assert len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000, "[NaN]", "[1e999]", '{"a": 9223372036854775808}', "{"])
+@pytest.mark.parametrize(
+    "text",
+    ["1" * 5000, "[" * 100_000, "[NaN]", "[1e999]", '"\\uD800"', "[0, -0xff]", '{"a": 9223372036854775808}', "{"],
+)
 def test_json_that_no_program_should_believe_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="here: not JSON") as error:
         parse_json(text, "here")

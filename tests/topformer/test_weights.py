@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from safetensors.torch import save
 import topformer
 from tests.support.topformer_oracle import released_classification_checkpoint, released_segmentation_checkpoint
 from topformer import TINY, CheckpointError, UserError
-from topformer.weights import _number_dtype, class_count, saved_classes
+from topformer.errors import LeftOut
+from topformer.weights import _number_dtype, class_count, saved_classes, saved_protocol
 
 
 @pytest.fixture
@@ -52,7 +54,10 @@ def test_a_missing_tensor_is_named(released: Path) -> None:
         topformer.load_model("tiny", weights=released)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod."])
+WRAPPERS = ["module.", "model.", "_orig_mod.", "model._orig_mod.", "student.", "ema_model.module.", "net."]
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
 def test_what_wrappers_put_before_names_is_taken_off(prefix: str, released: Path) -> None:
     def wrapped(content: Any) -> None:
         content["state_dict"] = {f"{prefix}{name}": tensor for name, tensor in content["state_dict"].items()}
@@ -60,6 +65,82 @@ def test_what_wrappers_put_before_names_is_taken_off(prefix: str, released: Path
     expected = topformer.load_model("tiny", weights=released).state_dict()
     again = topformer.load_model("tiny", weights=rewritten(released, wrapped)).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
+PLACES = [("model_ema",), ("model",), ("net", "state_dict"), ("model_state_dict",), ("model", "state_dict_ema")]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_are_found_where_trainings_keep_them(place: tuple[str, ...], released: Path) -> None:
+    def moved(content: Any) -> None:
+        inside = content.pop("state_dict")
+        for key in reversed(place):
+            inside = {key: inside, "epoch": 3}
+        content.update(inside)
+
+    expected = topformer.load_model("tiny", weights=released).state_dict()
+    again = topformer.load_model("tiny", weights=rewritten(released, moved)).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
+def test_two_networks_in_one_checkpoint_are_refused(released: Path) -> None:
+    def doubled(content: Any) -> None:
+        state = content["state_dict"]
+        content["state_dict"] = {f"{who}.{name}": value for name, value in state.items() for who in ("student", "ema")}
+
+    with pytest.raises(CheckpointError, match="holds several networks"):
+        topformer.load_model("tiny", weights=rewritten(released, doubled))
+
+
+class Settings(dict[str, Any]):
+    """A mapping of another program's."""
+
+
+class Slotted:
+    """An object whose state is no dictionary."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
+class History(list[int]):
+    """A list of another program's."""
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"callbacks": {"best": Path("/runs/1")}},
+        {"config": Settings(lr=1)},
+        {"monitor": Slotted(Path("a")), "rng": random.Random(0)},
+        {"seen": History([1, 2])},
+    ],
+)
+def test_tensors_beside_what_is_another_programs_are_read_and_it_is_named(beside: Any, released: Path) -> None:
+    expected = topformer.load_model("tiny", weights=released).state_dict()
+    rewritten(released, lambda content: content.update(beside))
+    with pytest.warns(LeftOut, match="nothing of what is no tensor: .*(PosixPath|Settings|Slotted|History)"):
+        again = topformer.load_model("tiny", weights=released).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
+def test_code_beside_tensors_is_not_executed(released: Path, tmp_path: Path) -> None:
+    rewritten(released, lambda content: content.update(meta=Bomb(str(tmp_path / "executed"))))
+    with pytest.warns(LeftOut, match=r"io\.open"):
+        topformer.load_model("tiny", weights=released)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "protocol", ['{"short_side_px": 1e999}', "[" * 100_000, '{"a": "\\ud800"}', "[1]", '{"a": []}']
+)
+def test_a_protocol_that_was_edited_is_refused(protocol: str, tmp_path: Path) -> None:
+    metadata = {"format": "topformer-nas 1", "kind": "segmentation", "architecture": "{}", "num_classes": "2"}
+    (tmp_path / "m").write_bytes(save({"a": torch.zeros(1)}, metadata | {"protocol": protocol}))
+    with pytest.raises(CheckpointError, match="its protocol cannot be read"):
+        saved_protocol(tmp_path / "m")
 
 
 def test_a_classifier_without_classes_is_refused(released: Path) -> None:

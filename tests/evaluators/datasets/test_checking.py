@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluators.datasets.ade20k import opened as ade20k
-from evaluators.datasets.checking import Problem, check
+from evaluators.datasets.checking import Problem, Twin, check
 from evaluators.datasets.folder import opened
 from evaluators.datasets.imagenet import opened as imagenet
 from evaluators.datasets.scenes import Scenes
@@ -126,3 +128,82 @@ def test_scenes_are_checked_too() -> None:
 def test_numbers_without_sense_are_refused(wrong: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"must .* 1.*, not {next(iter(wrong.values()))}"):
         check(opened(trees.folder_tree(tmp_path)), **wrong)  # type: ignore[arg-type]
+
+
+def test_classes_are_counted_by_image_too(tmp_path: Path) -> None:
+    trees.folder_tree(tmp_path)
+    trees.save_grey(tmp_path / "masks/train/train-0.png", np.zeros((48, 64), np.uint8))
+    assert check(opened(tmp_path)).splits["train"].class_images == (3, 2, 2)
+
+
+def test_one_picture_in_two_splits_is_found_by_its_bytes(tmp_path: Path) -> None:
+    trees.folder_tree(tmp_path)
+    for folder, suffix in (("images", "jpg"), ("masks", "png")):
+        shutil.copy(tmp_path / f"{folder}/train/train-2.{suffix}", tmp_path / f"{folder}/val/again.{suffix}")
+    report = check(opened(tmp_path))
+    assert report.twins == (Twin("train", "images/train/train-2.jpg", "val", "images/val/again.jpg"),)
+    assert report.sound
+
+
+def test_images_that_judge_are_checked_as_well(tmp_path: Path) -> None:
+    trees.folder_tree(tmp_path, split="lists")
+    trees.save_lines(tmp_path / "val.txt", ["val-0"])
+    trees.save_lines(tmp_path / "test.txt", ["val-1"])
+    (tmp_path / "masks/val-1.png").write_bytes(b"no picture")
+    report = check(opened(tmp_path))
+    assert report.splits["test"].images == 1
+    assert [(problem.kind, problem.path) for problem in report.problems] == [("unreadable", "masks/val-1.png")]
+
+
+def test_a_checked_data_set_is_fingerprinted_without_reading_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = opened(trees.folder_tree(tmp_path / "one")).fingerprint
+    dataset = opened(trees.folder_tree(tmp_path / "two"))
+    check(dataset)
+    monkeypatch.delattr(Path, "read_bytes")
+    assert dataset.fingerprint == expected
+
+
+def test_a_sample_reads_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = opened(trees.folder_tree(tmp_path, train=9, val=9))
+    read: list[Path] = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or plain(path))  # type: ignore[func-returns-value]
+    check(dataset, sample=2)
+    assert len([path for path in read if path.is_relative_to(tmp_path)]) == 8
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_photograph_that_is_cut_off_anywhere_is_a_problem(progressive: bool, tmp_path: Path) -> None:
+    """An eighth of the pixels is made of it, but every byte is read."""
+    trees.folder_tree(tmp_path, train=1, val=1)
+    path = tmp_path / "images/train/train-0.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path, progressive=progressive)
+    whole = path.read_bytes()
+    cuts = range(2, len(whole) - 2, len(whole) // 25)
+    for cut in cuts:
+        path.write_bytes(whole[:cut])
+        assert [problem.kind for problem in check(opened(tmp_path)).problems] == ["unreadable"], cut
+
+
+def test_a_turned_photograph_has_the_size_of_its_labels(tmp_path: Path) -> None:
+    trees.folder_tree(tmp_path, train=1, val=1)
+    labels = trees.patchwork("train", 0, classes=range(3))
+    trees.save_photo(tmp_path / "images/train/train-0.jpg", trees.picture_of(labels), orientation=6)
+    report = check(opened(tmp_path))
+    assert report.sound
+    assert report.splits["train"].smallest == (48, 64)
+
+
+def test_examples_show_the_rarest_classes(tmp_path: Path) -> None:
+    trees.folder_tree(tmp_path, train=40, val=2)
+    for number in range(40):
+        rare = np.full((56, 61) if number % 2 else (48, 64), 2 if number == 23 else number % 2, np.uint8)
+        trees.save_grey(tmp_path / f"masks/train/train-{number}.png", rare)
+    dataset = opened(tmp_path)
+    examples = check(dataset).examples
+    assert len(examples) == 12
+    shown = [dataset.pairs[split][index].image for split, index in examples]
+    assert "images/train/train-23.jpg" in shown

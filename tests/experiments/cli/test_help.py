@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from experiments.cli.commands import app
 from experiments.cli.help import GROUPS, summary
-from experiments.cli.main import app
 from tests.support.shell import Shell
 
 ROOT = typer.main.get_command(app)
