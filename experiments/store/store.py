@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
+from typing import Any, Self, TypeVar, cast, get_args
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -80,9 +80,6 @@ from latency_lut.table import LatencyEstimate
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
 from topformer.reading import strict_json
-
-if TYPE_CHECKING:
-    pass
 
 LEASE = timedelta(seconds=60)
 RENEWAL_S = 5.0
