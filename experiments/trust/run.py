@@ -41,7 +41,7 @@ from evaluators.trust import (
     variants,
 )
 from evaluators.zero_cost import ZeroCostEvaluator
-from experiments.store.records import Record
+from experiments.store.records import Record, like
 from experiments.store.store import Store
 from experiments.study_config import NAME, StudyConfig
 from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
@@ -515,12 +515,11 @@ def _decisions(members: Sequence[MemberScores], scorer: Scorer) -> list[Ordering
         assert noise is not None
         said = decide(ordering, by_key[ordering.first.key], by_key[ordering.second.key], noise_pct=noise)
         rows.append(
-            OrderingRow(
+            like(
+                OrderingRow,
+                ordering,
                 fidelity=scorer.fidelity,
                 ordering=ordering.name,
-                relation=ordering.relation,
-                published_pct=ordering.published_pct,
-                tuned=ordering.tuned,
                 difference_pct=said.difference_pct,
                 margin_pct=said.margin_pct,
                 verdict=said.verdict,
