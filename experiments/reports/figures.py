@@ -204,6 +204,7 @@ def _save(figure: Figure, path: Path) -> None:
         raise UserError(f"cannot write the figure {str(path)!r} ({error}); name a .png, .svg or .pdf.") from None
 
 
-def _placed(trials: Sequence[Trial]) -> NDArray[np.float64]:
-    """(2, n): latencies and mIoUs."""
-    return np.array(points(trials)).reshape(-1, 2).T
+def _placed(trials: Sequence[Trial]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latencies and mIoUs."""
+    ms, miou_pct = np.array(points(trials)).reshape(-1, 2).T
+    return ms, miou_pct
