@@ -198,24 +198,22 @@ def _out_of_memory(recipe: TrainingRecipe, parts: int) -> OutOfMemory:
     )
 
 
+@dataclass(eq=False)
 class _Loop:
     """One training in one process."""
 
-    def __init__(
-        self,
-        model: TopFormer | TopFormerClassifier | Supernet,
-        objective: Objective,
-        samples: Samples,
-        recipe: TrainingRecipe,
-        fabric: Fabric,
-        execution: Execution,
-        keeper: Keeper | None,
-        progress: ProgressCallback | None,
-        observe: Callable[[nn.Module], None] | None = None,
-    ) -> None:
-        self.model, self.objective, self.samples, self.recipe = model, objective, samples, recipe
-        self.fabric, self.execution, self.keeper, self.progress = fabric, execution, keeper, progress
-        self.observe = observe
+    model: TopFormer | TopFormerClassifier | Supernet
+    objective: Objective
+    samples: Samples
+    recipe: TrainingRecipe
+    fabric: Fabric
+    execution: Execution
+    keeper: Keeper | None
+    progress: ProgressCallback | None
+    observe: Callable[[nn.Module], None] | None
+
+    def __post_init__(self) -> None:
+        model, recipe, fabric, execution = self.model, self.recipe, self.fabric, self.execution
         self._observed = {round(share * recipe.iterations / CURVE_POINTS) for share in range(1, CURVE_POINTS + 1)}
         self.size = recipe.batch_size // (fabric.world_size * execution.accumulate)
         self.losses: list[float] = []

@@ -25,7 +25,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a study, or a trust report, may be called."""
 
 
-class _Section(BaseModel):
+class Strict(BaseModel):
+    """What is read from a file: of the stated types, with no further keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -55,28 +57,28 @@ def _study_name(value: str) -> str:
     return value
 
 
-class TaskSection(_Section):
+class TaskSection(Strict):
     """What the candidates are for; `num_classes` must be the data set's."""
 
     image_size: Annotated[str, AfterValidator(_image_size)] = "512x512"
     num_classes: PositiveInt
 
 
-class LatencySection(_Section):
+class LatencySection(Strict):
     """The table that prices candidates, and the budget in ms that the gate holds them to."""
 
     table: str
     max_ms: PositiveFloat | None = None
 
 
-class EvaluatorSection(_Section):
+class EvaluatorSection(Strict):
     """The proxy that trains candidates, and its images: a folder, LAYOUT:FOLDER, `scenes` or scenes:CLASSES."""
 
     recipe: str
     dataset: str = SCENES
 
 
-class SearchSection(_Section):
+class SearchSection(Strict):
     """How candidates are proposed."""
 
     trials: int = Field(ge=1, le=MOST_TRIALS)
@@ -88,14 +90,14 @@ class SearchSection(_Section):
     """Propose the next batch as soon as a worker is idle: nobody waits, and one seed no longer means one front."""
 
 
-class ScreenSection(_Section):
+class ScreenSection(Strict):
     """What scores more candidates than become trials: a recipe, inherited weights or a zero-cost proxy."""
 
     recipe: str
     share: float = Field(gt=0, lt=1)
 
 
-class ConfirmSection(_Section):
+class ConfirmSection(Strict):
     """What trains the best trials, and the anchors, again; the next one takes its best.
 
     The best are `keep` by fronts, or all that are on the front with at least this probability, or up to `keep` of them.
@@ -107,7 +109,7 @@ class ConfirmSection(_Section):
     replicates: int = Field(default=1, ge=1, le=MOST_REPLICATES)
 
 
-class StudyConfig(_Section):
+class StudyConfig(Strict):
     """A study as its TOML file states it."""
 
     name: Annotated[str, AfterValidator(_study_name)]

@@ -85,6 +85,9 @@ class Timing:
             raise UserError("timing: max_passes must not be below min_passes, nor warm_up_runs below 0.")
 
 
+USUAL = Timing()
+
+
 def measure_table(
     blocks: Iterable[Block],
     *,
@@ -94,8 +97,8 @@ def measure_table(
     runtime: Runtime,
     out: Path,
     name: str,
-    timing: Timing | None = None,
-    progress: Progress | None = None,
+    timing: Timing = USUAL,
+    progress: Progress = silent,
 ) -> LatencyTable:
     """Time every distinct block of `blocks` and of the networks, and the networks as wholes; save the table to `out`.
 
@@ -104,8 +107,6 @@ def measure_table(
     one that lacks nothing is returned as it is. Killed at any moment, the next call goes on where this one stopped.
     Raises UserError where `out` or `OUT.partial` come from another device, runtime or timing.
     """
-    timing = timing or Timing()
-    report = progress or silent
     device.require(runtime.info())
     held_out = held_out or {}
     source = _source(device.info(), runtime.info())
@@ -127,11 +128,12 @@ def measure_table(
     checked = {check.name for check in old.header.validation} if old else set()
     if old and not missing and checked.issuperset(every):
         partial.unlink(missing_ok=True)  # of a run killed between its last two steps
-        report(1, 1, f"{out} has all {len(wanted)} rows: nothing to measure")
+        progress(1, 1, f"{out} has all {len(wanted)} rows: nothing to measure")
         return old
     made_by = tool_version()  # of the code that measures, whatever lies in its folder hours later
     with _Journal(partial, source | {"timing": asdict(timing)}) as journal:
-        _time_all(missing, every, device, runtime, timing, journal, report)
+        session = _Session(device=device, runtime=runtime, timing=timing, journal=journal, bar=_Bar(progress))
+        session.time_all(missing, every)
     rows = dict(old.rows) if old else {}
     rows |= {key: _row(key, journal.samples[key]) for key in missing}
     validation = old.header.validation if old else ()
@@ -155,7 +157,7 @@ def measure_table(
     table.save(out)
     partial.unlink()
     drift = f"the machine's speed drifted by {header.protocol['drift_pct']} % between passes"
-    report(1, 1, f"{out}: {len(missing)} rows measured, {len(rows)} in all; {drift}")
+    progress(1, 1, f"{out}: {len(missing)} rows measured, {len(rows)} in all; {drift}")
     return table
 
 
@@ -166,21 +168,21 @@ def check_networks(
     device: Device,
     runtime: Runtime,
     partial: Path,
-    timing: Timing | None = None,
-    progress: Progress | None = None,
+    timing: Timing = USUAL,
+    progress: Progress = silent,
 ) -> tuple[NetworkCheck, ...]:
     """Time networks that the table was not calibrated on, as wholes, and compare; the table stays as it is.
 
     Killed at any moment, the next call goes on from `partial`. Raises UserError where device or runtime are not those
     of the table, and MissingRows where it lacks a block.
     """
-    timing = timing or Timing()
     device.require(runtime.info())
     source = _source(device.info(), runtime.info())
     _require_source(table.header.source, source, table.name, "it can be compared with networks on its own device only.")
     estimates = {name: table.estimate(candidate_blocks(network)).total_ms for name, network in networks.items()}
     with _Journal(partial, source | {"timing": asdict(timing)}) as journal:
-        _time_all({}, networks, device, runtime, timing, journal, progress or silent)
+        session = _Session(device=device, runtime=runtime, timing=timing, journal=journal, bar=_Bar(progress))
+        session.time_all({}, networks)
     wholes = [_whole(name, network, table.rows, journal.samples) for name, network in networks.items()]
     partial.unlink()
     return tuple(whole.check(table.header.error_model.correction, estimates[whole.name]) for whole in wholes)
@@ -195,166 +197,133 @@ class _Subject:
     items: tuple[str, ...]
 
 
-def _time_all(
-    blocks: Mapping[str, Block],
-    networks: Mapping[str, Candidate],
-    device: Device,
-    runtime: Runtime,
-    timing: Timing,
-    journal: _Journal,
-    report: Progress,
-) -> None:
-    """A few passes over each chunk in turn, round after round, and then what stands out once more.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Session:
+    """One measurement: where, with what and for how long it times, and who writes it down."""
 
-    Every chunk is timed from the beginning of the measurement to its end: rows of different chunks, and a network and
-    its blocks, met the same machine, whatever slowed it down for a while.
-    """
-    bar = _Bar(report, len(blocks) + len(networks))
-    with TemporaryDirectory(prefix="topformer-nas-") as folder, device.hold():
-        chunks = _built(blocks, networks, runtime, timing, Path(folder), bar)
-        pending = chunks
-        for first in range(0, timing.max_passes, timing.passes_at_once):
-            bar.expect(sum(_samples_to_come(_items(chunk), first, timing, journal) for chunk in pending))
-            passes = range(first, min(first + timing.passes_at_once, timing.max_passes))
-            visits = [_visit(chunk, passes, device, runtime, timing, journal, bar) for chunk in pending]
-            pending = [chunk for chunk, unfinished in zip(pending, visits, strict=True) if unfinished]
-        items = [item for chunk in chunks for item in _items(chunk)]
-        again = journal.again(items)
-        if again is None:
-            again = journal.time_again(items, _standing_out(items, blocks, timing, journal))
-        bar.expect(len(again) * timing.again_passes)
-        for index in range(timing.again_passes):
-            for chunk in chunks:
-                _time_again(chunk, again, index, device, runtime, timing, journal, bar)
+    device: Device
+    runtime: Runtime
+    timing: Timing
+    journal: _Journal
+    bar: _Bar
 
+    def time_all(self, blocks: Mapping[str, Block], networks: Mapping[str, Candidate]) -> None:
+        """A few passes over each chunk in turn, round after round, and then what stands out once more.
 
-def _built(
-    blocks: Mapping[str, Block],
-    networks: Mapping[str, Candidate],
-    runtime: Runtime,
-    timing: Timing,
-    folder: Path,
-    bar: _Bar,
-) -> list[list[_Subject]]:
-    """Chunks of blocks, in order, with the networks dealt out among them; graphs are kept on disk."""
-    keys = tuple(blocks)
-    count = math.ceil((len(keys) + _NETWORK_BLOCKS * len(networks)) / timing.blocks_at_once)
-    size = math.ceil(len(keys) / count)
-    chunks: list[list[_Subject]] = [[] for _ in range(count)]
+        Every chunk is timed from the beginning of the measurement to its end: rows of different chunks, and a network
+        and its blocks, met the same machine, whatever slowed it down for a while.
+        """
+        most, at_once = self.timing.max_passes, self.timing.passes_at_once
+        self.bar.expect(len(blocks) + len(networks))
+        with TemporaryDirectory(prefix="topformer-nas-") as folder, self.device.hold():
+            chunks = self._built(blocks, networks, Path(folder))
+            pending = chunks
+            for first in range(0, most, at_once):
+                self.bar.expect(sum(self._samples_to_come(_items(chunk), first) for chunk in pending))
+                passes = range(first, min(first + at_once, most))
+                visits = [self._visit(chunk, passes) for chunk in pending]
+                pending = [chunk for chunk, unfinished in zip(pending, visits, strict=True) if unfinished]
+            items = [item for chunk in chunks for item in _items(chunk)]
+            again = self.journal.again(items)
+            if again is None:
+                again = self.journal.time_again(items, self._standing_out(items, blocks))
+            self.bar.expect(len(again) * self.timing.again_passes)
+            for index in range(self.timing.again_passes):
+                for chunk in chunks:
+                    self._time_again(chunk, again, index)
 
-    def add(chunk: int, what: Block | Candidate, description: str, *items: str) -> None:
-        bar.step(f"building {description}")
-        file = folder / str(bar.done)
-        file.write_bytes(runtime.build(what))
-        chunks[chunk].append(_Subject(file, isinstance(what, Block), items))
+    def _built(
+        self, blocks: Mapping[str, Block], networks: Mapping[str, Candidate], folder: Path
+    ) -> list[list[_Subject]]:
+        """Chunks of blocks, in order, with the networks dealt out among them; graphs are kept on disk."""
+        keys = tuple(blocks)
+        count = math.ceil((len(keys) + _NETWORK_BLOCKS * len(networks)) / self.timing.blocks_at_once)
+        size = math.ceil(len(keys) / count)
+        chunks: list[list[_Subject]] = [[] for _ in range(count)]
 
-    for index, key in enumerate(keys):
-        add(index // size, blocks[key], blocks[key].kind, key)
-    for index, (name, network) in enumerate(networks.items()):
-        add(index % count, network, name, _network_item(name, 0), _network_item(name, 1))
-    return chunks
+        def add(chunk: int, what: Block | Candidate, description: str, *items: str) -> None:
+            self.bar.step(f"building {description}")
+            file = folder / str(self.bar.done)
+            file.write_bytes(self.runtime.build(what))
+            chunks[chunk].append(_Subject(file, isinstance(what, Block), items))
+
+        for index, key in enumerate(keys):
+            add(index // size, blocks[key], blocks[key].kind, key)
+        for index, (name, network) in enumerate(networks.items()):
+            add(index % count, network, name, _network_item(name, 0), _network_item(name, 1))
+        return chunks
+
+    def _samples_to_come(self, items: Sequence[str], done: int) -> int:
+        """A guess after `done` passes."""
+        timing, passes = self.timing, float(self.timing.min_passes)
+        if spent_s := self.journal.seconds_of(items) if done else 0.0:
+            passes = min(max(timing.seconds_per_item * len(items) * done / spent_s, passes), timing.max_passes)
+        return sum(max(round(passes) - len(self.journal.samples.get(item, ())), 0) for item in items)
+
+    def _visit(self, chunk: Sequence[_Subject], passes: range) -> bool:
+        """Every item once per pass, until the medians are narrow or the time is up; whether there is more to do.
+
+        What the journal has is not timed again, and where it has all of a visit nothing is loaded.
+        """
+        timing, journal, items = self.timing, self.journal, _items(chunk)
+        limit_s = timing.seconds_per_item * len(items)
+        loaded: dict[str, Loaded] = {}
+        for index in passes:
+            if index >= timing.min_passes and (
+                journal.seconds_of(items) >= limit_s
+                or all(median_half_width_pct(undisturbed(journal.samples[item])) <= timing.target_pct for item in items)
+            ):
+                return False
+            order = list(items)
+            random.Random(f"{timing.seed} {index}").shuffle(order)
+            if due := [item for item in order if len(journal.samples.get(item, ())) <= index]:
+                loaded = loaded or self._loaded(chunk)
+                self._time(due, loaded, f"timing, pass {index + 1}")
+        return passes.stop < timing.max_passes
+
+    def _time_again(self, chunk: Sequence[_Subject], again: Mapping[str, int], index: int) -> None:
+        """One more sample of items of `again`, on top of the number there and the `index` earlier ones."""
+        samples = self.journal.samples
+        due = [item for item in _items(chunk) if item in again and len(samples[item]) <= again[item] + index]
+        if due:
+            loaded = self._loaded([subject for subject in chunk if not set(subject.items).isdisjoint(due)])
+            random.Random(f"{self.timing.seed} again {index}").shuffle(due)
+            self._time(due, loaded, "timing again what stands out")
+
+    def _loaded(self, chunk: Iterable[_Subject]) -> dict[str, Loaded]:
+        """Every item has its own: two series of one network differ by all that two tables' rows may differ by."""
+        return {
+            item: self.device.load(self.runtime, subject.file.read_bytes(), alone=subject.alone)
+            for subject in chunk
+            for item in subject.items
+        }
+
+    def _time(self, due: Sequence[str], loaded: Mapping[str, Loaded], description: str) -> None:
+        timing = self.timing
+        burst = Burst(warm_up=timing.warm_up_runs, runs=timing.min_runs, ms=timing.burst_ms)
+        start = perf_counter()
+        for item, times_ms in zip(due, self.device.time([loaded[item] for item in due], burst), strict=True):
+            end = perf_counter()
+            self.journal.add(item, float(np.percentile(times_ms, 25)), end - start)
+            self.bar.step(description)
+            start = end
+
+    def _standing_out(self, items: Sequence[str], blocks: Iterable[str]) -> dict[str, int]:
+        """Items with wide samples, and rows that contradict each other; with how many samples each has so far.
+
+        A median is wide from three times the aim, and from twice what is usual here.
+        """
+        samples = self.journal.samples
+        widths = {item: median_half_width_pct(undisturbed(samples[item])) for item in items}
+        limit_pct = max(_WIDE * self.timing.target_pct, 2 * median(widths.values()))
+        found = {item for item, width_pct in widths.items() if width_pct > limit_pct}
+        for contradiction in contradictions(_row(key, samples[key]) for key in blocks):
+            found |= {contradiction.key, contradiction.larger_key}
+        return {item: len(samples[item]) for item in sorted(found)}
 
 
 def _items(chunk: Iterable[_Subject]) -> list[str]:
     return sorted(item for subject in chunk for item in subject.items)
-
-
-def _samples_to_come(items: Sequence[str], done: int, timing: Timing, journal: _Journal) -> int:
-    """A guess after `done` passes."""
-    passes = float(timing.min_passes)
-    if spent_s := journal.seconds_of(items) if done else 0.0:
-        passes = min(max(timing.seconds_per_item * len(items) * done / spent_s, passes), timing.max_passes)
-    return sum(max(round(passes) - len(journal.samples.get(item, ())), 0) for item in items)
-
-
-def _visit(
-    chunk: Sequence[_Subject],
-    passes: range,
-    device: Device,
-    runtime: Runtime,
-    timing: Timing,
-    journal: _Journal,
-    bar: _Bar,
-) -> bool:
-    """Every item once per pass, until the medians are narrow or the time is up; whether there is more to do.
-
-    What the journal has is not timed again, and where it has all of a visit nothing is loaded.
-    """
-    items = _items(chunk)
-    limit_s = timing.seconds_per_item * len(items)
-    loaded: dict[str, Loaded] = {}
-    for index in passes:
-        if index >= timing.min_passes and (
-            journal.seconds_of(items) >= limit_s
-            or all(median_half_width_pct(undisturbed(journal.samples[item])) <= timing.target_pct for item in items)
-        ):
-            return False
-        order = list(items)
-        random.Random(f"{timing.seed} {index}").shuffle(order)
-        if due := [item for item in order if len(journal.samples.get(item, ())) <= index]:
-            loaded = loaded or _loaded(chunk, device, runtime)
-            _time(due, loaded, device, timing, journal, bar, f"timing, pass {index + 1}")
-    return passes.stop < timing.max_passes
-
-
-def _time_again(
-    chunk: Sequence[_Subject],
-    again: Mapping[str, int],
-    index: int,
-    device: Device,
-    runtime: Runtime,
-    timing: Timing,
-    journal: _Journal,
-    bar: _Bar,
-) -> None:
-    """One more sample of items of `again`, on top of the number there and the `index` earlier ones."""
-    due = [item for item in _items(chunk) if item in again and len(journal.samples[item]) <= again[item] + index]
-    if due:
-        loaded = _loaded([subject for subject in chunk if not set(subject.items).isdisjoint(due)], device, runtime)
-        random.Random(f"{timing.seed} again {index}").shuffle(due)
-        _time(due, loaded, device, timing, journal, bar, "timing again what stands out")
-
-
-def _loaded(chunk: Iterable[_Subject], device: Device, runtime: Runtime) -> dict[str, Loaded]:
-    """Every item has its own: two series of one network differ by all that two tables' rows may differ by."""
-    return {
-        item: device.load(runtime, subject.file.read_bytes(), alone=subject.alone)
-        for subject in chunk
-        for item in subject.items
-    }
-
-
-def _time(
-    due: Sequence[str],
-    loaded: Mapping[str, Loaded],
-    device: Device,
-    timing: Timing,
-    journal: _Journal,
-    bar: _Bar,
-    description: str,
-) -> None:
-    burst = Burst(warm_up=timing.warm_up_runs, runs=timing.min_runs, ms=timing.burst_ms)
-    start = perf_counter()
-    for item, times_ms in zip(due, device.time([loaded[item] for item in due], burst), strict=True):
-        end = perf_counter()
-        journal.add(item, float(np.percentile(times_ms, 25)), end - start)
-        bar.step(description)
-        start = end
-
-
-def _standing_out(
-    items: Sequence[str], blocks: Mapping[str, Block], timing: Timing, journal: _Journal
-) -> dict[str, int]:
-    """Items with wide samples, and rows that contradict each other; with how many samples each has so far.
-
-    A median is wide from three times the aim, and from twice what is usual here.
-    """
-    widths = {item: median_half_width_pct(undisturbed(journal.samples[item])) for item in items}
-    limit_pct = max(_WIDE * timing.target_pct, 2 * median(widths.values()))
-    found = {item for item, width_pct in widths.items() if width_pct > limit_pct}
-    for contradiction in contradictions(_row(key, journal.samples[key]) for key in blocks):
-        found |= {contradiction.key, contradiction.larger_key}
-    return {item: len(journal.samples[item]) for item in sorted(found)}
 
 
 def undisturbed(samples: Sequence[float]) -> list[float]:
@@ -454,10 +423,9 @@ def _fingerprint(items: Iterable[str]) -> str:
 class _Bar:
     """Counts steps for a `Progress`."""
 
-    def __init__(self, report: Progress, expected: int) -> None:
+    def __init__(self, report: Progress) -> None:
         self.report = report
-        self.done = 0
-        self.total = expected
+        self.done = self.total = 0
 
     def expect(self, more: int) -> None:
         self.total = self.done + more

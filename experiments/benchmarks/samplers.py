@@ -44,6 +44,7 @@ from experiments.search.gate import Limits
 from experiments.search.guided import Guide
 from experiments.search.samplers import next_batch
 from experiments.store.records import Record, Trial
+from experiments.study_config import SearchSection
 from latency_lut.table import LatencyTable, find_table
 from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Candidate
@@ -96,16 +97,14 @@ def ours(truth: Truth, sampler: str, seed: int, evaluations: int, spent: list[fl
     )
     size = 100 if sampler == "random" else BATCH  # it learns nothing between batches
     trials: list[Trial] = []
+    search = SearchSection(trials=evaluations, batch_size=size, sampler=sampler, seed=seed, anchors=[])
     for batch in range(-(-evaluations // size)):
         proposals, statistics = next_batch(
             truth.space,
             trials,
-            sampler=sampler,
-            seed=seed,
+            search,
             batch=batch,
             size=size,
-            population=size,
-            anchors=(),
             limits=limits,
             guide=lambda: truth.guide,
             fidelity="surrogate",

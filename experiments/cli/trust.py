@@ -73,7 +73,7 @@ def trust_run(
     """
     from experiments.latency.plan import space_rows_named
     from experiments.store.store import Store
-    from experiments.trust.run import placeless, plan_named, run_trust
+    from experiments.trust.run import TrustSample, placeless, plan_named, run_trust
     from experiments.views.trust import report_view
 
     if workers < 0:
@@ -88,12 +88,9 @@ def trust_run(
         size=size,
         reference=reference,
         candidates=candidates,
-        count=count,
-        band_ms=band_ms,
-        seed=seed,
-        replicates=replicates,
-        repeated=repeated,
-        orderings=orderings,
+        sample=TrustSample(
+            count=count, band_ms=band_ms, seed=seed, replicates=replicates, repeated=repeated, orderings=orderings
+        ),
     )
     with space_rows_named(space, plan.space.task):
         members = plan.members()

@@ -16,11 +16,12 @@ import platform
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from experiments.front.pareto import front, hypervolume_of, hypervolume_reference
 from experiments.store.records import (
@@ -32,10 +33,11 @@ from experiments.store.records import (
     Study,
     Trial,
     first_mistake,
+    like,
     stored,
 )
 from experiments.store.store import Store
-from experiments.study_config import StudyConfig
+from experiments.study_config import Strict, StudyConfig
 from latency_lut.devices.host import cpu_model
 from latency_lut.table import LatencyTable
 from topformer.blocks import candidate_blocks
@@ -55,11 +57,7 @@ _LIBRARIES = ("torch", "numpy", "optuna", "sqlalchemy")
 _CLOSE_MS = 1e-9
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class _Manifest(_Strict):
+class _Manifest(Strict):
     format: int
     made_by: dict[str, str]
     """Versions of packages."""
@@ -68,7 +66,7 @@ class _Manifest(_Strict):
     """By member."""
 
 
-class _StudyEntry(_Strict):
+class _StudyEntry(Strict):
     name: str
     config: StudyConfig
     evaluator: str
@@ -79,14 +77,14 @@ class _StudyEntry(_Strict):
     screens: list[str]
 
 
-class _RecordEntry(_Strict):
+class _RecordEntry(Strict):
     status: Literal["complete", "failed"]
     metrics: StoredMetrics | None
     reason: str | None
     seconds: float
 
 
-class _TrialEntry(_Strict):
+class _TrialEntry(Strict):
     number: int
     batch: int
     candidate_key: str
@@ -108,7 +106,7 @@ class _ConfirmationEntry(_RecordEntry):
     replicate: int = Field(ge=0)
 
 
-class _FrontEntry(_Strict):
+class _FrontEntry(Strict):
     trials: list[int]
     hypervolume: float
     reference_ms: float
@@ -248,14 +246,11 @@ def import_study(store: Store, archive: Archive, *, name: str | None = None) -> 
 def rebuilt_trials(archive: Archive) -> tuple[Trial, ...]:
     """The archive's trials as a store would give them."""
     return tuple(
-        Trial(
+        like(
+            Trial,
+            proposal,
             number=trial.number,
             batch=trial.batch,
-            candidate=proposal.candidate,
-            point=proposal.point,
-            origin=proposal.origin,
-            anchor=proposal.anchor,
-            latency=proposal.latency,
             state="proposed" if trial.record is None else trial.record.status,
             record=record,
             from_cache=trial.from_cache,
@@ -267,16 +262,7 @@ def rebuilt_trials(archive: Archive) -> tuple[Trial, ...]:
 
 
 def _study_of(archive: Archive) -> Study:
-    entry = archive.study
-    return Study(
-        config=entry.config,
-        evaluator=entry.evaluator,
-        fidelity=entry.fidelity,
-        table_text=archive.table_text,
-        created=entry.created,
-        finished=entry.finished,
-        rungs=tuple(entry.rungs),
-    )
+    return like(Study, archive.study, table_text=archive.table_text, rungs=tuple(archive.study.rungs))
 
 
 def _entry(trial: Trial) -> dict[str, Any]:
@@ -394,48 +380,27 @@ def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry]
         what = f"the confirmation of {entry.candidate_key}"
         if entry.candidate_key not in keys or (entry.evaluator, entry.fidelity, entry.replicate) not in places:
             _refuse(path, member, f"{what} is of no trial, or of no rung, of study {study.name!r}")
-        yield _built(path, member, what, entry, entry.candidate_key, entry.evaluator, entry.fidelity, entry.replicate)
+        with _sound(path, member, what):
+            record = like(Record, entry)
+        yield record
 
 
 def _record(path: Path, study: _StudyEntry, trial: _TrialEntry) -> Record | None:
     if trial.record is None:
         return None
-    record = _built(
-        path,
-        "trials.jsonl",
-        f"trial {trial.number}",
-        trial.record,
-        trial.candidate_key,
-        study.evaluator,
-        study.fidelity,
-        0,
-    )
+    own = {"candidate_key": trial.candidate_key, "evaluator": study.evaluator, "fidelity": study.fidelity}
+    with _sound(path, "trials.jsonl", f"trial {trial.number}"):
+        record = like(Record, trial.record, **own, replicate=0)
     if record.metrics is not None and record.accuracy is None:
         _refuse(path, "trials.jsonl", f"trial {trial.number} has no mIoU")
     return record
 
 
-def _built(
-    path: Path,
-    member: str,
-    what: str,
-    entry: _RecordEntry,
-    candidate_key: str,
-    evaluator: str,
-    fidelity: str,
-    number: int,
-) -> Record:
+@contextmanager
+def _sound(path: Path, member: str, what: str) -> Iterator[None]:
+    """No record has what no evaluation brings."""
     try:
-        return Record(
-            candidate_key=candidate_key,
-            evaluator=evaluator,
-            fidelity=fidelity,
-            replicate=number,
-            status=entry.status,
-            metrics=entry.metrics,
-            reason=entry.reason,
-            seconds=entry.seconds,
-        )
+        yield
     except ValueError as error:
         _refuse(path, member, f"{what}: {error}")
 

@@ -11,8 +11,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from experiments.front.pareto import evaluated, front
+from experiments.front.pareto import evaluated, front, points
 from experiments.latency.scan import Scan
 from experiments.store.records import Trial
 from experiments.trust.standing import MemberScores, TrustReport, interval_text
@@ -37,10 +38,9 @@ def draw_front(view: FrontView, path: Path) -> None:
     anchors = [trial for trial in done if trial.anchor]
     with _drawn(path, 8, 5) as figure:
         axes = figure.add_subplot()
-        axes.scatter(_latencies(done), _mious(done), s=28, color="0.75", label="dominated", zorder=2)
+        axes.scatter(*_placed(done), s=28, color="0.75", label="dominated", zorder=2)
         axes.errorbar(
-            _latencies(members),
-            _mious(members),
+            *_placed(members),
             xerr=[
                 [t.latency.total_ms - t.latency.low_ms for t in members],
                 [t.latency.high_ms - t.latency.total_ms for t in members],
@@ -54,9 +54,7 @@ def draw_front(view: FrontView, path: Path) -> None:
             label="Pareto front, latency interval",
             zorder=3,
         )
-        axes.scatter(
-            _latencies(anchors), _mious(anchors), s=90, marker="*", color="tab:red", label="anchors T, S, B", zorder=4
-        )
+        axes.scatter(*_placed(anchors), s=90, marker="*", color="tab:red", label="anchors T, S, B", zorder=4)
         for trial in anchors:
             axes.annotate(
                 str(trial.anchor),
@@ -206,9 +204,7 @@ def _save(figure: Figure, path: Path) -> None:
         raise UserError(f"cannot write the figure {str(path)!r} ({error}); name a .png, .svg or .pdf.") from None
 
 
-def _latencies(trials: Sequence[Trial]) -> list[float]:
-    return [trial.latency.total_ms for trial in trials]
-
-
-def _mious(trials: Sequence[Trial]) -> list[float]:
-    return [trial.miou_pct or 0.0 for trial in trials]
+def _placed(trials: Sequence[Trial]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latencies and mIoUs."""
+    ms, miou_pct = np.array(points(trials)).reshape(-1, 2).T
+    return ms, miou_pct

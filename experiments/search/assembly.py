@@ -15,7 +15,7 @@ from evaluators.named import evaluator_named, scorer_named
 from evaluators.proxy import REFERENCE
 from evaluators.supernet import SupernetEvaluator
 from experiments.search.schedule import Confirmation, Schedule, Screen, rung_label
-from experiments.store.records import Study
+from experiments.store.records import Study, like
 from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing
 from topformer.errors import UserError, located
@@ -105,15 +105,8 @@ def _confirmations(
                 f"{where}.front_probability: no trust report says how far trainings by {before.fidelity} differ, so "
                 "how likely trials are on the front is not known; set keep = 6."
             )
-        confirmations.append(
-            Confirmation(
-                evaluator=found,
-                keep=section.keep,
-                replicates=section.replicates,
-                front_probability=section.front_probability,
-                noise_pct=None if noise_pct is None else noise_pct / math.sqrt(repeated),
-            )
-        )
+        noise_pct = None if noise_pct is None else noise_pct / math.sqrt(repeated)
+        confirmations.append(like(Confirmation, section, evaluator=found, noise_pct=noise_pct))
         before, repeated = found, section.replicates
     labels = [rung_label(evaluator.fidelity, 1), *(rung.label for rung in confirmations)]
     if twice := next((label for label in labels[1:] if labels.count(label) > 1), None):

@@ -26,6 +26,7 @@ from experiments.front.predictor import LEAST_POINTS
 from experiments.search.gate import Gate, Limits
 from experiments.search.guided import Evaluated, Guide
 from experiments.store.records import BatchStatistics, Origin, Proposal, Trial
+from experiments.study_config import SearchSection
 from search_space.space import SearchSpace
 from topformer.config import Candidate
 from topformer.errors import unknown_name
@@ -163,25 +164,21 @@ SAMPLERS: Mapping[str, Sampler] = {
 def next_batch(
     space: SearchSpace,
     trials: Sequence[Trial],
+    search: SearchSection,
     *,
-    sampler: str,
-    seed: int,
     batch: int,
     size: int,
-    population: int,
-    anchors: Sequence[str],
     limits: Limits,
     guide: Callable[[], Guide],
     fidelity: str,
 ) -> tuple[tuple[Proposal, ...], BatchStatistics]:
     """Up to `size` new candidates of the space within the budget; fewer only when the space is exhausted.
 
-    `population` is the study's batch size, which a last, shorter batch falls short of.
     The anchors lead the first batch, whatever the budget: they are what a front is compared with.
     """
     gate = Gate(space, limits, known={trial.candidate.key for trial in trials})
     if batch == 0:
-        for name in anchors:
+        for name in search.anchors:
             gate.add_anchor(name)
     started = time.perf_counter()
     done = evaluated(trials, fidelity=fidelity)
@@ -190,17 +187,17 @@ def next_batch(
         space=space,
         done=done,
         others=[trial for trial in trials if trial.number not in settled],
-        seed=_derived_seed(seed, batch, "sampler"),
+        seed=_derived_seed(search.seed, batch, "sampler"),
         size=size - len(gate.proposals),
-        population=population,
+        population=search.batch_size,  # a last, shorter batch falls short of it
         guide=guide,
     )
-    for candidate in sampler_named(sampler)(request) if request.size > 0 else ():
+    for candidate in sampler_named(search.sampler)(request) if request.size > 0 else ():
         if len(gate.proposals) >= size:
             break
         gate.consider(candidate, "sampler")
     sampler_seconds = time.perf_counter() - started
-    fill = random.Random(_derived_seed(seed, batch, "fill"))
+    fill = random.Random(_derived_seed(search.seed, batch, "fill"))
     lacks = len(gate.proposals) < size
     for candidate, origin in _fallback(space, front(trials, fidelity=fidelity), fill) if lacks else ():
         if len(gate.proposals) >= size:

@@ -26,7 +26,7 @@ from experiments.search.guided import Guide
 from experiments.search.opening import nothing_left_of_no_start, opened
 from experiments.search.samplers import left_out_agreement, next_batch
 from experiments.search.schedule import Confirmation, Schedule, promoted
-from experiments.store.records import BatchStatistics, Proposal, Rung, Trial
+from experiments.store.records import BatchStatistics, Proposal, Rung, Trial, like
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
 from experiments.trust.standing import Standing, study_standing
@@ -157,16 +157,14 @@ def run_study(
             run.report_so_far()
         run.confirm(pool, lease.beat)
         run.store.finish_study(config.name)
-    return StudyResult(
+    return like(
+        StudyResult,
+        run,
         name=config.name,
         trials=tuple(run.trials),
         front=front(run.trials, fidelity=evaluator.fidelity),
         fidelity=evaluator.fidelity,
-        trained=run.trained,
-        cached=run.cached,
-        confirming=run.confirming,
         gate=BatchStatistics.total(store.batches(config.name)),
-        schedule=schedule,
         ranking=study_standing(store.study(config.name), store),
     )
 
@@ -212,12 +210,9 @@ class _Run:
         proposals, statistics = next_batch(
             self.space,
             self.trials,
-            sampler=search.sampler,
-            seed=search.seed,
+            search,
             batch=batch,
             size=math.ceil(size / math.prod(screen.share for screen in self.schedule.screens)),
-            population=search.batch_size,
-            anchors=search.anchors,
             limits=self.limits,
             guide=self.guide,
             fidelity=self.evaluator.fidelity,
@@ -311,12 +306,7 @@ class _Run:
     def confirm(self, pool: Pool, beat: Callable[[], None]) -> None:
         """Train the best, and the anchors, at each rung in turn."""
         rungs = [
-            Rung(
-                label=rung.label,
-                fidelity=rung.evaluator.fidelity,
-                evaluator=rung.evaluator.fingerprint,
-                replicates=rung.replicates,
-            )
+            like(Rung, rung, fidelity=rung.evaluator.fidelity, evaluator=rung.evaluator.fingerprint)
             for rung in self.schedule.confirmations
         ]
         self.store.set_rungs(self.config.name, rungs)

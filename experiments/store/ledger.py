@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from experiments.store.records import Evaluation, Record, StoredMetrics, first_mistake, stored
+from experiments.store.records import Evaluation, Record, StoredMetrics, first_mistake, like, stored
 from experiments.store.store import Store
+from experiments.study_config import Strict
 from topformer.config import Candidate, Task, TopFormerConfig, content_key
 from topformer.errors import UserError, first_line, unknown_name
 from topformer.reading import MIB, file_content, strict_json
@@ -27,10 +28,8 @@ MOST_BYTES = 128 * MIB
 MOST_LINE_BYTES = 8 * MIB
 
 
-class _Line(BaseModel):
+class _Line(Strict):
     """One evaluation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     candidate_key: str = Field(max_length=16)
     architecture: dict[str, Any]
@@ -132,16 +131,7 @@ def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:
         arch, task = TopFormerConfig.from_dict(line.architecture), Task.from_dict(line.task)
         found = Evaluation(
             candidate=Candidate(arch=arch, task=task),
-            record=Record(
-                candidate_key=line.candidate_key,
-                evaluator=line.evaluator,
-                fidelity=line.fidelity,
-                replicate=line.replicate,
-                status=line.status,
-                metrics=line.metrics,
-                reason=line.reason,
-                seconds=line.seconds,
-            ),
+            record=like(Record, line),
             created=line.created,
         )
     except ValidationError as error:

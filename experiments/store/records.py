@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ from topformer.config import Candidate
 Origin = Literal["anchor", "sampler", "neighbour", "random"]
 Status = Literal["complete", "failed"]
 State = Literal["proposed", "complete", "failed"]
+_T = TypeVar("_T")
+
+
+def like(kind: type[_T], source: object, **given: Any) -> _T:
+    """A value of that data class with what another one, a row of a table or a line of a file has under the same names,
+    but for what is given."""
+    names = (one.name for one in fields(kind) if one.name not in given)  # type: ignore[arg-type]  # a data class
+    return kind(**{name: getattr(source, name) for name in names}, **given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

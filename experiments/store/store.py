@@ -15,12 +15,12 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
+from typing import Any, Self, TypeVar, cast, get_args
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -56,6 +56,7 @@ from experiments.store.records import (
     Study,
     Trial,
     first_mistake,
+    like,
     mean_of,
     stored,
 )
@@ -80,9 +81,6 @@ from latency_lut.table import LatencyEstimate
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
 from topformer.reading import strict_json
-
-if TYPE_CHECKING:
-    pass
 
 LEASE = timedelta(seconds=60)
 RENEWAL_S = 5.0
@@ -601,15 +599,12 @@ class Store:
         candidate = _candidate(row.candidate)
         if row.origin not in get_args(Origin) or row.anchor not in (None, *ANCHORS):
             raise ValueError(f"its origin is {row.origin[:40]!r}, its anchor {str(row.anchor)[:40]!r}")
-        return Trial(
-            number=row.number,
-            batch=row.batch,
+        return like(
+            Trial,
+            row,
             candidate=candidate,
             point=strict_json(row.point_json),
-            origin=row.origin,  # type: ignore[arg-type]
-            anchor=row.anchor,
             latency=_estimate(row.latency_json),
-            from_cache=row.from_cache,
             **self._settled(row.record),
         )
 
@@ -846,15 +841,7 @@ def _study(row: StudyRow) -> Study:
         if config.name != row.name:
             raise ValueError(f"its configuration is of {config.name!r}")
         rungs = tuple(_RUNGS.validate_json(row.rungs_json, strict=True))
-    return Study(
-        config=config,
-        evaluator=row.evaluator,
-        fidelity=row.fidelity,
-        table_text=row.table_text,
-        created=row.created,
-        finished=row.finished,
-        rungs=rungs,
-    )
+    return like(Study, row, config=config, rungs=rungs)
 
 
 def _candidate(row: CandidateRow | None) -> Candidate:
@@ -873,20 +860,12 @@ def _trust_report(row: TrustReportRow) -> tuple[str, str]:
 
 def _batch(row: BatchRow) -> BatchStatistics:
     _require_types(row)
-    return BatchStatistics(**{field.name: getattr(row, field.name) for field in fields(BatchStatistics)})
+    return like(BatchStatistics, row)
 
 
 def _record(row: RecordRow) -> Record:
     _require_types(row)
     if row.status not in get_args(Status):
         raise ValueError(f"its status is {row.status[:40]!r}")
-    return Record(
-        candidate_key=row.candidate_key,
-        evaluator=row.evaluator,
-        fidelity=row.fidelity,
-        replicate=row.replicate,
-        status=row.status,  # type: ignore[arg-type]
-        metrics=None if row.metrics_json is None else METRICS.validate_json(row.metrics_json, strict=True),
-        reason=row.reason,
-        seconds=row.seconds,
-    )
+    metrics = None if row.metrics_json is None else METRICS.validate_json(row.metrics_json, strict=True)
+    return like(Record, row, metrics=metrics)

@@ -43,7 +43,7 @@ from evaluators.trust import (
     variants,
 )
 from evaluators.zero_cost import ZeroCostEvaluator
-from experiments.store.records import Record
+from experiments.store.records import Record, like
 from experiments.store.store import Store
 from experiments.study_config import NAME, StudyConfig
 from experiments.trust.standing import FORMAT, FidelityTrust, MemberScores, OrderingRow, Stratum, TrustReport
@@ -68,6 +68,25 @@ _PLACE = re.compile(r"(?<![^:,=])/(?:[^/:,=]*/)*(?=[^/:,=])")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrustSample:
+    """Which architectures are drawn, and how often they are trained."""
+
+    count: int
+    """Anchors included."""
+    band_ms: float
+    seed: int
+    replicates: int
+    repeated: int
+    orderings: bool
+    """Whether the architectures that the paper compares are trained as well."""
+
+    def __post_init__(self) -> None:
+        for option, number, least in (("--replicates", self.replicates, 1), ("--repeated", self.repeated, 0)):
+            if number < least:
+                raise UserError(f"{option} must be at least {least}, not {number}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrustPlan:
     """What a report is about. The seed, not the name, decides which architectures are drawn."""
 
@@ -78,13 +97,7 @@ class TrustPlan:
     dataset: SegmentationDataset
     reference: Evaluator
     scorers: tuple[Scorer, ...]
-    count: int
-    band_ms: float
-    seed: int
-    replicates: int
-    repeated: int
-    orderings: bool
-    """Whether the architectures that the paper compares are trained as well."""
+    sample: TrustSample
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -97,22 +110,17 @@ class TrustPlan:
                 f"{self.reference.fidelity} is the reference itself; leave it out of --candidates, or choose another "
                 "--reference."
             )
-        for option, number, least in (("--replicates", self.replicates, 1), ("--repeated", self.repeated, 0)):
-            if number < least:
-                raise UserError(f"{option} must be at least {least}, not {number}.")
 
     def members(self) -> tuple[Member, ...]:
         """Raises `UserError` for a space that has too few architectures of these latencies."""
         found = stratified(
             self.space,
             self.table,
-            count=self.count,
-            band_ms=self.band_ms,
-            seed=self.seed,
+            self.sample,
             anchors=self.anchors,
             scorers=(self.reference, *self.scorers),
         )
-        return found + orderings_members(self.space.task, found, self.reference) if self.orderings else found
+        return found + orderings_members(self.space.task, found, self.reference) if self.sample.orderings else found
 
 
 def plan_named(
@@ -124,12 +132,7 @@ def plan_named(
     size: str | None,
     reference: str,
     candidates: str,
-    count: int,
-    band_ms: float,
-    seed: int,
-    replicates: int,
-    repeated: int,
-    orderings: bool,
+    sample: TrustSample,
 ) -> TrustPlan:
     """The plan that names ask for: a space, a table, data and a size in px, a proxy recipe and what is judged by it.
 
@@ -159,12 +162,7 @@ def plan_named(
         dataset=dataset,
         reference=ProxyEvaluator(recipe, dataset),
         scorers=scorers_named(candidates, recipe, dataset),
-        count=count,
-        band_ms=band_ms,
-        seed=seed,
-        replicates=replicates,
-        repeated=repeated,
-        orderings=orderings,
+        sample=sample,
     )
 
 
@@ -190,11 +188,11 @@ def run_trust(
 ) -> TrustReport:
     """Evaluate what the store does not know of a plan's members, and keep and give the report."""
     made_by = tool_version()  # of the code that evaluates, whatever lies in its folder hours later
-    wanted = wants(members, plan.reference, plan.scorers, replicates=plan.replicates, repeated=plan.repeated)
+    wanted = wants(members, plan.reference, plan.scorers, plan.sample)
     records = evaluate_all(wanted, store, workers=workers, report=report)
     far = plan.dataset.far_classes if isinstance(plan.dataset, Scenes) else ()
     scores = _scores(members, wanted, records, far)
-    low, high = band_of(plan.band_ms)
+    low, high = band_of(plan.sample.band_ms)
     name = plan.reference.fidelity
     ranked = [one for one in scores if one.stratum != "ordering"]
     found = TrustReport(
@@ -215,8 +213,8 @@ def run_trust(
         dataset=plan.dataset.name,
         dataset_fingerprint=plan.dataset.fingerprint,
         table=plan.table.name,
-        seed=plan.seed,
-        band_ms=plan.band_ms,
+        seed=plan.sample.seed,
+        band_ms=plan.sample.band_ms,
         band_low_ms=low,
         band_high_ms=high,
         reference=name,
@@ -259,20 +257,18 @@ class Member:
 def stratified(
     space: SearchSpace,
     table: LatencyTable,
+    sample: TrustSample,
     *,
-    count: int,
-    band_ms: float,
-    seed: int,
     anchors: Sequence[str],
     scorers: Sequence[Scorer],
 ) -> tuple[Member, ...]:
-    """Anchors, at least half of `count` within 15 % of `band_ms`, and the others evenly over the anchors' latencies.
+    """Anchors, at least half of the sample within the band, and the others evenly over the anchors' latencies.
 
     All at the task's image size, for scores at different sizes are not of the same pixels. Raises `UserError` where
     the space has too few.
     """
     require_anchors(space, anchors)
-    _require_drawable(count, band_ms, seed, anchors)
+    _require_drawable(sample, anchors)
 
     def member(arch: TopFormerConfig, stratum: Stratum) -> tuple[Member, float]:
         candidate = Candidate(arch=arch, task=space.task)
@@ -282,14 +278,14 @@ def stratified(
     members = [member(named_arch(name), "anchor") for name in anchors]
     for one, _ in members:
         _require_scorable(one, scorers)
-    rng = random.Random(seed)
-    low, high = band_of(band_ms)
+    rng = random.Random(sample.seed)
+    low, high = band_of(sample.band_ms)
     drawn = (member(space.sample(rng).arch, "spread") for _ in range(MOST_DRAWS))
     first = [next(drawn) for _ in range(FIRST_DRAWS)]
     within = sum(low <= ms <= high for _, ms in members)
-    wanted_in_band = max(-(-count // 2) - within, 0)
+    wanted_in_band = max(-(-sample.count // 2) - within, 0)
     ends = [ms for _, ms in members] or list(np.percentile([ms for _, ms in first], [5, 95]))
-    bins = _bins(min(ends), max(ends), (low, high), count - len(members) - wanted_in_band)
+    bins = _bins(min(ends), max(ends), (low, high), sample.count - len(members) - wanted_in_band)
     seen = {one.candidate.arch.key for one, _ in members}
     in_band: list[Member] = []
     spread: dict[int, Member] = {}
@@ -344,21 +340,19 @@ def _bins(low: float, high: float, band: tuple[float, float], count: int) -> lis
     return [(float(a), float(b)) for piece in edges for a, b in pairwise(piece)]
 
 
-def wants(
-    members: Sequence[Member], reference: Scorer, scorers: Sequence[Scorer], *, replicates: int, repeated: int
-) -> list[Want]:
+def wants(members: Sequence[Member], reference: Scorer, scorers: Sequence[Scorer], sample: TrustSample) -> list[Want]:
     """Every evaluation of a report, the most telling ones first.
 
-    All members once by the reference and by each scorer; anchors, and the first `repeated` others, `replicates` times
-    by whatever trains them. Those of the orderings once, likewise.
+    All members once by the reference and by each scorer; anchors, and the first `sample.repeated` others,
+    `sample.replicates` times by whatever trains them. Those of the orderings once, likewise.
     """
     ranked = [one for one in members if one.stratum != "ordering"]
     again = [one for one in ranked if one.stratum == "anchor"]
-    again += [one for one in ranked if one.stratum != "anchor"][:repeated]
+    again += [one for one in ranked if one.stratum != "anchor"][: sample.repeated]
     every = (reference, *scorers)
     training = [scorer for scorer in every if _trains(scorer)]
     asked = [(scorer, one, 0) for one in ranked for scorer in every]
-    asked += [(scorer, one, number) for number in range(1, replicates) for one in again for scorer in training]
+    asked += [(scorer, one, number) for number in range(1, sample.replicates) for one in again for scorer in training]
     asked += [
         (scorer, one, 0)
         for one in members
@@ -523,12 +517,11 @@ def _decisions(members: Sequence[MemberScores], scorer: Scorer) -> list[Ordering
         assert noise is not None
         said = decide(ordering, by_key[ordering.first.key], by_key[ordering.second.key], noise_pct=noise)
         rows.append(
-            OrderingRow(
+            like(
+                OrderingRow,
+                ordering,
                 fidelity=scorer.fidelity,
                 ordering=ordering.name,
-                relation=ordering.relation,
-                published_pct=ordering.published_pct,
-                tuned=ordering.tuned,
                 difference_pct=said.difference_pct,
                 margin_pct=said.margin_pct,
                 verdict=said.verdict,
@@ -537,14 +530,14 @@ def _decisions(members: Sequence[MemberScores], scorer: Scorer) -> list[Ordering
     return rows
 
 
-def _require_drawable(count: int, band_ms: float, seed: int, anchors: Sequence[str]) -> None:
+def _require_drawable(sample: TrustSample, anchors: Sequence[str]) -> None:
     least = max(LEAST_RANKED, 2 * len(anchors))
-    if count < least:
-        raise UserError(f"--count must be at least {least} with {len(anchors)} anchors, not {count}.")
-    if not 0 < band_ms < float("inf"):
-        raise UserError(f"--band-ms must be a positive number of ms, not {band_ms:g}.")
-    if seed < 0:
-        raise UserError(f"--seed must be a whole number from 0, not {seed}.")
+    if sample.count < least:
+        raise UserError(f"--count must be at least {least} with {len(anchors)} anchors, not {sample.count}.")
+    if not 0 < sample.band_ms < float("inf"):
+        raise UserError(f"--band-ms must be a positive number of ms, not {sample.band_ms:g}.")
+    if sample.seed < 0:
+        raise UserError(f"--seed must be a whole number from 0, not {sample.seed}.")
 
 
 def _require_scorable(member: Member, scorers: Sequence[Scorer]) -> None:

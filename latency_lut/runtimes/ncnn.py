@@ -69,8 +69,8 @@ class NcnnLayer:
     """Block and part of it, as "token_pyramid.stem/conv"; with a dot for the slash, the path of a torch module."""
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
-    params: str
-    conv: Conv | None
+    params: str = ""
+    conv: Conv | None = None
     """Of a layer with weights."""
 
     @property
@@ -207,7 +207,7 @@ class _Graph:
     def add_many(self, name: str, kind: str, bottom: str, count: int, params: str) -> tuple[str, ...]:
         """A layer with `count` outputs."""
         tops = tuple(f"{name}.{index}" for index in range(count))
-        self.layers.append(NcnnLayer(kind=kind, name=name, bottoms=(bottom,), tops=tops, params=params, conv=None))
+        self.layers.append(NcnnLayer(kind=kind, name=name, bottoms=(bottom,), tops=tops, params=params))
         return tops
 
     def conv(self, name: str, conv: Conv, bottom: str, activation: str = "") -> str:
@@ -268,8 +268,6 @@ class _Graph:
                         name=f"{blob}@" if "/" in blob else f"{blob}/split",
                         bottoms=(blob,),
                         tops=tuple(copies[blob]),
-                        params="",
-                        conv=None,
                     )
                 )
         return NcnnNetwork(layers=tuple(layers), inputs=inputs, output=output)

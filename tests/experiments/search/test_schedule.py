@@ -19,7 +19,7 @@ from experiments.search.samplers import next_batch
 from experiments.search.schedule import Confirmation, Schedule, Screen, promoted
 from experiments.search.study import Event, StudyResult, run_study
 from experiments.store.store import Store
-from experiments.study_config import StudyConfig
+from experiments.study_config import SearchSection, StudyConfig
 from experiments.trust.standing import Standing
 from experiments.views.front import front_rows
 from experiments.views.studies import study_summary
@@ -106,12 +106,9 @@ def test_a_screen_promotes_by_latency_and_score(tmp_path: Path) -> None:
     proposals, _ = next_batch(
         config.search_space(),
         (),
-        sampler="random",
-        seed=0,
+        SearchSection(trials=24, batch_size=6, sampler="random"),
         batch=0,
         size=24,
-        population=6,
-        anchors=("tiny", "small", "base"),
         limits=Limits(why_not=lambda _: None, latency=lambda c: table.estimate(candidate_blocks(c)), max_ms=None),
         guide=lambda: pytest.fail("only 'auto' asks for a guide"),
         fidelity="toy",

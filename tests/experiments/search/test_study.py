@@ -21,7 +21,7 @@ from experiments.search.opening import require_rows
 from experiments.search.samplers import SAMPLERS, OptunaSampler, Request, left_out_agreement, next_batch
 from experiments.search.study import Event, run_study
 from experiments.store.store import Lease, Store
-from experiments.study_config import StudyConfig
+from experiments.study_config import SearchSection, StudyConfig
 from experiments.workers.pool import Pool
 from latency_lut.table import find_table
 from search_space import require_anchors
@@ -173,12 +173,9 @@ def test_proposals_stay_inside_space_and_budget_for_every_sampler() -> None:
             proposals, statistics = next_batch(
                 space,
                 (),
-                sampler=sampler,
-                seed=seed,
+                SearchSection(trials=8, batch_size=8, sampler=sampler, seed=seed, anchors=[]),
                 batch=0,
                 size=8,
-                population=8,
-                anchors=(),
                 limits=limits,
                 guide=lambda: Guide(space, CompiledTable(table, space), max_ms=0.05),
                 fidelity="toy",

@@ -28,6 +28,7 @@ from experiments.trust.run import (
     Member,
     Progress,
     TrustPlan,
+    TrustSample,
     band_of,
     orderings_members,
     placeless,
@@ -61,18 +62,12 @@ MICRO = replace(
 NANO = replace(MICRO, name="nano", training=replace(MICRO.training, iterations=1))
 
 
-def drawn(
-    *, seed: int = 0, count: int = 16, band_ms: float = BAND_MS, scorer: Scorer | None = None
-) -> tuple[Member, ...]:
-    return stratified(
-        SPACE,
-        toy_table(),
-        count=count,
-        band_ms=band_ms,
-        seed=seed,
-        anchors=tuple(ANCHORS),
-        scorers=[scorer or ToyEvaluator()],
-    )
+SAMPLE = TrustSample(count=16, band_ms=BAND_MS, seed=0, replicates=2, repeated=2, orderings=True)
+
+
+def drawn(*, scorer: Scorer | None = None, **changes: float) -> tuple[Member, ...]:
+    sample = replace(SAMPLE, **changes)  # type: ignore[arg-type]
+    return stratified(SPACE, toy_table(), sample, anchors=tuple(ANCHORS), scorers=[scorer or ToyEvaluator()])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,9 +96,7 @@ def test_the_set_of_the_shipped_table_is_as_it_was() -> None:
     members = stratified(
         space,
         find_table("snapdragon865-a77-1core-fp32"),
-        count=40,
-        band_ms=50,
-        seed=0,
+        replace(SAMPLE, count=40, band_ms=50),
         anchors=tuple(ANCHORS),
         scorers=[ProxyEvaluator(REFERENCE, Scenes())],
     )
@@ -138,7 +131,7 @@ def test_an_anchor_that_a_scorer_cannot_evaluate_is_refused() -> None:
 )
 def test_sets_that_cannot_be_are_refused(change: dict[str, int], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        drawn(**change)  # type: ignore[arg-type]
+        drawn(**change)
 
 
 @pytest.mark.slow
@@ -152,7 +145,7 @@ def test_an_impossible_band_is_refused_in_a_sentence() -> None:
 def test_anchors_and_some_others_are_repeated_by_what_has_an_miou() -> None:
     members = drawn(count=6)
     scorers = [ToyEvaluator(fingerprint="fast"), ZeroCostEvaluator("parameters", MICRO, SCENES)]
-    found = wants(members, ToyEvaluator(), scorers, replicates=3, repeated=1)
+    found = wants(members, ToyEvaluator(), scorers, replace(SAMPLE, replicates=3, repeated=1))
     assert len(found) == 6 * 3 + 4 * 2 * 2
     assert {one.called for one in found if one.replicate} == {*ANCHORS, members[3].label}
     assert {one.scorer.fingerprint for one in found if one.replicate} == {"toy-1", "fast"}
@@ -165,7 +158,7 @@ def test_what_the_paper_compares_is_trained_once_by_whatever_trains() -> None:
     assert {one.candidate.arch.key for one in others} == keys - {arch.key for arch in ANCHORS.values()}
     scorers = [ToyEvaluator(fingerprint="fast"), ToyEvaluator(fingerprint="barred", bars=always)]
     scorers.append(ZeroCostEvaluator("macs", MICRO, SCENES))  # type: ignore[arg-type]
-    found = wants([*members, *others], ToyEvaluator(), scorers, replicates=1, repeated=0)
+    found = wants([*members, *others], ToyEvaluator(), scorers, replace(SAMPLE, replicates=1, repeated=0))
     labels = {one.label for one in others}
     compared = [one.scorer.fingerprint for one in found if one.called in labels]
     assert Counter(compared) == {"toy-1": len(others), "fast": len(others)}
@@ -175,7 +168,7 @@ def test_what_the_paper_compares_is_trained_once_by_whatever_trains() -> None:
 @pytest.mark.parametrize(("replicates", "repeated"), [(0, 5), (3, -1)])
 def test_repetitions_below_none_are_refused(replicates: int, repeated: int) -> None:
     with pytest.raises(UserError, match="must be at least"):
-        toy_plan(replicates=replicates, repeated=repeated)
+        replace(SAMPLE, replicates=replicates, repeated=repeated)
 
 
 def test_candidates_are_named_by_recipe_or_score() -> None:
@@ -207,12 +200,7 @@ def toy_plan(name: str = "toy-report", **changes: object) -> TrustPlan:
         dataset=SCENES,
         reference=ToyEvaluator(fingerprint="truth", fidelity="truth"),
         scorers=(ToyEvaluator(fingerprint="toy-1"), ZeroCostEvaluator("parameters", MICRO, SCENES)),
-        count=16,
-        band_ms=BAND_MS,
-        seed=0,
-        replicates=2,
-        repeated=2,
-        orderings=True,
+        sample=SAMPLE,
     )
     return replace(plan, **changes)  # type: ignore[arg-type]
 
@@ -221,10 +209,9 @@ def test_a_plan_is_made_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     toy_table().save(tmp_path / "toy.lut")
     monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(tmp_path))
     names = {"name": None, "table": "toy", "data": None, "reference": "reference", "candidates": "proxy-short,macs"}
-    numbers = {"count": 16, "band_ms": BAND_MS, "seed": 0, "replicates": 2, "repeated": 2, "orderings": False}
 
     def planned(space: str, size: str | None) -> TrustPlan:
-        return plan_named(space, size=size, **names, **numbers)  # type: ignore[arg-type]
+        return plan_named(space, size=size, sample=SAMPLE, **names)  # type: ignore[arg-type]
 
     plan = planned("quickstart", "64")
     assert (plan.name, plan.space.name, plan.space.task.image_size) == ("quickstart-scenes", "quickstart", (64, 64))
@@ -299,7 +286,7 @@ def test_a_report_adds_up(reported: tuple[Path, TrustReport]) -> None:
 
 @pytest.mark.slow
 def test_without_replicates_no_ordering_is_decided(tmp_path: Path) -> None:
-    report, _ = run(tmp_path, toy_plan(replicates=1))
+    report, _ = run(tmp_path, toy_plan(sample=replace(SAMPLE, replicates=1)))
     assert (report.decisions, report.reference_noise_pct) == ([], None)
 
 
