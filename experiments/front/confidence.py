@@ -7,10 +7,13 @@ two networks on one phone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
+from evaluators.trust import Z_90
 from experiments.front.pareto import evaluated, nearest, non_dominated, points
 from experiments.store.records import Trial
 from latency_lut.table import LatencyTable
@@ -19,6 +22,8 @@ from topformer.blocks import candidate_blocks
 DRAWS = 2000
 MOST_COMPARED = 300
 """Trials nearest to the front; the others are further below it than these."""
+MOST_NAMED = 8
+"""Pairs that a sentence names."""
 _SEED = 0
 
 
@@ -47,3 +52,27 @@ def front_probabilities(
         on_front[list(non_dominated(np.column_stack([row_ms, row_miou])))] += 1
     found = dict.fromkeys((trial.number for trial in done), 0.0)
     return found | {done[i].number: float(count) / DRAWS for i, count in zip(near, on_front, strict=True)}
+
+
+def undecided_pairs(trials: Sequence[Trial], *, noise_pct: float) -> tuple[tuple[Trial, Trial], ...]:
+    """Pairs of completed trials whose mIoUs differ by less than two trainings of one architecture may (90 %)."""
+    margin_pct = Z_90 * math.sqrt(2) * noise_pct
+    done = [trial for trial in trials if trial.miou_pct is not None]
+    return tuple(
+        (one, other)
+        for one, other in combinations(done, 2)
+        if abs((one.miou_pct or 0.0) - (other.miou_pct or 0.0)) <= margin_pct
+    )
+
+
+def undecided_sentence(trials: Sequence[Trial], *, noise_pct: float | None) -> str | None:
+    """Which of some trials cannot be told apart by their mIoU; None where all can, or the noise is not known."""
+    pairs = () if noise_pct is None else undecided_pairs(trials, noise_pct=noise_pct)
+    if noise_pct is None or not pairs:
+        return None
+    shown = ", ".join(f"{one.number} and {other.number}" for one, other in pairs[:MOST_NAMED])
+    more = f", and {len(pairs) - MOST_NAMED} more pairs" if len(pairs) > MOST_NAMED else ""
+    return (
+        f"Not told apart by mIoU, which differs by less than {Z_90 * math.sqrt(2) * noise_pct:.2f} points: trials "
+        f"{shown}{more}."
+    )

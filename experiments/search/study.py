@@ -18,7 +18,7 @@ from typing import Any
 
 from evaluators.base import Evaluator
 from evaluators.compiled import CompiledTable
-from experiments.front.confidence import front_probabilities
+from experiments.front.confidence import front_probabilities, undecided_sentence
 from experiments.front.pareto import evaluated, front, hypervolume_of, hypervolume_reference, points
 from experiments.front.predictor import LEAST_POINTS
 from experiments.search.gate import Limits
@@ -98,7 +98,10 @@ class StudyResult:
             f"dropped as over the budget, {self.gate.invalid} as beyond the proxy, "
             f"{self.gate.duplicates} as known, {self.gate.screened} turned away by a screen.",
         )
-        return (*notes, f"{self.confirming} trainings confirmed the best.") if self.confirmed_by else notes
+        if self.confirmed_by:
+            return (*notes, f"{self.confirming} trainings confirmed the best.")
+        undecided = undecided_sentence(self.front, noise_pct=self.ranking.noise_pct)
+        return notes if undecided is None else (*notes, f"{undecided} A [[confirm]] with replicates can.")
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from typing import Any
 
 from evaluators.trust import Z_90
 from experiments.front import pareto
-from experiments.front.confidence import front_probabilities
+from experiments.front.confidence import front_probabilities, undecided_pairs, undecided_sentence
 from experiments.front.lookup import at_rung
 from experiments.store.records import Study, Trial
 from experiments.store.store import Store
@@ -37,6 +37,8 @@ class FrontRow:
     """Standard deviation of the mIoU between trainings, in points of per cent; None where no report knows it."""
     miou_margin_pct: float | None
     """Half the 90 % interval of a repeated training; None where the noise is not known, and for a failed trial."""
+    not_told_apart: tuple[int, ...]
+    """Members of the front from which the mIoU of this one does not differ by more than noise may."""
 
     def as_dict(self) -> dict[str, Any]:
         trial, record = self.trial, self.trial.record
@@ -66,6 +68,7 @@ class FrontRow:
             "front_probability": self.front_probability,
             "miou_noise_pct": self.miou_noise_pct,
             "miou_margin_pct": self.miou_margin_pct,
+            "not_told_apart": list(self.not_told_apart),
         }
 
 
@@ -149,6 +152,9 @@ class FrontView:
                 "is partly lucky. on front: probability, with that noise and what the latencies do not share of their "
                 "errors; * is on the front as measured, (knee) its knee."
             )
+            members = [row.trial for row in self.rows if row.on_front]
+            if (undecided := undecided_sentence(members, noise_pct=self.noise_pct)) is not None:
+                notes.append(undecided)
         elif self.rows:
             notes.append("no ±: no trust report has repeated trainings by this evaluator.")
         return tuple(notes)
@@ -164,7 +170,7 @@ class FrontView:
     def as_csv(self) -> str:
         """Comma-separated, with a header; what is no plain value (architecture, task, trust) is left to JSON."""
         rows = self.as_dicts()
-        names = [name for name in rows[0] if not isinstance(rows[0][name], Mapping)] if rows else []
+        names = [name for name in rows[0] if not isinstance(rows[0][name], Mapping | list)] if rows else []
         text = io.StringIO()
         writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -206,12 +212,17 @@ def front_rows(
     study: Study, trials: Sequence[Trial], shown: Sequence[Trial], ranking: Standing
 ) -> tuple[FrontRow, ...]:
     """A row for each shown trial: also whether it is on the front of all trials, and how likely."""
-    members = {trial.number for trial in pareto.front(trials, fidelity=study.fidelity)}
+    on_front = pareto.front(trials, fidelity=study.fidelity)
+    members = {trial.number for trial in on_front}
     noise_pct = ranking.noise_of(study.replicates)
     knee = pareto.knee_of(study, trials)
     likely: Mapping[int, float] = {}
+    alike: dict[int, list[int]] = {}
     if noise_pct is not None:
         likely = front_probabilities(trials, study.table, fidelity=study.fidelity, noise_pct=noise_pct)
+        for one, other in undecided_pairs(on_front, noise_pct=noise_pct):
+            alike.setdefault(one.number, []).append(other.number)
+            alike.setdefault(other.number, []).append(one.number)
     return tuple(
         FrontRow(
             trial=trial,
@@ -222,6 +233,7 @@ def front_rows(
             front_probability=likely.get(trial.number),
             miou_noise_pct=noise_pct,
             miou_margin_pct=None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct,
+            not_told_apart=tuple(sorted(alike.get(trial.number, ()))),
         )
         for trial in shown
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from experiments.front.confidence import front_probabilities
+from experiments.front.confidence import front_probabilities, undecided_pairs, undecided_sentence
 from experiments.front.pareto import front
 from experiments.store.records import Trial
 from latency_lut.table import ErrorModel, LatencyTable
@@ -77,3 +79,20 @@ def test_terms_of_two_networks_give_the_error_of_their_difference(trials: tuple[
     assert 1.6449 * spread == pytest.approx((difference.high_ms - difference.low_ms) / 2, rel=1e-3)
     estimate = table.estimate(a)
     assert 1.6449 * np.linalg.norm(list(one.values())) == pytest.approx(estimate.high_ms - estimate.total_ms, rel=1e-3)
+
+
+def test_pairs_are_undecided_within_what_two_trainings_may_differ_by(trials: tuple[Trial, ...]) -> None:
+    members = front(trials, fidelity="toy")
+    gaps = [abs((one.miou_pct or 0) - (other.miou_pct or 0)) for one, other in combinations(members, 2)]
+    noise_pct = sorted(gaps)[len(gaps) // 2] / 1.645 / math.sqrt(2)
+    found = undecided_pairs(members, noise_pct=noise_pct + 1e-9)
+    assert len(found) == sum(gap <= sorted(gaps)[len(gaps) // 2] for gap in gaps)
+    assert undecided_pairs(members, noise_pct=0.0) == ()
+
+
+def test_a_sentence_names_the_first_pairs_and_counts_the_others(trials: tuple[Trial, ...]) -> None:
+    all_of_them = undecided_sentence(trials, noise_pct=100.0)
+    assert all_of_them is not None
+    assert "less than 232.64 points: trials 0 and 1, 0 and 2" in all_of_them
+    assert all_of_them.endswith(f", and {math.comb(len(trials), 2) - 8} more pairs.")
+    assert undecided_sentence(trials, noise_pct=0.0) is undecided_sentence(trials, noise_pct=None) is None
