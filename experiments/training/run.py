@@ -180,14 +180,21 @@ def training_job(
 
 
 def chosen_hardware(accelerator: str | None, precision: str | None) -> tuple[Accelerator, Precision]:
-    """A GPU where there is one, and bf16 on it, unless another is named. Raises `UserError` for a name of none."""
+    """A GPU where there is one, and bf16 on it, unless another is named. Raises `UserError` for a name of none,
+    and for what a CPU does not calculate with."""
     on = accelerator or ("cuda" if torch.cuda.is_available() else "cpu")
     if on not in get_args(Accelerator):
         raise unknown_name("accelerator", on, get_args(Accelerator))
     number = precision or ("bf16" if on == "cuda" else "fp32")
     if number not in PRECISIONS:
         raise unknown_name("precision", number, PRECISIONS)
+    _require_precision(on, number)
     return cast("Accelerator", on), cast("Precision", number)
+
+
+def _require_precision(accelerator: str, precision: str) -> None:
+    if precision == "fp16" and accelerator == "cpu":
+        raise UserError("fp16 needs a GPU; on a CPU choose --precision bf16 or fp32.")
 
 
 def run_training(job: TrainingJob, report: Callable[[], Any] | None = None) -> TrainingResult:
@@ -245,14 +252,13 @@ def open_dataset(text: str, report: Report | None = None) -> Scenes | LabelledFi
 
 
 def _require_possible(job: TrainingJob) -> None:
+    _require_precision(job.accelerator, job.precision)
     if job.accelerator == "cuda":
         there = torch.cuda.device_count()
         if job.devices > there:
             raise UserError(
                 f"{job.devices} GPUs are asked for, {there} are there; choose --devices or --accelerator cpu."
             )
-    elif job.precision == "fp16":
-        raise UserError("fp16 needs a GPU; on a CPU choose --precision bf16 or fp32.")
     if job.kind == "classification" and not isinstance(job.recipe.augmentation, ResizedCrop):
         raise UserError("this recipe is for segmentation, the data set for classification; try --recipe pretraining.")
     if job.kind == "segmentation" and (isinstance(job.recipe.augmentation, ResizedCrop) or job.protocol is None):

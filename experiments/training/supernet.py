@@ -82,8 +82,6 @@ def train_over_space(
     on, number = chosen_hardware(accelerator, precision)
     if on == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU is there; choose --accelerator cpu.")
-    if number == "fp16" and on == "cpu":
-        raise UserError("fp16 needs a GPU; on a CPU choose --precision bf16 or fp32.")
     if not 0 <= seed < 2**63 or (save_every is not None and save_every < 1):
         raise UserError(
             f"--seed must be from 0 to 2**63 - 1, and --save-every at least 1, not {seed} and {save_every}."
