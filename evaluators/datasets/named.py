@@ -66,6 +66,16 @@ LAYOUTS: Mapping[str, Layout] = {
 """In the order in which a folder is compared with them: of the two Pascal Contexts the first is taken."""
 
 
+_ALIKE: Mapping[str, Callable[[Path], bool]] = {
+    ade20k.NAME: ade20k.has_folders,
+    cityscapes.NAME: cityscapes.found_at,
+    coco_stuff.NAME_164K: coco_stuff.has_folders_164k,
+    coco_stuff.NAME_10K: coco_stuff.found_at_10k,
+    pascal_context.NAME: pascal_context.found_at,
+}
+"""What a user's own folders may be called like."""
+
+
 def dataset_named(text: str) -> Scenes | LabelledFiles:
     """Labelled images for segmentation. Raises `UserError` saying which layouts were looked for."""
     dataset = any_dataset_named(text)
@@ -82,9 +92,20 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
         if text.startswith(f"{SCENES}:") and not Path(text).exists():
             return _scenes_of(text)
         layout, root = _taken_apart(text)
-        return LAYOUTS[layout].opened(root)
+        return _opened(layout, root, chosen=root == Path(text))
     except OSError as error:
         raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
+
+
+def _opened(layout: str, root: Path, *, chosen: bool) -> LabelledFiles | ClassFolders:
+    """A data set; `chosen`: the layout was found out, not said."""
+    try:
+        return LAYOUTS[layout].opened(root)
+    except UserError as error:
+        if chosen and layout == folder.NAME and (other := next((n for n, at in _ALIKE.items() if at(root)), None)):
+            said = f"{error} Its folders are called as those of {other}; {other}:{root} reads that."
+            raise UserError(said) from None
+        raise
 
 
 def _scenes_of(text: str) -> Scenes:
@@ -118,6 +139,8 @@ def _taken_apart(text: str) -> tuple[str, Path]:
 
 
 def _layout_of(root: Path) -> str | None:
+    if folder.is_own(root):
+        return folder.NAME
     return next((name for name, layout in LAYOUTS.items() if layout.found_at(root)), None)
 
 

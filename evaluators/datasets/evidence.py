@@ -1,0 +1,349 @@
+"""What do the numbers and colours of masks mean, where only names, or names and colours, of classes are given?
+
+Decided from a bounded sample of the masks; what decides nothing is refused with the readings that fit, and a mask that
+was not in the sample and says otherwise is refused when it is read (`Doubts`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from evaluators.datasets import IGNORE, Colour
+from evaluators.datasets.files import DataError, decoded
+from evaluators.datasets.label_maps import (
+    LEAST_BESIDE,
+    PALETTES,
+    Doubts,
+    Stored,
+    beside_ignored,
+    odd_palette,
+    stored,
+)
+from evaluators.datasets.photographs import DEEPEST, White, deep_values, is_deep, own_white
+from evaluators.datasets.places import AmbiguousError
+from topformer.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluators.datasets.files import Pair
+
+LOOKED_AT = 64
+"""Masks and photographs of a data set that decide how the others are read, spread evenly over it."""
+IGNORED_NAMES = ("ignore", "ignored", "__ignore__")
+"""Rows of a class list, in small letters, whose number or colour is neither learnt nor scored."""
+_LABELME = "__ignore__"
+_FEW = 3
+"""Classes up to which 255 may be the last of them, written as white, though two others are seen beside it."""
+_SHOWN_COLOURS = 64
+
+
+class Row(NamedTuple):
+    """A line of a class list."""
+
+    name: str
+    colour: Colour | None
+
+    @property
+    def ignored(self) -> bool:
+        return self.name.lower() in IGNORED_NAMES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Keys of a description that say what masks hold, and what is not sure of them."""
+
+    values: Mapping[str, Any]
+    doubts: Doubts | None
+    remarks: tuple[str, ...] = ()
+
+
+class Seen(NamedTuple):
+    """A mask of the sample."""
+
+    path: str
+    kind: str
+    used: tuple[int, ...] | None
+    """Its numbers; None for colours."""
+    shown: Mapping[int, Colour | None]
+    """What people see in place of each number."""
+    colours: frozenset[Colour]
+    """Of a picture in colours: a few of them."""
+    odd: str | None
+    """Why its palette may say something else than its numbers."""
+
+
+def spread(pairs: Sequence[Pair], most: int = LOOKED_AT) -> list[Pair]:
+    """So many of them at equal distances, the first and the last among them."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[round(number * (len(pairs) - 1) / (most - 1))] for number in range(most)]
+
+
+def masks_seen(root: Path, pairs: Sequence[Pair], num_classes: int) -> list[Seen]:
+    """The sample; what cannot be read is left out here and told by name when it is used."""
+    found = []
+    for pair in spread(pairs):
+        try:
+            found.append(_seen(pair.labels, stored(root / pair.labels), num_classes))
+        except DataError:
+            continue
+    return found
+
+
+def reading_of(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading:
+    """What the masks mean by the class list. Raises `AmbiguousError` where the sample does not tell."""
+    if all(row.colour for row in rows) and _shows_colours(root, rows, seen):
+        classes = [{"name": row.name, "colour": list(row.colour or ())} for row in rows if not row.ignored]
+        ignored = [list(row.colour or ()) for row in rows if row.ignored]
+        remark = "masks are read by the colours of the class table"
+        return Reading(values={"classes": classes, "ignored": ignored}, doubts=None, remarks=(remark,))
+    return _by_number(root, rows, seen)
+
+
+def white_of(root: Path, pairs: Sequence[Pair]) -> White | None:
+    """What is white in photographs of more than 8 bits, by the sample; None where there are none."""
+    found = []
+    for pair in spread(pairs):
+        try:
+            white = decoded(root / pair.image, lambda image: _white(image) if is_deep(image) else None)
+        except DataError:
+            continue
+        if white is not None:
+            found.append(white)
+    return max(found, default=None)
+
+
+def _white(image: PillowImage.Image) -> White:
+    values = deep_values(image)
+    assert values is not None
+    value = own_white(values)
+    return White(value, usual=value == (DEEPEST if values.dtype == np.uint16 else 255))
+
+
+def _seen(path: str, found: Stored, num_classes: int) -> Seen:
+    if found.picture is not None:
+        colours = np.unique(found.picture.reshape(-1, 3), axis=0)[:_SHOWN_COLOURS].tolist()
+        return Seen(path, found.kind, None, {}, frozenset((r, g, b) for r, g, b in colours), None)
+    used = found.used
+    return Seen(path, found.kind, used, {v: found.shown(v) for v in used}, frozenset(), odd_palette(found, num_classes))
+
+
+def _shows_colours(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> bool:
+    """Are masks to be read by the table's colours? Raises `AmbiguousError` where grey masks fit it in both ways."""
+    by_colour = {row.colour: number for number, row in enumerate(rows)}
+    votes: Counter[str] = Counter()
+    for mask in seen:
+        votes[_vote(mask, by_colour, rows)] += 1
+    if votes["colour"] or votes["number"]:
+        return votes["colour"] > votes["number"] or (votes["colour"] == votes["number"] and votes["coloured"] > 0)
+    if votes["both"]:
+        one = next(mask for mask in seen if _vote(mask, by_colour, rows) == "both")
+        raise AmbiguousError(
+            root,
+            f"masks such as {one.path}, with the values {_listed(one.used or ())}, can be read",
+            [
+                ("by number, row n of classes.csv is value n", _numbered(rows)),
+                ("by colour, a value is the grey of its row", _coloured(rows)),
+            ],
+        )
+    return votes["coloured"] > 0
+
+
+def _vote(mask: Seen, by_colour: Mapping[Colour | None, int], rows: Sequence[Row]) -> str:
+    """colour, number: one reading alone fits. both: the two differ. same, coloured: they agree. none: neither fits."""
+    if mask.used is None:
+        return "colour"
+    shown = [by_colour.get(mask.shown[value]) for value in mask.used]
+    seen = [None if row is None else _label_of_row(rows, row) for row in shown]
+    read = [_label_of_row(rows, v) if v < len(rows) else IGNORE if v == IGNORE else None for v in mask.used]
+    if None in seen or not seen:
+        return "none" if None in read else "number"
+    if seen == read:
+        return "coloured" if mask.kind.startswith("RGB") else "same"
+    palette = mask.kind == "1" or (mask.kind in PALETTES and not _is_ramp(mask))
+    return "colour" if palette or max(mask.used) >= len(rows) else "both"
+
+
+def _is_ramp(mask: Seen) -> bool:
+    """Shows a palette each number as the grey of that number?"""
+    return all(colour == (value, value, value) for value, colour in mask.shown.items())
+
+
+def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading:
+    if len(rows) > IGNORE:
+        raise UserError(f"{root}: {len(rows)} classes and ignored rows are too many for numbers below {IGNORE}.")
+    numbers = [mask for mask in seen if mask.used is not None]
+    _require_one_palette(root, numbers)
+    by_colour = {row.colour: number for number, row in enumerate(rows)}
+    _require_usual_palettes(root, rows, [mask for mask in numbers if _vote(mask, by_colour, rows) != "same"])
+    used = {value for mask in numbers for value in mask.used or ()}
+    chosen = _numbered(rows) if not _is_packed(root, rows, used) else _packed(rows)
+    table = _table(chosen)
+    beside = frozenset[int]().union(*(beside_ignored(mask.used or (), table) for mask in numbers))
+    _require_first(root, rows, used)
+    if IGNORE in used and table[IGNORE] == IGNORE:
+        _require_sure_ignored(root, rows, used, beside)
+    doubts = Doubts(
+        lone_ignored=IGNORE not in used,
+        colours=tuple((row.colour, _label_of_row(rows, number)) for number, row in enumerate(rows) if row.colour),
+        palette=_palette_labels(numbers, table),
+        num_classes=len(rows),
+    )
+    return Reading(values=chosen, doubts=doubts, remarks=_remarks(used, rows))
+
+
+def _require_first(root: Path, rows: Sequence[Row], used: Iterable[int]) -> None:
+    """Raises `AmbiguousError` where every row but the first occurs: the values may begin at 1."""
+    known = {value for value in used if value != IGNORE}
+    if rows[0].ignored or len(rows) < 2 or known != set(range(1, len(rows))):
+        return
+    kept = [row for row in rows if not row.ignored]
+    from_one = {"classes": [_entry(row, number) for number, row in enumerate(kept, start=1)], "ignored": [0, IGNORE]}
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed(sorted(used))} can be read",
+        [
+            (f"row n of the class list is value n, and {rows[0].name!r}, value 0, was not seen", _numbered(rows)),
+            (f"values begin at 1, which is {kept[0].name!r}", from_one),
+        ],
+    )
+
+
+def _require_sure_ignored(root: Path, rows: Sequence[Row], used: Iterable[int], beside: frozenset[int]) -> None:
+    """Raises `AmbiguousError` where 255 may as well be a class that nothing else stands for."""
+    classes = [row.name for row in rows if not row.ignored]
+    known = sorted(value for value in used if value != IGNORE)
+    last_unseen = len(classes) == _FEW and known == list(range(_FEW - 1))
+    if len(beside) >= LEAST_BESIDE and not last_unseen:
+        return
+    if len(classes) == 1:
+        as_object = {"classes": [{"name": "background", "value": 0}, {"name": classes[0], "value": IGNORE}]}
+        says = f"{IGNORE} is {classes[0]!r}, and 0 a background that the class list does not name"
+    else:
+        values = [*range(len(classes) - 1), IGNORE]
+        as_object = {"classes": [{"name": n, "value": v} for n, v in zip(classes, values, strict=True)]}
+        says = f"{IGNORE} is {classes[-1]!r}"
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed([*known, IGNORE])} can be read",
+        [(says, as_object | {"ignored": []}), (f"{IGNORE} is ignored, and 0 is {classes[0]!r}", _numbered(rows))],
+    )
+
+
+def _is_packed(root: Path, rows: Sequence[Row], used: Iterable[int]) -> bool:
+    """Are ignored rows left out of the numbers, as labelme does? Raises `AmbiguousError` where nothing tells."""
+    ignored = [number for number, row in enumerate(rows) if row.ignored]
+    classes = len(rows) - len(ignored)
+    if not ignored or ignored[0] >= classes:  # the last rows: left out or not, the others have the same numbers
+        return False
+    known = {value for value in used if value != IGNORE}
+    if not known or max(known) >= classes:
+        return False
+    labelme, has_255 = rows[ignored[0]].name.lower() == _LABELME, IGNORE in used
+    if labelme == has_255:
+        return labelme
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed(sorted(used))} can be read",
+        [
+            (f"row n is value n, and {_listed(ignored)} is ignored", _numbered(rows)),
+            (f"rows without {rows[ignored[0]].name!r} are numbered from 0, and 255 is ignored", _packed(rows)),
+        ],
+    )
+
+
+def _require_one_palette(root: Path, masks: Sequence[Seen]) -> None:
+    """Raises `UserError` where one colour has another number in another mask: the numbers cannot be of the classes."""
+    known: dict[Colour, tuple[int, str]] = {}
+    for mask in masks:
+        for colour, value in _distinct_colours(mask):
+            number, path = known.setdefault(colour, (value, mask.path))
+            if number != value:
+                raise UserError(
+                    f"{root}: the colour {colour} has the number {number} in {path} and {value} in {mask.path}: the "
+                    "numbers of these palettes are not those of classes. Write a classes.csv (name,red,green,blue) "
+                    "with the colour of each class."
+                )
+
+
+def _require_usual_palettes(root: Path, rows: Sequence[Row], masks: Sequence[Seen]) -> None:
+    odd = next((mask for mask in masks if mask.odd), None)
+    if odd is not None:
+        greys = {v: c for v, c in odd.shown.items() if c is not None}
+        coloured = [{"name": row.name, "colour": [0, 0, 0]} for row in rows if not row.ignored]
+        for entry, value in zip(coloured, sorted(greys, key=lambda v: greys[v]), strict=False):
+            entry["colour"] = list(greys[value])
+        raise AmbiguousError(
+            root,
+            f"masks such as {odd.path} can be read, since {odd.odd},",
+            [
+                ("by number", _numbered(rows)),
+                ("by colour, which here are put in order from dark to bright", {"classes": coloured, "ignored": []}),
+            ],
+        )
+
+
+def _distinct_colours(mask: Seen) -> list[tuple[Colour, int]]:
+    """Colours by which a palette tells its numbers apart; none where it shows two numbers alike."""
+    found = [(colour, value) for value, colour in mask.shown.items() if colour is not None]
+    alike = len({colour for colour, _ in found}) < len(found)
+    return [] if alike or mask.kind not in PALETTES or _is_ramp(mask) else found
+
+
+def _palette_labels(masks: Sequence[Seen], table: Sequence[int]) -> tuple[tuple[Colour, int], ...]:
+    found = {colour: value for mask in masks for colour, value in _distinct_colours(mask)}
+    return tuple((colour, table[value]) for colour, value in sorted(found.items()) if value < len(table))
+
+
+def _numbered(rows: Sequence[Row]) -> dict[str, Any]:
+    """Row n is value n; 255 is ignored."""
+    classes = [_entry(row, number) for number, row in enumerate(rows) if not row.ignored]
+    return {"classes": classes, "ignored": [n for n, row in enumerate(rows) if row.ignored] + [IGNORE]}
+
+
+def _packed(rows: Sequence[Row]) -> dict[str, Any]:
+    """The rows that are classes, numbered from 0; 255 is ignored."""
+    kept = [row for row in rows if not row.ignored]
+    return {"classes": [_entry(row, number) for number, row in enumerate(kept)], "ignored": [IGNORE]}
+
+
+def _coloured(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "classes": [{"name": row.name, "colour": list(row.colour or ())} for row in rows if not row.ignored],
+        "ignored": [list(row.colour or ()) for row in rows if row.ignored],
+    }
+
+
+def _entry(row: Row, value: int) -> dict[str, Any]:
+    return {"name": row.name, "value": value} | ({"colour": list(row.colour)} if row.colour else {})
+
+
+def _table(values: Mapping[str, Any]) -> list[int]:
+    """Label by value up to 255."""
+    table = [-1] * (IGNORE + 1)
+    for label, entry in enumerate(values["classes"]):
+        table[entry["value"]] = label
+    for value in values["ignored"]:
+        table[value] = IGNORE
+    return table
+
+
+def _label_of_row(rows: Sequence[Row], number: int) -> int:
+    return IGNORE if rows[number].ignored else sum(not row.ignored for row in rows[:number])
+
+
+def _remarks(used: Iterable[int], rows: Sequence[Row]) -> tuple[str, ...]:
+    found = [f"row {n} of the class list, {row.name!r}, is ignored" for n, row in enumerate(rows) if row.ignored]
+    if IGNORE in used:
+        found.append(f"{IGNORE} is ignored: it lies beside several classes, and the class list has no such row")
+    return tuple(found)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
