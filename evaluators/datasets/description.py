@@ -272,13 +272,11 @@ def _sentence(error: ValidationError, where: str) -> str:
             sections: dict[str, type[BaseModel]] = {"classes": ClassEntry, "splits": SplitNames}
             section = sections.get(str(parts[0]) if parts[1:] else "", Description)
             return f"{where}: unknown key {key!r}; legal here: {', '.join(section.model_fields)}."
-        case "missing" if key == "classes":
-            return (
-                f"{where} does not say `classes`: remove the # before one of the readings that are comments there, or "
-                'write what the masks hold, such as classes = ["background", "lesion"].'
-            )
         case "missing":
-            return f"{where}: missing key {key!r}; see: topformer-nas datasets layouts --example"
+            return (
+                f"{where} does not say {key!r}: remove the # before each line of one of its readings, or write it: "
+                "see: topformer-nas datasets layouts --example"
+            )
         case "value_error":
             said = first["msg"].removeprefix("Value error, ")
             return f"{where}: {key + ': ' if key else ''}{said}."

@@ -7,7 +7,7 @@ was not in the sample and says otherwise is refused when it is read (`Doubts`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,10 +85,20 @@ def spread(pairs: Sequence[Pair], most: int = LOOKED_AT) -> list[Pair]:
     return [pairs[round(number * (len(pairs) - 1) / (most - 1))] for number in range(most)]
 
 
-def masks_seen(root: Path, pairs: Sequence[Pair], num_classes: int) -> list[Seen]:
+def masks_seen(
+    root: Path,
+    pairs: Sequence[Pair],
+    num_classes: int,
+    *,
+    most: int = LOOKED_AT,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Seen]:
     """The sample; what cannot be read is left out here and told by name when it is used."""
     found = []
-    for pair in spread(pairs):
+    sample = spread(pairs, most)
+    for done, pair in enumerate(sample, start=1):
+        if progress:
+            progress(done, len(sample))
         try:
             found.append(_seen(pair.labels, stored(root / pair.labels), num_classes))
         except DataError:
@@ -104,6 +114,31 @@ def reading_of(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
         remark = "masks are read by the colours of the class table"
         return Reading(values={"classes": classes, "ignored": ignored}, doubts=None, remarks=(remark,))
     return _by_number(root, rows, seen)
+
+
+def unnamed(root: Path, seen: Sequence[Seen]) -> Reading:
+    """Classes by what occurs, for a person to name. Raises `AmbiguousError` where 255 may be ignored."""
+    if any(mask.used is None for mask in seen):
+        colours = {colour for mask in seen for colour in (*mask.colours, *mask.shown.values()) if colour is not None}
+        if not colours or len(colours) > _SHOWN_COLOURS:
+            raise UserError(
+                f"{root}: masks have over {_SHOWN_COLOURS} colours and no classes.csv (name,red,green,blue) says which "
+                "stand for classes; write one."
+            )
+        classes = [{"name": f"colour {r}-{g}-{b}", "colour": [r, g, b]} for r, g, b in sorted(colours)]
+        return Reading(values={"classes": classes, "ignored": []}, doubts=None)
+    used = sorted({value for mask in seen for value in mask.used or ()})
+    if not used or len(used) > IGNORE:
+        raise UserError(f"{root}: masks have {len(used)} values, and no classes.txt says which stand for classes.")
+    every = {"classes": [{"name": f"value {value}", "value": value} for value in used], "ignored": []}
+    if IGNORE not in used or len(used) == 1:
+        return Reading(values=every, doubts=None)
+    rest = [{"name": f"value {value}", "value": value} for value in used if value != IGNORE]
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed(used)} can be read",
+        [("255 is a class", every), ("255 is ignored", {"classes": rest, "ignored": [IGNORE]})],
+    )
 
 
 def white_of(root: Path, pairs: Sequence[Pair]) -> White | None:

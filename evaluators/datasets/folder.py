@@ -69,7 +69,7 @@ def found_at(root: Path) -> bool:
 
 def is_own(root: Path) -> bool:
     """Does a folder say that its classes are a user's own, whatever its folders are called?"""
-    return (root / FILE).exists() or (any((root / name).is_file() for name in (_NAMES, _TABLE)) and has_places(root))
+    return (root / FILE).exists() or (has_class_list(root) and has_places(root))
 
 
 def opened(root: Path) -> LabelledFiles:
@@ -129,6 +129,10 @@ def _opened(
         white=white,
         remarks=remarks,
     )
+
+
+def has_class_list(root: Path) -> bool:
+    return any((root / name).is_file() for name in (_NAMES, _TABLE))
 
 
 def class_rows(root: Path, pairs: list[Pair]) -> tuple[Row, ...]:

@@ -29,6 +29,10 @@ LEAST_BESIDE = 2
 DESCRIBE = "Say which in a dataset.toml, which this begins: topformer-nas datasets describe"
 
 
+class DoubtError(DataError):
+    """A mask that says otherwise than those by which it was decided how masks are read."""
+
+
 class Stored(NamedTuple):
     """A label map as its file has it: numbers, or a picture in colours."""
 
@@ -76,18 +80,18 @@ class Doubts:
     """Greys of a palette below this may be the numbers."""
 
     def require_none(self, path: Path, found: Stored, classes: Sequence[int]) -> None:
-        """Raises `DataError` naming both readings."""
+        """Raises `DoubtError` naming both readings."""
         used = found.used
         labels = {value: _label(value, classes) for value in used}
         lone = IGNORE in used and len(beside_ignored(used, classes)) < LEAST_BESIDE
         if self.lone_ignored and lone and labels[IGNORE] == IGNORE:
             others = " and ".join(str(value) for value in used if value != IGNORE) or "nothing else"
-            raise DataError(
+            raise DoubtError(
                 f"{path} has {IGNORE} beside {others}, as masks looked at before have not: is it ignored, or an "
                 f"object? {DESCRIBE} FOLDER"
             )
         if said := self._contradicted(found, labels) or self._odd(found, labels):
-            raise DataError(f"{path} can be read in two ways: {said}. {DESCRIBE} FOLDER")
+            raise DoubtError(f"{path} can be read in two ways: {said}. {DESCRIBE} FOLDER")
 
     def _odd(self, found: Stored, labels: dict[int, int]) -> str | None:
         by_colour = dict(self.colours)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, folder, imagenet, pascal_context
+from evaluators.datasets.describing import written
+from evaluators.datasets.description import FILE
 from evaluators.datasets.files import contents
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.scene_drawing import LEAST_CLASSES, MOST_CLASSES
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError, unknown_name
+from topformer.writing import write_whole
 
 if TYPE_CHECKING:
     from evaluators.datasets.files import LabelledFiles
@@ -95,6 +98,27 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
         return _opened(layout, root, chosen=root == Path(text))
     except OSError as error:
         raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
+
+
+def describe(
+    root: Path, out: Path | None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Path, tuple[str, ...]]:
+    """Write the description of a user's own folder; returns its path and the readings that fit, in words.
+
+    Raises `UserError` where one is there already, and for the data sets that are read without.
+    """
+    target = out or root / FILE
+    if target.exists():
+        raise UserError(f"{target} is there already; remove it, or name another file with --out.")
+    layout, _ = _taken_apart(str(root))
+    if layout != folder.NAME:
+        raise UserError(f"{root} is laid out as {layout}, which is read without a description.")
+    found = written(root, progress)
+    try:
+        write_whole(target, found.text.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}); name another file with --out.") from None
+    return target, found.ways
 
 
 def _opened(layout: str, root: Path, *, chosen: bool) -> LabelledFiles | ClassFolders:

@@ -114,7 +114,7 @@ def _raw_mode(args: Any) -> str:
 
 
 def _in_8_bits(values: NDArray[Any], white: float) -> Image:
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= white):  # also what is no number
         raise ValueError(f"its values run from {low:g} to {high:g}, known are 0 to {white:g}")
     if white == DEEPEST and values.dtype.kind == "u":

@@ -111,12 +111,17 @@ def found_places(root: Path) -> Places | None:
         raise AmbiguousError(
             root,
             "images and masks can be found",
-            [
-                (f"{home.images} with {home.masks}", {"images": _any_in(home.images), "masks": _any_in(home.masks)})
-                for home in homes
-            ],
+            [(f"{home.images} with {home.masks}", _values(root, home)) for home in homes],
         )
     return _with_affixes(root, _split(root, homes[0]))
+
+
+def _values(root: Path, home: Home) -> dict[str, Any]:
+    """Keys of a description by one of several pairs of folders, as far as they can be told."""
+    try:
+        return _with_affixes(root, _split(root, home)).values
+    except UserError:
+        return {"images": _any_in(home.images), "masks": _any_in(home.masks)}
 
 
 def has_places(root: Path) -> bool:
@@ -211,15 +216,39 @@ def _split(root: Path, home: Home) -> Places:
     if "train" in roles and "val" in roles:
         masks = f"{home.masks}/{SPLIT}" if inside[home.masks] else home.masks
         return _of_folders(root, Home(f"{home.images}/{SPLIT}", masks), roles)
-    if lists := _lists(root):
-        pattern, names = lists
-        return Places(images=_any_in(home.images), masks=_any_in(home.masks), splits=names, lists=pattern)
+    flat = Places(images=_any_in(home.images), masks=_any_in(home.masks), splits={}, held_out=HELD_OUT)
+    if lists := _lists(root, flat):
+        return lists
+    if "train" in roles:
+        masks = f"{home.masks}/{SPLIT}" if inside[home.masks] else home.masks
+        _require_val(root, Home(f"{home.images}/{SPLIT}", masks), roles, _folders(root / home.images))
     if roles or inside[home.masks]:
         _require_both(root, roles, home.images, "folder")
-    return Places(images=_any_in(home.images), masks=_any_in(home.masks), splits={}, held_out=HELD_OUT)
+    return flat
+
+
+def _require_val(root: Path, home: Home, roles: Mapping[Split, str], there: Sequence[str]) -> None:
+    """Raises `AmbiguousError` where some images are called training ones and none validation ones."""
+    if "val" in roles:
+        return
+    train = roles["train"]
+    folders = Places(images=_any_in(home.images), masks=_any_in(home.masks), splits={})
+    ways = [
+        (f"{name} is for validation", replace(folders, splits={"train": train, "val": name}))
+        for name in there
+        if name != train
+    ]
+    alone = Home(home.images.replace(SPLIT, train), home.masks.replace(SPLIT, train))
+    held_out = Places(images=_any_in(alone.images), masks=_any_in(alone.masks), splits={}, held_out=HELD_OUT)
+    ways.append((f"of {train} one image in {HELD_OUT} is held out for validation", held_out))
+    known = ", ".join(SPLIT_NAMES["val"])
+    what = f"no folder in {home.images} is called as one for validation ({known}), so that images can be split"
+    raise AmbiguousError(root, what, [(says, places.values) for says, places in ways])
 
 
 def _of_folders(root: Path, home: Home, roles: Mapping[Split, str]) -> Places:
+    if "train" in roles:
+        _require_val(root, home, roles, list(roles.values()))
     _require_both(root, roles, home.images, "folder")
     for name in roles.values():
         masks = root / home.masks.replace(SPLIT, name)
@@ -274,8 +303,12 @@ def role_of(name: str) -> Split | None:
     return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
 
 
-def _lists(root: Path) -> tuple[str, dict[Split, str]] | None:
-    """Pattern of the lists and the names of the splits. Raises `UserError` where a half of them is there."""
+def _lists(root: Path, flat: Places) -> Places | None:
+    """The places as lists split them; None without lists. Raises `UserError` where a half of them is there."""
+
+    def listed(pattern: str, roles: Mapping[Split, str]) -> Places:
+        return replace(flat, splits=roles, lists=pattern, held_out=None)
+
     complete: list[tuple[str, dict[Split, str]]] = []
     partial: list[tuple[str, dict[Split, str]]] = []
     for home in _list_homes(root):
@@ -285,12 +318,12 @@ def _lists(root: Path) -> tuple[str, dict[Split, str]] | None:
             pattern = f"{SPLIT}.txt" if home == "." else f"{home}/{SPLIT}.txt"
             (complete if {"train", "val"} <= roles.keys() else partial).append((pattern, roles))
     if len(complete) > 1 and complete[0][0] != f"{SPLIT}.txt":
-        ways = [(f"lists {pattern}", {"lists": pattern, "splits": roles}) for pattern, roles in complete]
-        raise AmbiguousError(root, "the splits can be read", ways)
+        ways = [(f"by the lists {pattern}", listed(pattern, roles).values) for pattern, roles in complete]
+        raise AmbiguousError(root, "images can be split", ways)
     if not complete and partial:
         pattern, roles = partial[0]
         _require_both(root, roles, pattern.rpartition("/")[0] or "it", "list")
-    return complete[0] if complete else None
+    return listed(*complete[0]) if complete else None
 
 
 def _list_homes(root: Path) -> list[str]:
@@ -314,12 +347,12 @@ def _with_affixes(root: Path, places: Places) -> Places:
     own = _common_end(images)
     for affix in ("", own):
         ends = _residues({name.removesuffix(affix): path for name, path in images.items()}, masks)
-        ways = [{"images": _ending(places.images, affix), "masks": _ending(places.masks, end)} for end in ends]
+        ways = [replace(places, images=_ending(places.images, affix), masks=_ending(places.masks, end)) for end in ends]
         if len(ways) > 1:
-            said = [(f"masks are the files that end in {end}", way) for end, way in zip(ends, ways, strict=True)]
+            said = [(f"masks end in {end}", way.values) for end, way in zip(ends, ways, strict=True)]
             raise AmbiguousError(root, "masks can be found", said)
         if ways:
-            return replace(places, images=ways[0]["images"], masks=ways[0]["masks"])
+            return ways[0]
     return places
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evaluators.datasets.files import LabelledFiles
-from evaluators.datasets.named import dataset_named
+from evaluators.datasets.named import dataset_named, describe
 from tests.support import own
 from topformer import UserError
 
@@ -18,11 +18,16 @@ LEAST_READ = 0.5
 """Share of the folders that must open, so that refusing all of them is no way to pass."""
 
 
-def misread(seed: int) -> str | None:
-    """What a folder of a seed says that was not meant; empty where it is read right, None where it is refused."""
+def misread(seed: int, *, described: bool = False) -> str | None:
+    """What a folder of a seed says that was not meant; empty where it is read right, None where it is refused.
+
+    `described`: a description is written for it first, as the command does.
+    """
     with TemporaryDirectory() as folder:
         meant = own.draw(Path(folder), seed)
         try:
+            if described and not meant.described and len(describe(Path(folder), None)[1]) > 1:
+                return None
             dataset = dataset_named(folder)
         except UserError as error:
             return f"seed {seed}: a described folder is refused: {error}" if meant.described else None
@@ -49,17 +54,19 @@ def _misread(dataset: LabelledFiles, meant: own.Drawn, seed: int) -> str:
     return ""
 
 
-def require_as_meant(seeds: range) -> None:
-    found = [misread(seed) for seed in seeds]
+def require_as_meant(seeds: range, *, described: bool = False) -> None:
+    found = [misread(seed, described=described) for seed in seeds]
     assert [said for said in found if said] == []
     assert sum(said is not None for said in found) >= LEAST_READ * len(found)
 
 
 @pytest.mark.slow
-def test_drawn_folders_are_read_as_meant_or_refused() -> None:
-    require_as_meant(range(SHORT))
+@pytest.mark.parametrize("described", [False, True])
+def test_drawn_folders_are_read_as_meant_or_refused(described: bool) -> None:
+    require_as_meant(range(SHORT), described=described)
 
 
 @pytest.mark.thorough
-def test_many_drawn_folders_are_read_as_meant_or_refused() -> None:
-    require_as_meant(range(SHORT, SHORT + LONG))
+@pytest.mark.parametrize("described", [False, True])
+def test_many_drawn_folders_are_read_as_meant_or_refused(described: bool) -> None:
+    require_as_meant(range(SHORT, SHORT + LONG), described=described)

@@ -214,9 +214,14 @@ def test_layouts_and_splits_of_any_common_name_are_read(
     assert dataset.item("val", 0)[1][0, 0] == 1
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("training", "holdout"), ("fit", "val")])
+@pytest.mark.parametrize("splits", [("train", "test"), ("training", "holdout")])
 def test_half_a_split_is_refused_and_never_one_image_in_ten(splits: tuple[str, str], tmp_path: Path) -> None:
-    assert "a part of the images held out?" in refusal(write(tmp_path, ABC, splits=splits))
+    said = refusal(write(tmp_path, ABC, splits=splits))
+    assert f"(1) {splits[1]} is for validation; (2) of {splits[0]} one image in 10 is held out" in said
+
+
+def test_images_for_validation_alone_are_refused(tmp_path: Path) -> None:
+    assert "there is val, and none for train" in refusal(write(tmp_path, ABC, splits=("fit", "val")))
 
 
 def test_two_splits_of_one_kind_are_refused(tmp_path: Path) -> None:
@@ -234,7 +239,7 @@ def test_two_folders_of_masks_are_refused_with_both(tmp_path: Path) -> None:
 def test_two_endings_of_masks_are_refused_with_both(tmp_path: Path) -> None:
     for end in ("edge", "mask"):
         write(tmp_path, ABC, masks="masks/{split}/{name}_" + end + ".png")
-    assert "files that end in _edge; (2) masks are the files that end in _mask" in refusal(tmp_path)
+    assert "(1) masks end in _edge; (2) masks end in _mask" in refusal(tmp_path)
 
 
 def test_own_classes_in_folders_called_as_a_benchmark_are_own(tmp_path: Path) -> None:
