@@ -178,10 +178,11 @@ class _LookAtPair:
     root: Path
     pair: Pair
     read_labels: LabelReader
+    white: float | None
 
     def __call__(self) -> _Seen:
         problems: list[Problem] = []
-        size = _size(self.root, self.pair.image, problems)
+        size = _size(self.root, self.pair.image, problems, self.white)
         try:
             labels = self.read_labels(self.root / self.pair.labels)
         except DataError as error:
@@ -222,7 +223,8 @@ class _LookAtScene:
 def _look_at(dataset: Checkable, split: Split, index: int) -> _Look:
     """What reads one item, small enough to be sent to a process."""
     if isinstance(dataset, LabelledFiles):
-        return _LookAtPair(dataset.root, dataset.pairs[split][index], dataset.read_labels)
+        white = dataset.white and dataset.white.value
+        return _LookAtPair(dataset.root, dataset.pairs[split][index], dataset.read_labels, white)
     if isinstance(dataset, Scenes):
         return _LookAtScene(dataset, split, index)
     path, label = dataset.images[split][index]
@@ -235,9 +237,9 @@ def _counted(labels: NDArray[np.integer]) -> tuple[dict[int, int], int]:
     return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels[:IGNORE])}, int(pixels[IGNORE])
 
 
-def _size(root: Path, path: str, problems: list[Problem]) -> tuple[int, int] | None:
+def _size(root: Path, path: str, problems: list[Problem], white: float | None = None) -> tuple[int, int] | None:
     try:
-        height, width, _ = read_image(root / path).shape
+        height, width, _ = read_image(root / path, white=white).shape
     except DataError as error:
         problems.append(_unreadable(root, path, error))
         return None

@@ -26,7 +26,7 @@ FILE = "dataset.toml"
 NAME, SPLIT, ANY = "{name}", "{split}", ".*"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-SPARE_SUFFIXES = (".npy", ".gif", ".webp", ".jpg", ".jpeg")
+SPARE_SUFFIXES = (".npy", ".gif", ".pgm", ".ppm", ".webp", ".jpg", ".jpeg")
 """Files that are no label maps where there is one of `MASK_SUFFIXES`, and may be where there is none."""
 EXAMPLE = """\
 # Where images and masks lie below this folder. {name} is what an image and its mask have in common, {split} the name

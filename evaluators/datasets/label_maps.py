@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 
 from evaluators.datasets import IGNORE, Colour
 from evaluators.datasets.files import ILLEGAL, MOST_PIXELS, DataError, decoded, reason, require_file
+from evaluators.datasets.photographs import deep_values, raw_mode
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image
@@ -270,6 +271,17 @@ def _stored(image: PillowImage.Image) -> Stored:
                 f"mode {kind}: some pixels are transparent (alpha {least} to {most}), so that it is not sure what they "
                 "are labelled as; save it without alpha"
             )
+    raw = raw_mode(image)
+    if any(depth in raw for depth in ("L;2", "L;4")):
+        raise ValueError(
+            f"a grey picture of {raw[2]} bits, of which it is not sure whether its numbers are 0, 1, 2, ... or the "
+            "greys that they show; save it with 8 bits"
+        )
+    if ";16" in raw and kind in ("RGB", "RGBA", "LA"):
+        deep = deep_values(image) if kind == "RGB" else None
+        if deep is None or not (deep == deep[..., :1]).all():
+            raise ValueError(f"mode {kind} with 16 bits a channel holds neither class numbers nor colours of 8 bits")
+        return Stored(kind, deep[..., 0], None, None)
     if image.format == "GIF":  # programs number its palette anew, so that what it shows is all that it says
         return _of_colours(kind, np.asarray(image.convert("RGB")))
     if kind == "F":

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 DEEPEST = 65535
 _BYTE = 255
+_DIM = 64
+"""High bytes below this are of 14 bits or fewer."""
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras, microscopes and scanners give."""
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BIG_TIFF = 43
 _SAMPLES, _BITS, _FORMAT = 277, 258, 339
 """TIFF tags."""
 _FLOAT = 3
-_OTHER_END = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": "RGB;16B"}
+_OTHER_END = {f"{kind};16{a}": f"{kind};16{b}" for kind in ("RGB", "RGBA", "RGBX") for a, b in ("LB", "BL", "NB")}
 """Pillow keeps one byte of two; decoded as if the bytes lay the other way round, it keeps the second one."""
 
 
@@ -42,9 +45,13 @@ def upright(image: PillowImage.Image, white: float | None) -> Image:
 
     Raises `ValueError` where a value lies outside of 0 to white.
     """
+    half_read = "16" in raw_mode(image)
     values = deep_values(image)
     if values is None:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        if half_read and picture.max() < _DIM:
+            raise ValueError("of its 16 bits the highest are not used, and others are not read; save it with 8 bits")
+        return picture
     scaled = _in_8_bits(values, own_white(values) if white is None else white)
     turned = ImageOps.exif_transpose(_with_exif(PillowImage.fromarray(scaled), image))
     return np.asarray(turned.convert("RGB"))
@@ -58,18 +65,24 @@ def deep_values(image: PillowImage.Image) -> NDArray[Any] | None:
         return None
     with PillowImage.open(image.filename) as again:  # type: ignore[attr-defined] # a file, as all that is read here
         tiles: Any = again
-        tiles.tile = [tiles.tile[0]._replace(args=_swapped(tiles.tile[0].args))]
+        tiles.tile = [tile._replace(args=_swapped(tile.args)) for tile in tiles.tile]
         low = np.asarray(again)
     values: NDArray[Any] = np.asarray(image).astype(np.uint16) << 8 | low
-    return values
+    return values[..., :3]
 
 
 def is_deep(image: PillowImage.Image) -> bool:
     """Has an image more than 8 bits a colour? Told by its header, before its pixels are decoded."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return True
+    return raw_mode(image) in _OTHER_END
+
+
+def raw_mode(image: PillowImage.Image) -> str:
+    """How the pixels lie in the file, in Pillow's words; empty where it is not told, or differs within the file."""
     tiles: Any = getattr(image, "tile", ())
-    return image.mode == "RGB" and len(tiles) == 1 and _raw_mode(tiles[0].args) in _OTHER_END
+    found = {_raw_mode(tile.args) for tile in tiles}
+    return found.pop() if len(found) == 1 else ""
 
 
 def own_white(values: NDArray[Any]) -> float:
@@ -89,10 +102,10 @@ def sort_of(path: Path) -> str | None:
     """What a TIFF holds that Pillow cannot decode, in words; None for what is no TIFF."""
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(16)
             if start[:4] not in _TIFF_STARTS:
                 return None
-            tags = ImageFileDirectory_v2(start)
+            tags = ImageFileDirectory_v2(start if start[2] == _BIG_TIFF else start[:8])
             file.seek(tags.next)
             tags.load(file)
             bands, bits = int(tags.get(_SAMPLES, 1)), tags.get(_BITS, (1,))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -49,6 +50,7 @@ SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {
 }
 _SPLITS = tuple(name for names in SPLIT_NAMES.values() for name in names)
 LIST_HOMES = (".", "splits", "split", "lists", "list", "imagesets", "imagesets/segmentation", "image_sets", "sets")
+LIST_SUFFIXES = (".txt", ".lst")
 HELD_OUT = 10
 LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ("folders by split", "images/{split}/{name}.*", "masks/{split}/{name}.*"),
@@ -312,10 +314,13 @@ def _lists(root: Path, flat: Places) -> Places | None:
     complete: list[tuple[str, dict[Split, str]]] = []
     partial: list[tuple[str, dict[Split, str]]] = []
     for home in _list_homes(root):
-        names = [p.stem for p in sorted((root / home).iterdir()) if p.suffix.lower() == ".txt" and p.is_file()]
-        roles = _roles(root, [name for name in names if role_of(name)], f"lists in {home}")
-        if roles:
-            pattern = f"{SPLIT}.txt" if home == "." else f"{home}/{SPLIT}.txt"
+        files = [p for p in sorted((root / home).iterdir()) if p.suffix in LIST_SUFFIXES and p.is_file()]
+        for end in LIST_SUFFIXES:
+            names = [p.stem for p in files if p.suffix == end]
+            roles = _roles(root, [name for name in names if role_of(name)], f"lists in {home}")
+            if not roles:
+                continue
+            pattern = f"{SPLIT}{end}" if home == "." else f"{home}/{SPLIT}{end}"
             (complete if {"train", "val"} <= roles.keys() else partial).append((pattern, roles))
     if len(complete) > 1 and complete[0][0] != f"{SPLIT}.txt":
         ways = [(f"by the lists {pattern}", listed(pattern, roles).values) for pattern, roles in complete]
@@ -344,43 +349,71 @@ def _with_affixes(root: Path, places: Places) -> Places:
             found |= {f"{split}/{name}": path for name, path in by_name(root, named).items()}
     if not images or not masks or images.keys() & masks.keys():
         return places
-    own = _common_end(images)
-    for affix in ("", own):
-        ends = _residues({name.removesuffix(affix): path for name, path in images.items()}, masks)
-        ways = [replace(places, images=_ending(places.images, affix), masks=_ending(places.masks, end)) for end in ends]
+    for own in dict.fromkeys((_NOTHING, _Affix("", _common_end(images)), _Affix(_common_start(images), ""))):
+        known = {bare for name in images if (bare := _without(name, own)) is not None}
+        affixes = _residues(known, masks)
+        ways = [replace(places, images=_with(places.images, own), masks=_with(places.masks, one)) for one in affixes]
         if len(ways) > 1:
-            said = [(f"masks end in {end}", way.values) for end, way in zip(ends, ways, strict=True)]
+            said = [
+                (f"masks {f'end in {affix.end}' if affix.end else f'begin with {affix.start}'}", way.values)
+                for affix, way in zip(affixes, ways, strict=True)
+            ]
             raise AmbiguousError(root, "masks can be found", said)
         if ways:
             return ways[0]
     return places
 
 
-def _residues(images: Mapping[str, str], masks: Mapping[str, str]) -> list[str]:
+class _Affix(NamedTuple):
+    """What the name of a file has more than what an image and its mask have in common."""
+
+    start: str
+    end: str
+
+
+_NOTHING = _Affix("", "")
+
+
+def _residues(images: Container[str], masks: Iterable[str]) -> list[_Affix]:
     """What the names of masks have more than those of their images: of most images, and one alone where it is sure."""
-    counts: dict[str, int] = {}
-    known = set(images)
-    for name in masks:
-        for cut in range(len(name) - 1, 0, -1):
-            if name[cut] in _SEPARATORS and name[:cut] in known:
-                counts[name[cut:]] = counts.get(name[cut:], 0) + 1
-                break
+    counts: Counter[_Affix] = Counter()
+    for path in masks:
+        folder, _, name = path.rpartition("/")
+        above = f"{folder}/" if folder else ""
+        ends = [_Affix("", name[cut:]) for cut in range(len(name) - 1, 0, -1) if name[cut] in _SEPARATORS]
+        starts = [_Affix(name[: cut + 1], "") for cut in range(len(name) - 1) if name[cut] in _SEPARATORS]
+        fitting = (a for a in (*ends, *starts) if above + name[len(a.start) : len(name) - len(a.end)] in images)
+        counts.update([affix] if (affix := next(fitting, None)) else [])
     most = max(counts.values(), default=0)
-    return sorted(end for end, count in counts.items() if count == most)
+    return sorted(affix for affix, count in counts.items() if count == most)
 
 
-def _common_end(names: Iterable[str]) -> str:
+def _without(path: str, affix: _Affix) -> str | None:
+    folder, slash, name = path.rpartition("/")
+    if not (name.startswith(affix.start) and name.endswith(affix.end)):
+        return None
+    return folder + slash + name[len(affix.start) : len(name) - len(affix.end)]
+
+
+def _common_end(paths: Iterable[str]) -> str:
     """What all names end in from their last separator on, such as _leftImg8bit; empty where they differ."""
+    names = [path.rpartition("/")[2] for path in paths]
     ends = {name[max(name.rfind("_"), name.rfind("-")) :] if {"_", "-"} & set(name) else "" for name in names}
     return ends.pop() if len(ends) == 1 else ""
+
+
+def _common_start(paths: Iterable[str]) -> str:
+    """What all names begin with up to their first separator, such as img_; empty where they differ."""
+    starts = {re.match(r"[A-Za-z]*[-_]|", path.rpartition("/")[2]).group() for path in paths}  # type: ignore[union-attr]
+    return starts.pop() if len(starts) == 1 else ""
 
 
 def _any_in(folder: str) -> str:
     return f"{folder}/{NAME}{ANY}"
 
 
-def _ending(pattern: str, end: str) -> str:
-    return pattern.replace(NAME, NAME + end)
+def _with(pattern: str, affix: _Affix) -> str:
+    return pattern.replace(NAME, affix.start + NAME + affix.end)
 
 
 def _held_out_of(root: Path, description: Description) -> tuple[dict[Split, tuple[Pair, ...]], tuple[str, ...]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 from PIL import Image
 
 from evaluators.datasets import IGNORE
+from evaluators.datasets.checking import check
 from evaluators.datasets.evidence import spread
-from evaluators.datasets.files import LabelledFiles
+from evaluators.datasets.files import LabelledFiles, read_image
 from evaluators.datasets.folder import opened
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.label_maps import stored
@@ -197,6 +201,10 @@ def test_values_from_1_are_not_taken_for_those_from_0(tmp_path: Path) -> None:
         ("images/{split}/{name}.jpg", "masks/{name}.png"),
         ("images/{split}/{name}.jpg", "masks/{split}/{name}_mask.png"),
         ("images/{split}/{name}.jpg", "masks/{split}/{name}_gtFine_labelTrainIds.png"),
+        ("images/{split}/{name}.jpg", "masks/{split}/mask_{name}.png"),
+        ("images/{split}/img_{name}.jpg", "masks/{split}/mask_{name}.png"),
+        ("images/{split}/{name}_sat.jpg", "masks/{split}/{name}_mask.png"),
+        ("images/{split}/{name}.jpg", "masks/{split}/{name}.mask.png"),
         ("leftImg8bit/{split}/city/{name}_leftImg8bit.png", "gtFine/{split}/city/{name}_gtFine_labelTrainIds.png"),
     ],
 )
@@ -209,8 +217,8 @@ def test_layouts_and_splits_of_any_common_name_are_read(
 ) -> None:
     dataset = dataset_named(str(write(tmp_path, ABC, images=images, masks=masks, splits=splits)))
     assert isinstance(dataset, LabelledFiles)
-    assert [Path(pair.image).stem[:2] for pair in dataset.pairs["train"]] == ["n0", "n1", "n2"]
-    assert [Path(pair.image).stem[:2] for pair in dataset.pairs["val"]] == ["n3"]
+    found = [re.findall(r"n\d", Path(pair.image).stem) for pair in (*dataset.pairs["train"], *dataset.pairs["val"])]
+    assert (found, dataset.length("val")) == ([["n0"], ["n1"], ["n2"], ["n3"]], 1)
     assert dataset.item("val", 0)[1][0, 0] == 1
 
 
@@ -327,6 +335,79 @@ def test_masks_that_lost_something_are_refused_by_their_cause(
     mode: str, values: np.ndarray, says: str, tmp_path: Path
 ) -> None:
     assert says in refusal(write(tmp_path, [values] * 3, mode=mode))
+
+
+def png(path: Path, values: np.ndarray, *, bits: int, colour_type: int) -> None:
+    """As Pillow does not write them: 4 or 16 bits a channel, (H, W) or (H, W, channels)."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = values.shape[:2]
+    rows = values.reshape(height, -1)
+    packed = rows.astype(">u2") if bits == 16 else (rows[:, ::2] << 4 | rows[:, 1::2]).astype(np.uint8)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+
+
+def test_numbers_of_16_bits_in_three_channels_are_not_cut_to_their_high_byte(tmp_path: Path) -> None:
+    png(tmp_path / "m.png", np.dstack([stripes(0, 1, 2)] * 3), bits=16, colour_type=2)
+    assert stored(tmp_path / "m.png").used == (0, 1, 2)
+
+
+def test_greys_of_4_bits_are_not_taken_for_numbers_17_times_as_large(tmp_path: Path) -> None:
+    png(tmp_path / "m.png", stripes(0, 1, 2), bits=4, colour_type=0)
+    with pytest.raises(UserError, match="a grey picture of 4 bits, of which it is not sure"):
+        stored(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_photographs_are_as_bright_as_they_were_taken(bits: int, channels: int, tmp_path: Path) -> None:
+    root = write(tmp_path, ABC, images="images/{split}/{name}.png")
+    bright = np.tile(np.linspace(0, 2**bits - 1, own.SIZE[1]).astype(np.uint16), (own.SIZE[0], 1))
+    dark = bright // 4
+    for number, path in enumerate(sorted((root / "images").rglob("*.png"))):
+        values = dark if number == 1 else bright
+        wide = values if channels == 1 else np.dstack([values] * 3 + [np.full_like(values, 65535)] * (channels - 3))
+        png(path, wide, bits=16, colour_type={1: 0, 3: 2, 4: 6}[channels])
+    dataset = opened(root)
+    seen = [int(dataset.item("train", number)[0].max()) for number in range(2)]
+    assert seen == [255, pytest.approx(63, abs=1)]
+    assert f"{2**bits - 1} is white" in dataset.remarks[-1]
+
+
+def test_a_photograph_brighter_than_the_sample_is_refused_by_name(tmp_path: Path) -> None:
+    root = write(tmp_path, [stripes(0, 1, 2)] * 80, images="images/{split}/{name}.png")
+    for path in (root / "images").rglob("*.png"):
+        trees.save_deep(path, np.full(own.SIZE, 4000, np.uint16))
+    index, path = not_looked_at(root)
+    trees.save_deep(root / f"images/train/{path.name}", np.full(own.SIZE, 5000, np.uint16))
+    dataset = opened(root)
+    with pytest.raises(UserError, match=rf"{path.name} cannot be read \(its values run .*, known are 0 to 4095"):
+        dataset.item("train", index)
+    assert [problem.path for problem in check(dataset).problems] == [f"images/train/{path.name}"]
+
+
+@pytest.mark.parametrize(("values", "white"), [((0.0, 1.0), 255), ((0.0, 0.5), 128), ((0.0, 200.0), 200)])
+def test_fractions_are_scaled_by_what_is_white(values: tuple[float, float], white: int, tmp_path: Path) -> None:
+    root = write(tmp_path, ABC)
+    for path in list((root / "images").rglob("*.jpg")):
+        own.save(path, np.tile(np.linspace(*values, own.SIZE[1]), (own.SIZE[0], 1)), "F")
+        path.unlink()
+    assert opened(root).item("train", 0)[0].max() == white
+
+
+def test_a_file_of_many_bands_is_refused_by_their_number(tmp_path: Path) -> None:
+    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200)]
+    entries += [(277, 3, 1, 5), (278, 3, 1, 4), (279, 4, 1, 160)]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    content = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0"
+    (tmp_path / "photo.tif").write_bytes(content.ljust(360, b"\0"))
+    with pytest.raises(UserError, match=r"\(a TIFF of 5 bands of 16 bits, whole numbers, where photographs have red"):
+        read_image(tmp_path / "photo.tif")
 
 
 def test_transparent_pixels_are_no_labels(tmp_path: Path) -> None:
