@@ -66,12 +66,40 @@ def datasets_check(
         raise typer.Exit(1)
 
 
+@datasets.command("describe")
+def datasets_describe(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of your own images and masks.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there. [default: PATH/dataset.toml]")] = None,
+) -> None:
+    """Write a dataset.toml that says what a folder of your own holds: the best reading, with a comment on each guess.
+
+    What can be read in two ways is written as comments; the folder is read once one of them is chosen.
+    """
+    from evaluators.datasets.named import describe
+
+    with progress_bar() as bar:
+        target, ways = describe(path, out, lambda done, total: bar(done, total, "reading masks"))
+    print(f"written: {printable(str(target))}")
+    if len(ways) > 1:
+        print(f"{len(ways)} readings fit; choose one in it:")
+        for number, says in enumerate(ways, start=1):
+            print(f"    {number}: {printable(says)}")
+
+
 @datasets.command("layouts")
-def datasets_layouts(as_json: AsJson = False) -> None:
+def datasets_layouts(
+    example: Annotated[bool, typer.Option("--example", help="Print a dataset.toml with every setting.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """What is recognised, and by which files and folders below PATH."""
+    from evaluators.datasets.description import EXAMPLE
     from evaluators.datasets.named import LAYOUTS, SCENES
+    from evaluators.datasets.places import LAYOUTS as OWN
     from evaluators.datasets.scene_drawing import COMMON_CLASSES, LEAST_CLASSES, MOST_CLASSES
 
+    if example:
+        print(EXAMPLE, end="")
+        return
     rows: list[dict[str, Any]] = [
         {
             "layout": name,
@@ -93,6 +121,9 @@ def datasets_layouts(as_json: AsJson = False) -> None:
         print(f"\n{row['layout']}: {row['data_set']}; classes: {row['classes'] or 'yours'}")
         for place in row["looks_for"]:
             print(f"    {place}")
+    print("\nyour own images and masks (layout folder) may lie so, or as a dataset.toml says, which --example shows:")
+    for title, images, masks in OWN:
+        print(f"    {images}  {masks}  ({title})")
 
 
 def printable(text: str) -> str:

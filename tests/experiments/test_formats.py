@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.datasets.description import read_description
 from experiments.export import study_file
 from experiments.front import lookup
 from experiments.search.study import StudyConfig
@@ -35,6 +36,7 @@ VERSIONS = {
     "Records": str(ledger.VERSION),
     "Study": "none",
     "Recipe": "none",
+    "Data-set description": "none",
     "Architecture and task": "none",
     "Search space": "none",
 }
@@ -65,6 +67,16 @@ def test_a_section_names_what_there_is(name: str) -> None:
 def test_a_json_example_is_json(name: str) -> None:
     for example in re.findall(r"```json\n(.*?)```", sections()[name], re.DOTALL):
         json.loads(example)
+
+
+def test_a_description_says_what_it_said() -> None:
+    found = read_description(BEFORE / "dataset.toml")
+    table = ", ".join(["0", "1", *["-1"] * 252, "255", "1"])
+    assert (found.names, found.palette) == (("background", "lesion"), ((0, 0, 0), (200, 0, 0)))
+    assert (found.images, found.masks) == ("images/{split}/{name}.*", "masks/{split}/{name}_mask.png")
+    assert [found.split_name(split) for split in ("train", "val", "test")] == ["training", "validation", None]
+    assert (found.resize, found.white) == ("sparse", 4095)
+    assert repr(found.reader()) == (f"IndexedLabels(classes=({table}), legal='0, 1, 254, 255 (of these ignored: 254)')")
 
 
 def test_records_are_read_and_written_byte_for_byte(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from evaluators.datasets.description import EXAMPLE
 from evaluators.datasets.named import LAYOUTS, any_dataset_named
 from tests.support import trees
 from tests.support.shell import Shell
@@ -155,6 +157,36 @@ def test_processes_find_the_same(mine: Shell) -> None:
 )
 def test_a_mistake_is_one_sentence(words: tuple[str, ...], says: str, mine: Shell) -> None:
     assert says in mine.refusal("datasets", "check", *words)
+
+
+def test_a_description_is_written_and_read(mine: Shell) -> None:
+    code, out, err = mine("datasets", "describe", "mine")
+    assert (code, out, err) == (0, "written: mine/dataset.toml\n", "")
+    assert mine.json("datasets", "check", "mine")["class_names"] == list(trees.FOLDER_CLASSES)  # type: ignore[call-overload]
+    assert "dataset.toml is there already" in mine.refusal("datasets", "describe", "mine")
+
+
+def test_a_folder_of_two_readings_is_refused_until_one_is_chosen(mine: Shell) -> None:
+    for path in (mine.folder / "mine" / "masks").rglob("*.png"):
+        height, width = np.asarray(Image.open(path)).shape
+        trees.save_grey(path, np.repeat(np.array([[0, 255]], np.uint8), width // 2 + 1, 1)[:, :width].repeat(height, 0))
+    assert "(1) 255 is 'house'; (2) 255 is ignored" in mine.refusal("datasets", "check", "mine")
+    code, out, _ = mine("datasets", "describe", "mine")
+    assert (code, out.splitlines()[1:]) == (
+        0,
+        ["2 readings fit; choose one in it:", "    1: 255 is 'house'", "    2: 255 is ignored, and 0 is 'meadow'"],
+    )
+    assert "does not say 'classes'" in mine.refusal("datasets", "check", "mine")
+
+
+@pytest.mark.parametrize("words", [("nowhere",), ("mine/classes.txt",), (".",), ("mine", "--out", "mine")])
+def test_what_cannot_be_described_is_one_sentence(words: tuple[str, ...], mine: Shell) -> None:
+    mine.refusal("datasets", "describe", *words)
+
+
+def test_an_example_of_a_description_is_shown(shell: Shell) -> None:
+    code, out, _ = shell("datasets", "layouts", "--example")
+    assert (code, out) == (0, EXAMPLE)
 
 
 def test_layouts_are_listed(shell: Shell) -> None:
