@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, storage_flag
+from experiments.cli.terminal import Accept, AsJson, Storage, console_of, print_json, progress_bar, say, storage_flag
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def search(
     extend: Annotated[
         int | None, typer.Option(metavar="TRIALS", help="Go on to so many trials in all, whatever the file says.")
     ] = None,
+    accept: Accept = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a search study, or go on where it was interrupted."""
-    from experiments.search.assembly import build_evaluator, build_schedule
+    from experiments.search.assembly import build_evaluator, build_schedule, examined_data
     from experiments.search.study import require_rows, run_study
     from experiments.store.store import Store
     from experiments.trust.standing import standing
@@ -62,6 +63,8 @@ def search(
     if not Store.exists(storage):  # what would be refused anyway makes no database
         require_anchors(space, config.search.anchors)
         require_rows(config, find_table(config.latency.table))
+    with progress_bar() as bar:
+        say(examined_data(config, accept or (), lambda done, total: bar(done, total, "looking at labels")))
     with Store.open(storage, create=True) as store:
         ranking = standing(evaluator.fingerprint, store, space)
         schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from evaluators.base import Evaluator, Scorer
+from evaluators.datasets.acceptance import examined, require_names
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
 from evaluators.named import evaluator_named, scorer_named
@@ -108,6 +109,16 @@ def _key(config: StudyConfig, key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"study {config.name!r}, {key}: {error}") from None
+
+
+def examined_data(
+    config: StudyConfig, accepted: Collection[str], progress: Callable[[int, int], None] | None = None
+) -> tuple[str, ...]:
+    """What is to be said of a study's images; raises `UserError` for a warning that stops and is not accepted."""
+    require_names(accepted)
+    dataset = dataset_of(config)
+    with _key(config, "evaluator.dataset"):
+        return examined(dataset, accepted, progress=progress)
 
 
 def dataset_of(config: StudyConfig) -> SegmentationDataset:
