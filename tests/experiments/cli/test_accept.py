@@ -187,3 +187,15 @@ def test_weights_of_other_classes_are_not_exported_for_a_study(mine: Shell) -> N
     assert IN_ANOTHER_ORDER in mine.refusal(*words)
     code, _, err = mine(*words, "--accept", "class-order")
     assert code == 0, err
+
+
+@pytest.mark.slow
+def test_scribbles_that_a_description_calls_sparse_need_no_acceptance(mine: Shell) -> None:
+    trees.scribble_tree(mine.folder / "scribbles")
+    code, _, err = mine("datasets", "describe", "scribbles")
+    assert code == 0, err
+    text = (mine.folder / "scribbles/dataset.toml").read_text()
+    (mine.folder / "scribbles/dataset.toml").write_text(f'resize = "sparse"\n{text}')
+    code, _, err = mine(*("scribbles" if word == "data" else word for word in TRAIN))
+    assert code == 0, err
+    assert "warning (ignored): 97." in err
