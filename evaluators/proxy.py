@@ -17,7 +17,7 @@ import torch
 
 from evaluators.base import Curve, Metrics, Scored, clocks
 from evaluators.datasets import Colour, SegmentationDataset, Split
-from evaluators.datasets.evidence import labels_are_sparse
+from evaluators.datasets.acceptance import labels_are_sparse
 from evaluators.evaluation import evaluate, evaluate_blocks, score
 from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -280,9 +280,14 @@ def for_dataset(recipe: ProxyRecipe, dataset: SegmentationDataset) -> ProxyRecip
     if dataset.name == "scenes":
         return recipe
     fitting = _for_photographs(recipe)
-    if fitting.training.sparse_labels is None and labels_are_sparse(dataset):
-        return replace(fitting, training=replace(fitting.training, sparse_labels=True))
-    return fitting
+    return replace(fitting, training=for_labels(fitting.training, dataset))
+
+
+def for_labels(training: TrainingRecipe, dataset: SegmentationDataset) -> TrainingRecipe:
+    """With `sparse_labels` where the labels are, unless the recipe says it itself."""
+    if training.sparse_labels is None and labels_are_sparse(dataset):
+        return replace(training, sparse_labels=True)
+    return training
 
 
 def _for_photographs(recipe: ProxyRecipe) -> ProxyRecipe:

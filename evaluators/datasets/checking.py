@@ -37,6 +37,7 @@ from evaluators.datasets.files import (
     remember_digests,
 )
 from evaluators.datasets.imagenet import ClassFolders
+from evaluators.datasets.photographs import is_deep
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError
 
@@ -334,11 +335,12 @@ class _LookAtPair:
     root: Path
     pair: Pair
     read_labels: LabelReader
+    white: float | None
 
     def __call__(self) -> _Seen:
         problems: list[Problem] = []
         entries: list[tuple[str, list[object]]] = []
-        size = _size(self.root, self.pair.image, problems, entries)
+        size = _size(self.root, self.pair.image, problems, entries, self.white)
         path = self.root / self.pair.labels
         try:
             entries.append((self.pair.labels, digest_entry(path)))
@@ -399,7 +401,8 @@ class _LookAtScene:
 def _look_at(dataset: Checkable, split: Split, index: int) -> _Look:
     """What reads one item, small enough to be sent to a process."""
     if isinstance(dataset, LabelledFiles):
-        return _LookAtPair(dataset.root, dataset.pairs[split][index], dataset.read_labels)
+        white = dataset.white and dataset.white.value
+        return _LookAtPair(dataset.root, dataset.pairs[split][index], dataset.read_labels, white)
     if isinstance(dataset, Scenes):
         return _LookAtScene(dataset, split, index)
     path, label = dataset.images[split][index]
@@ -415,12 +418,16 @@ def _counted(labels: NDArray[np.integer]) -> _Count:
 
 
 def _size(
-    root: Path, path: str, problems: list[Problem], entries: list[tuple[str, list[object]]]
+    root: Path,
+    path: str,
+    problems: list[Problem],
+    entries: list[tuple[str, list[object]]],
+    white: float | None = None,
 ) -> tuple[int, int] | None:
     try:
         entries.append((path, digest_entry(root / path)))
         size = decoded(root / path, _decoded_size)
-        return read_image(root / path).shape[:2] if size is None else size
+        return read_image(root / path, white=white).shape[:2] if size is None else size
     except DataError as error:
         problems.append(_unreadable(root, path, error))
         return None
@@ -432,7 +439,7 @@ def _decoded_size(image: PillowImage.Image) -> tuple[int, int] | None:
     Of a JPEG every byte is read, but only an eighth of the pixels is made: a file that is cut off or damaged fails
     alike.
     """
-    if image.mode not in _PLAIN_MODES or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+    if image.mode not in _PLAIN_MODES or is_deep(image) or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         return None
     size = image.height, image.width
     if image.format == "JPEG":

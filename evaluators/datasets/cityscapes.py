@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluators.datasets import IGNORE
-from evaluators.datasets.files import IndexedLabels, LabelledFiles, named_classes, paired, wrong_layout
+from evaluators.datasets.files import LabelledFiles, named_classes, paired, wrong_layout
+from evaluators.datasets.label_maps import IndexedLabels
 
 NAME = "cityscapes"
 FOLDERS = ("leftImg8bit/train", "leftImg8bit/val", "gtFine/train", "gtFine/val")

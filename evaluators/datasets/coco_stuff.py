@@ -9,6 +9,8 @@ annotations/), or 1 to 171 with 0 ignored (10k, in {images,annotations}/{train20
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,19 +21,19 @@ from numpy.typing import NDArray
 from evaluators.datasets import IGNORE
 from evaluators.datasets.files import (
     ILLEGAL,
+    OTHER_IMAGES,
     DataError,
-    IndexedLabels,
     LabelledFiles,
     LabelReader,
-    by_value,
-    contiguous,
-    illegal_values,
+    Named,
     named_classes,
     paired,
+    pairs_of,
     read_list,
     require_file,
     wrong_layout,
 )
+from evaluators.datasets.label_maps import IndexedLabels, by_value, contiguous, illegal_values
 
 if TYPE_CHECKING:
     from evaluators.datasets import Split
@@ -52,6 +54,11 @@ FOLDERS_10K = (
 
 
 def found_at_164k(root: Path) -> bool:
+    """Has a folder the folders and numbered names of COCO? Others call their folders alike, and have other classes."""
+    return has_folders_164k(root) and any(name.isdigit() for name in _stems(root / "images" / "val2017"))
+
+
+def has_folders_164k(root: Path) -> bool:
     return _maps_164k(root) is not None
 
 
@@ -64,7 +71,9 @@ def opened_164k(root: Path) -> LabelledFiles:
     reader: LabelReader = contiguous(len(LABEL_IDS), zero_is_ignored=False) if converted else _raw(offset=1)
     suffix = _CONVERTED if converted else ".png"
     parts = {
-        split: paired(root, f"images/{split}2017", f"{maps}/{split}2017", image_suffixes=(".jpg",), label_suffix=suffix)
+        split: pairs_of(
+            root, Named(f"images/{split}2017", (".jpg",), OTHER_IMAGES), Named(f"{maps}/{split}2017", (suffix,))
+        )
         for split in ("train", "val")
     }
     return _of(NAME_164K, root, parts["train"], parts["val"], reader)
@@ -164,6 +173,11 @@ def _maps_164k(root: Path) -> str | None:
         return None
     homes = ("stuffthingmaps", "annotations")
     return next((home for home in homes if all((root / home / part).is_dir() for part in wanted)), None)
+
+
+def _stems(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (Path(entry.name).stem for entry in entries)
 
 
 def _is_original_10k(root: Path) -> bool:

@@ -1,344 +1,384 @@
-"""What speaks against a data set, before anything is trained on it? Warnings, and which of them stop.
+"""What do the numbers and colours of masks mean, where only names, or names and colours, of classes are given?
 
-A check of all files says it; a training looks at some label maps, at all of them where a class is still missing, and
-remembers what it found by the data set's fingerprint.
+Decided from a bounded sample of the masks; what decides nothing is refused with the readings that fit, and a mask that
+was not in the sample and says otherwise is refused when it is read (`Doubts`).
 """
 
 from __future__ import annotations
 
-import json
-import random
-from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
-from evaluators.datasets import IGNORE, Split
-from evaluators.datasets.checking import DatasetReport, LookAtLabels, Tally, Twin, splits_of, twins_of
-from evaluators.datasets.files import DataError, LabelledFiles, digests
-from topformer.cache import cache_folder
-from topformer.config import content_key
-from topformer.errors import UserError, unknown_name
-from topformer.writing import write_whole
+from evaluators.datasets import IGNORE, Colour
+from evaluators.datasets.files import DataError, decoded
+from evaluators.datasets.label_maps import (
+    LEAST_BESIDE,
+    PALETTES,
+    Doubts,
+    Stored,
+    beside_ignored,
+    odd_palette,
+    stored,
+)
+from evaluators.datasets.photographs import DEEPEST, White, deep_values, is_deep, own_white
+from evaluators.datasets.places import AmbiguousError
+from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluators.datasets import SegmentationDataset
+    from evaluators.datasets.files import Pair
 
-Name = Literal["split-overlap", "empty-class", "one-class", "ignored", "class-order"]
-NAMES: dict[Name, str] = {
-    "split-overlap": "a picture lies in two splits",
-    "empty-class": "a class has no training pixel",
-    "one-class": "one class has over 98 % of what is labelled",
-    "ignored": "over half of the pixels are ignored",
-    "class-order": "weights name other classes than the data",
-}
-"""What can be accepted, and what it is."""
-PUBLISHED = ("ade20k", "cityscapes", "pascal_context", "pascal_context_59", "coco_stuff_164k", "coco_stuff_10k")
-"""Layouts of benchmarks: what is odd in them is known to everybody, and nobody may change it."""
-ONE_CLASS_PCT = 98.0
-IGNORED_PCT, IGNORED_STOPS_PCT = 100 / 3, 50.0
-MOST_LOOKED_AT = 500
-"""Label maps of a split that are looked at before a training, unless a class is still missing."""
-_CELL_PX = 8
-"""Stride of the logits of most networks."""
-_MAPS_FOR_CELLS = 64
-_SHOWN = 3
-_VERSION = 1
-_PARTS: tuple[Split, ...] = ("train", "val")
+LOOKED_AT = 64
+"""Masks and photographs of a data set that decide how the others are read, spread evenly over it."""
+IGNORED_NAMES = ("ignore", "ignored", "__ignore__")
+"""Rows of a class list, in small letters, whose number or colour is neither learnt nor scored."""
+_LABELME = "__ignore__"
+_FEW = 3
+"""Classes up to which 255 may be the last of them, written as white, though two others are seen beside it."""
+_SHOWN_COLOURS = 64
 
 
-class Warned(NamedTuple):
-    """Something that a person should know before believing a number."""
+class Row(NamedTuple):
+    """A line of a class list."""
 
-    name: Name
-    says: str
-    stops: bool
-    """Whether a training goes on only where it is accepted."""
+    name: str
+    colour: Colour | None
+
+    @property
+    def ignored(self) -> bool:
+        return self.name.lower() in IGNORED_NAMES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SplitEvidence:
-    """What the labels of a split that were looked at are."""
+class Reading:
+    """Keys of a description that say what masks hold, and what is not sure of them."""
 
-    images: int
-    looked_at: int
-    class_pixels: tuple[int, ...]
-    ignored_pixels: int
-
-    @property
-    def ignored_pct(self) -> float:
-        """Share of all pixels; 0 where none were looked at."""
-        pixels = self.ignored_pixels + sum(self.class_pixels)
-        return 100 * self.ignored_pixels / pixels if pixels else 0.0
+    values: Mapping[str, Any]
+    doubts: Doubts | None
+    remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """What the labels of a data set are, as far as they were looked at."""
+class Seen(NamedTuple):
+    """A mask of the sample."""
 
-    class_names: tuple[str, ...]
-    splits: dict[Split, SplitEvidence]
-    twins: tuple[Twin, ...] = ()
-    """The first of the pictures that are in two splits."""
-    twin_count: int = 0
-    sparse: bool = False
-    """Whether the labels are scribbles or points."""
-
-    @classmethod
-    def of(cls, report: DatasetReport, class_names: Sequence[str], *, sparse: bool = False) -> Evidence:
-        """What a check found."""
-        return cls(
-            class_names=tuple(class_names),
-            splits={
-                split: SplitEvidence(
-                    images=part.images,
-                    looked_at=part.looked_at,
-                    class_pixels=part.class_counts,
-                    ignored_pixels=part.ignored_pixels or 0,
-                )
-                for split, part in report.splits.items()
-            },
-            twins=report.twins[:_SHOWN],
-            twin_count=report.twin_count,
-            sparse=sparse,
-        )
-
-    @property
-    def looked_at(self) -> str:
-        """How many label maps the warnings rest on, in words."""
-        return " and ".join(f"{part.looked_at:,} of {part.images:,} {name}" for name, part in self.splits.items())
-
-    @property
-    def warnings(self) -> tuple[Warned, ...]:
-        return tuple(self._warnings())
-
-    def _warnings(self) -> Iterator[Warned]:
-        if self.twins:
-            twin = self.twins[0]
-            files = "1 picture lies" if self.twin_count == 1 else f"{self.twin_count:,} pictures lie"
-            yield Warned(
-                "split-overlap",
-                f"{files} in two splits, the first is {twin.path} ({twin.split}) and {twin.other_path} "
-                f"({twin.other_split}): scores would be of what was trained on; remove one of each.",
-                True,
-            )
-        for split, part in self.splits.items():
-            if part.looked_at:
-                yield from self._of_split(split, part)
-
-    def _of_split(self, split: Split, part: SplitEvidence) -> Iterator[Warned]:
-        of = f"{part.looked_at:,} {split} images" + (
-            f" looked at, of {part.images:,}" if part.looked_at < part.images else ""
-        )
-        missing = [name for name, pixels in zip(self.class_names, part.class_pixels, strict=True) if not pixels]
-        if missing:
-            names = ", ".join(missing[:_SHOWN]) + (
-                f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            )
-            what = "class never occurs" if len(missing) == 1 else "classes never occur"
-            unknown = "" if split == "train" else ", so that no score says how well it is found"
-            yield Warned(
-                "empty-class",
-                f"{len(missing)} {what} in the {of}: {names}{unknown}; is every value or colour of the label maps "
-                "that of its class?",
-                split == "train" and part.looked_at == part.images,
-            )
-        total = sum(part.class_pixels)
-        if total and len(self.class_names) > 1 and max(part.class_pixels) > ONE_CLASS_PCT / 100 * total:
-            largest = int(np.argmax(part.class_pixels))
-            yield Warned(
-                "one-class",
-                f"{self.class_names[largest]} has {100 * part.class_pixels[largest] / total:.2f} % of what is labelled "
-                f"in the {of}: a network that answers nothing else would score as high; are the label maps read "
-                "rightly?",
-                split == "train",
-            )
-        if part.ignored_pct > IGNORED_PCT:
-            meant = (
-                "the labels look like scribbles or points, which are trained at full resolution"
-                if self.sparse
-                else "is what is ignored meant to be a class?"
-            )
-            yield Warned(
-                "ignored",
-                f"{part.ignored_pct:.2f} % of the pixels of the {of} are ignored: nothing is learnt of them, and "
-                f"nothing scored; {meant}.".replace("?.", "?"),
-                split != "test" and part.ignored_pct > IGNORED_STOPS_PCT,
-            )
+    path: str
+    kind: str
+    used: tuple[int, ...] | None
+    """Its numbers; None for colours."""
+    shown: Mapping[int, Colour | None]
+    """What people see in place of each number."""
+    colours: frozenset[Colour]
+    """Of a picture in colours: a few of them."""
+    odd: str | None
+    """Why its palette may say something else than its numbers."""
 
 
-def evidence_of(dataset: SegmentationDataset, progress: Callable[[int, int], None] | None = None) -> Evidence | None:
-    """What speaks against training on one's own images, from the cache where it was found before.
-
-    None for scenes and for benchmarks in their own layouts. Every picture is compared by its digest; of label maps
-    `MOST_LOOKED_AT` a split are looked at, and the other ones to train on until every class was seen.
-    """
-    if not isinstance(dataset, LabelledFiles) or dataset.name in PUBLISHED:
-        return None
-    kept = _kept_at(dataset, "evidence")
-    known = _read(kept)
-    try:
-        return _evidence_from(known)
-    except (KeyError, TypeError, ValueError, AttributeError):  # nothing, or nothing usable
-        found = _looked_for(dataset, progress)
-        _write(kept, asdict(found))
-        return found
+def spread(pairs: Sequence[Pair], most: int = LOOKED_AT) -> list[Pair]:
+    """So many of them at equal distances, the first and the last among them."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[round(number * (len(pairs) - 1) / (most - 1))] for number in range(most)]
 
 
-def remember_evidence(dataset: LabelledFiles, found: Evidence) -> None:
-    """Keep what a check of all files found, so that a training need not look again."""
-    _write(_kept_at(dataset, "evidence"), asdict(found))
-
-
-def labels_are_sparse(dataset: SegmentationDataset) -> bool:
-    """Whether labels are scribbles or points: the grid on which logits lie would miss most of what is labelled.
-
-    Decided once for a data set, from at most `_MAPS_FOR_CELLS` of its maps to train on: over half of their pixels are
-    ignored, and fewer than half of the others lie in cells of 8 x 8 px, the logits' stride, that are labelled
-    throughout.
-    """
-    if not isinstance(dataset, LabelledFiles) or dataset.name in PUBLISHED:
-        return False
-    kept = _kept_at(dataset, "sparse")
-    if isinstance(known := _read(kept).get("sparse"), bool):
-        return known
-    found = _measured_sparse(dataset)
-    _write(kept, {"sparse": found})
+def masks_seen(
+    root: Path,
+    pairs: Sequence[Pair],
+    num_classes: int,
+    *,
+    most: int = LOOKED_AT,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Seen]:
+    """The sample; what cannot be read is left out here and told by name when it is used."""
+    found = []
+    sample = spread(pairs, most)
+    for done, pair in enumerate(sample, start=1):
+        if progress:
+            progress(done, len(sample))
+        try:
+            found.append(_seen(pair.labels, stored(root / pair.labels), num_classes))
+        except DataError:
+            continue
     return found
 
 
-def require_accepted(warnings: Iterable[Warned], accepted: Collection[str], *, looked_at: str = "") -> None:
-    """Raises `UserError` for the first warning that stops and is not accepted by its name, telling of the others."""
-    require_names(accepted)
-    stopping = [one for one in warnings if one.stops and one.name not in accepted]
-    if not stopping:
-        return
-    first, names = stopping[0], list(dict.fromkeys(one.name for one in stopping))
-    others = f" Besides: {', '.join(names[1:])}." if len(names) > 1 else ""
-    basis = f" Looked at: {looked_at}." if looked_at else ""
-    raise UserError(
-        f"{first.says}{others}{basis} See it with: topformer-nas datasets check; if it is meant, go on with "
-        f"{' '.join(f'--accept {name}' for name in names)}."
+def reading_of(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading:
+    """What the masks mean by the class list. Raises `AmbiguousError` where the sample does not tell."""
+    if all(row.colour for row in rows) and _shows_colours(root, rows, seen):
+        classes = [{"name": row.name, "colour": list(row.colour or ())} for row in rows if not row.ignored]
+        ignored = [list(row.colour or ()) for row in rows if row.ignored]
+        remark = "masks are read by the colours of the class table"
+        return Reading(values={"classes": classes, "ignored": ignored}, doubts=None, remarks=(remark,))
+    return _by_number(root, rows, seen)
+
+
+def unnamed(root: Path, seen: Sequence[Seen]) -> Reading:
+    """Classes by what occurs, for a person to name. Raises `AmbiguousError` where 255 may be ignored."""
+    if any(mask.used is None for mask in seen):
+        colours = {colour for mask in seen for colour in (*mask.colours, *mask.shown.values()) if colour is not None}
+        if not colours or len(colours) > _SHOWN_COLOURS:
+            raise UserError(
+                f"{root}: masks have over {_SHOWN_COLOURS} colours and no classes.csv (name,red,green,blue) says which "
+                "stand for classes; write one."
+            )
+        classes = [{"name": f"colour {r}-{g}-{b}", "colour": [r, g, b]} for r, g, b in sorted(colours)]
+        return Reading(values={"classes": classes, "ignored": []}, doubts=None)
+    used = sorted({value for mask in seen for value in mask.used or ()})
+    if not used or len(used) > IGNORE:
+        raise UserError(f"{root}: masks have {len(used)} values, and no classes.txt says which stand for classes.")
+    every = {"classes": [{"name": f"value {value}", "value": value} for value in used], "ignored": []}
+    if IGNORE not in used or len(used) == 1:
+        return Reading(values=every, doubts=None)
+    rest = [{"name": f"value {value}", "value": value} for value in used if value != IGNORE]
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed(used)} can be read",
+        [("255 is a class", every), ("255 is ignored", {"classes": rest, "ignored": [IGNORE]})],
     )
 
 
-def require_names(accepted: Collection[str]) -> None:
-    """Raises `UserError` for a name that no warning has."""
-    if stranger := next((name for name in accepted if name not in NAMES), None):
-        raise unknown_name("warning to accept", stranger, NAMES)
-
-
-def other_classes(weights: Path, own: Sequence[str], data: str, names: Sequence[str]) -> Warned | None:
-    """What is wrong where weights name other classes than a data set; None where they agree or say nothing."""
-    if not own or len(own) != len(names) or tuple(own) == tuple(names):
-        return None
-    first = next(number for number, (one, other) in enumerate(zip(own, names, strict=True)) if one != other)
-    order = "in another order" if sorted(own) == sorted(names) else "by other names"
-    return Warned(
-        "class-order",
-        f"{weights} knows the classes of {data} {order}: class {first} is {own[first]!r} in the weights and "
-        f"{names[first]!r} in the data; put the data's classes into the order of the weights.",
-        True,
-    )
-
-
-def _looked_for(dataset: LabelledFiles, progress: Callable[[int, int], None] | None) -> Evidence:
-    twins, count = _twins(dataset)
-    return Evidence(
-        class_names=dataset.class_names,
-        splits={split: _looked_into(dataset, split, progress) for split in _PARTS},
-        twins=twins[:_SHOWN],
-        twin_count=count,
-        sparse=labels_are_sparse(dataset),
-    )
-
-
-def _looked_into(dataset: LabelledFiles, split: Split, progress: Callable[[int, int], None] | None) -> SplitEvidence:
-    """At some label maps of a split; of those to train on at more, until no class is missing."""
-    count = dataset.length(split)
-    least = min(MOST_LOOKED_AT, count)
-    tally = Tally(dataset)
-    for index in random.Random(f"0 {split}").sample(range(count), count):
-        complete = split != "train" or len(tally.counts) == dataset.num_classes
-        if tally.looked_at >= least and complete:
-            break
-        tally.add(LookAtLabels(dataset.root, dataset.pairs[split][index].labels, dataset.read_labels)())
-        if progress:
-            progress(tally.looked_at, least if tally.looked_at <= least else count)
-    return SplitEvidence(
-        images=count,
-        looked_at=tally.looked_at,
-        class_pixels=tuple(tally.counts[label] for label in range(dataset.num_classes)),
-        ignored_pixels=tally.ignored_pixels,
-    )
-
-
-def _twins(dataset: LabelledFiles) -> tuple[tuple[Twin, ...], int]:
-    """From digests that the fingerprint has read already."""
-    parts = splits_of(dataset)
-    paths = {split: [pair.image for pair in dataset.pairs[split]] for split in parts}
-    found = digests(dataset.root, [path for split in parts for path in paths[split]], None)
-    return twins_of(
-        dataset,
-        {split: (range(len(own)), array("Q", [int(found[path], 16) for path in own])) for split, own in paths.items()},
-    )
-
-
-def _measured_sparse(dataset: LabelledFiles) -> bool:
-    pairs = dataset.pairs["train"]
-    chosen = random.Random("0 sparse").sample(range(len(pairs)), min(len(pairs), _MAPS_FOR_CELLS))
-    labelled = pixels = within = 0
-    for index in sorted(chosen):
+def white_of(root: Path, pairs: Sequence[Pair]) -> White | None:
+    """What is white in photographs of more than 8 bits, by the sample; None where there are none."""
+    found = []
+    for pair in spread(pairs):
         try:
-            known = dataset.read_labels(dataset.root / pairs[index].labels)
-        except DataError:  # told by name where it is trained on
+            white = decoded(root / pair.image, lambda image: _white(image) if is_deep(image) else None)
+        except DataError:
             continue
-        there = (known >= 0) & (known != IGNORE)
-        labelled, pixels = labelled + int(there.sum()), pixels + there.size
-        within += _within_cells(there)
-    return 0 < labelled < pixels / 2 and within < labelled / 2
+        if white is not None:
+            found.append(white)
+    return max(found, default=None)
 
 
-def _within_cells(labelled: NDArray[np.bool_]) -> int:
-    """Pixels of an (H, W) map that lie in cells which are labelled throughout."""
-    height, width = (side // _CELL_PX * _CELL_PX for side in labelled.shape)
-    cells = labelled[:height, :width].reshape(height // _CELL_PX, _CELL_PX, width // _CELL_PX, _CELL_PX)
-    return int(cells.all(axis=(1, 3)).sum()) * _CELL_PX**2
+def _white(image: PillowImage.Image) -> White:
+    values = deep_values(image)
+    assert values is not None
+    value = own_white(values)
+    return White(value, usual=value == (DEEPEST if values.dtype == np.uint16 else 255))
 
 
-def _kept_at(dataset: LabelledFiles, what: str) -> Path:
-    key = content_key([_VERSION, dataset.fingerprint, dataset.test_fingerprint])
-    return cache_folder() / what / f"{key}.json"
+def _seen(path: str, found: Stored, num_classes: int) -> Seen:
+    if found.picture is not None:
+        colours = np.unique(found.picture.reshape(-1, 3), axis=0)[:_SHOWN_COLOURS].tolist()
+        return Seen(path, found.kind, None, {}, frozenset((r, g, b) for r, g, b in colours), None)
+    used = found.used
+    return Seen(path, found.kind, used, {v: found.shown(v) for v in used}, frozenset(), odd_palette(found, num_classes))
 
 
-def _evidence_from(known: dict[str, Any]) -> Evidence:
-    """Raises anything where it is nothing usable."""
-    return Evidence(
-        class_names=tuple(known["class_names"]),
-        splits={
-            split: SplitEvidence(**{**part, "class_pixels": tuple(part["class_pixels"])})
-            for split, part in known["splits"].items()
-        },
-        twins=tuple(Twin(*twin) for twin in known["twins"]),
-        twin_count=known["twin_count"],
-        sparse=known["sparse"],
+def _shows_colours(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> bool:
+    """Are masks to be read by the table's colours? Raises `AmbiguousError` where grey masks fit it in both ways."""
+    by_colour = {row.colour: number for number, row in enumerate(rows)}
+    votes: Counter[str] = Counter()
+    for mask in seen:
+        votes[_vote(mask, by_colour, rows)] += 1
+    if votes["colour"] or votes["number"]:
+        return votes["colour"] > votes["number"] or (votes["colour"] == votes["number"] and votes["coloured"] > 0)
+    if votes["both"]:
+        one = next(mask for mask in seen if _vote(mask, by_colour, rows) == "both")
+        raise AmbiguousError(
+            root,
+            f"masks such as {one.path}, with the values {_listed(one.used or ())}, can be read",
+            [
+                ("by number, row n of classes.csv is value n", _numbered(rows)),
+                ("by colour, a value is the grey of its row", _coloured(rows)),
+            ],
+        )
+    return votes["coloured"] > 0
+
+
+def _vote(mask: Seen, by_colour: Mapping[Colour | None, int], rows: Sequence[Row]) -> str:
+    """colour, number: one reading alone fits. both: the two differ. same, coloured: they agree. none: neither fits."""
+    if mask.used is None:
+        return "colour"
+    shown = [by_colour.get(mask.shown[value]) for value in mask.used]
+    seen = [None if row is None else _label_of_row(rows, row) for row in shown]
+    read = [_label_of_row(rows, v) if v < len(rows) else IGNORE if v == IGNORE else None for v in mask.used]
+    if None in seen or not seen:
+        return "none" if None in read else "number"
+    if seen == read:
+        return "coloured" if mask.kind.startswith("RGB") else "same"
+    palette = mask.kind == "1" or (mask.kind in PALETTES and not _is_ramp(mask))
+    return "colour" if palette or max(mask.used) >= len(rows) else "both"
+
+
+def _is_ramp(mask: Seen) -> bool:
+    """Shows a palette each number as the grey of that number?"""
+    return all(colour == (value, value, value) for value, colour in mask.shown.items())
+
+
+def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading:
+    if len(rows) > IGNORE:
+        raise UserError(f"{root}: {len(rows)} classes and ignored rows are too many for numbers below {IGNORE}.")
+    numbers = [mask for mask in seen if mask.used is not None]
+    _require_one_palette(root, numbers)
+    by_colour = {row.colour: number for number, row in enumerate(rows)}
+    _require_usual_palettes(root, rows, [mask for mask in numbers if _vote(mask, by_colour, rows) != "same"])
+    used = {value for mask in numbers for value in mask.used or ()}
+    chosen = _numbered(rows) if not _is_packed(root, rows, used) else _packed(rows)
+    table = _table(chosen)
+    beside = frozenset[int]().union(*(beside_ignored(mask.used or (), table) for mask in numbers))
+    _require_first(root, rows, used)
+    if IGNORE in used and table[IGNORE] == IGNORE:
+        _require_sure_ignored(root, rows, used, beside)
+    doubts = Doubts(
+        lone_ignored=IGNORE not in used,
+        colours=tuple((row.colour, _label_of_row(rows, number)) for number, row in enumerate(rows) if row.colour),
+        palette=_palette_labels(numbers, table),
+        num_classes=len(rows),
+    )
+    return Reading(values=chosen, doubts=doubts, remarks=_remarks(used, rows))
+
+
+def _require_first(root: Path, rows: Sequence[Row], used: Iterable[int]) -> None:
+    """Raises `AmbiguousError` where every row but the first occurs: the values may begin at 1."""
+    known = {value for value in used if value != IGNORE}
+    if rows[0].ignored or len(rows) < 2 or known != set(range(1, len(rows))):
+        return
+    kept = [row for row in rows if not row.ignored]
+    from_one = {"classes": [_entry(row, number) for number, row in enumerate(kept, start=1)], "ignored": [0, IGNORE]}
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed(sorted(used))} can be read",
+        [
+            (f"row n of the class list is value n, and {rows[0].name!r}, value 0, was not seen", _numbered(rows)),
+            (f"values begin at 1, which is {kept[0].name!r}", from_one),
+        ],
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a cache: what cannot be read is found again
-        return {}
-    return content if isinstance(content, dict) else {}
+def _require_sure_ignored(root: Path, rows: Sequence[Row], used: Iterable[int], beside: frozenset[int]) -> None:
+    """Raises `AmbiguousError` where 255 may as well be a class that nothing else stands for."""
+    classes = [row.name for row in rows if not row.ignored]
+    known = sorted(value for value in used if value != IGNORE)
+    last_unseen = len(classes) == _FEW and known == list(range(_FEW - 1))
+    if len(beside) >= LEAST_BESIDE and not last_unseen:
+        return
+    if len(classes) == 1:
+        as_object = {"classes": [{"name": "background", "value": 0}, {"name": classes[0], "value": IGNORE}]}
+        says = f"{IGNORE} is {classes[0]!r}, and 0 a background that the class list does not name"
+    else:
+        values = [*range(len(classes) - 1), IGNORE]
+        as_object = {"classes": [{"name": n, "value": v} for n, v in zip(classes, values, strict=True)]}
+        says = f"{IGNORE} is {classes[-1]!r}"
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed([*known, IGNORE])} can be read",
+        [(says, as_object | {"ignored": []}), (f"{IGNORE} is ignored, and 0 is {classes[0]!r}", _numbered(rows))],
+    )
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
-        write_whole(path, json.dumps(content).encode())
-    except OSError as error:
-        raise UserError(f"the data cache {str(path.parent)!r} cannot be used ({error.strerror}).") from None
+def _is_packed(root: Path, rows: Sequence[Row], used: Iterable[int]) -> bool:
+    """Are ignored rows left out of the numbers, as labelme does? Raises `AmbiguousError` where nothing tells."""
+    ignored = [number for number, row in enumerate(rows) if row.ignored]
+    classes = len(rows) - len(ignored)
+    if not ignored or ignored[0] >= classes:  # the last rows: left out or not, the others have the same numbers
+        return False
+    known = {value for value in used if value != IGNORE}
+    if not known or max(known) >= classes:
+        return False
+    labelme, has_255 = rows[ignored[0]].name.lower() == _LABELME, IGNORE in used
+    if labelme == has_255:
+        return labelme
+    raise AmbiguousError(
+        root,
+        f"masks with the values {_listed(sorted(used))} can be read",
+        [
+            (f"row n is value n, and {_listed(ignored)} is ignored", _numbered(rows)),
+            (f"rows without {rows[ignored[0]].name!r} are numbered from 0, and 255 is ignored", _packed(rows)),
+        ],
+    )
+
+
+def _require_one_palette(root: Path, masks: Sequence[Seen]) -> None:
+    """Raises `UserError` where one colour has another number in another mask: the numbers cannot be of the classes."""
+    known: dict[Colour, tuple[int, str]] = {}
+    for mask in masks:
+        for colour, value in _distinct_colours(mask):
+            number, path = known.setdefault(colour, (value, mask.path))
+            if number != value:
+                raise UserError(
+                    f"{root}: the colour {colour} has the number {number} in {path} and {value} in {mask.path}: the "
+                    "numbers of these palettes are not those of classes. Write a classes.csv (name,red,green,blue) "
+                    "with the colour of each class."
+                )
+
+
+def _require_usual_palettes(root: Path, rows: Sequence[Row], masks: Sequence[Seen]) -> None:
+    odd = next((mask for mask in masks if mask.odd), None)
+    if odd is not None:
+        greys = {v: c for v, c in odd.shown.items() if c is not None}
+        coloured = [{"name": row.name, "colour": [0, 0, 0]} for row in rows if not row.ignored]
+        for entry, value in zip(coloured, sorted(greys, key=lambda v: greys[v]), strict=False):
+            entry["colour"] = list(greys[value])
+        raise AmbiguousError(
+            root,
+            f"masks such as {odd.path} can be read, since {odd.odd},",
+            [
+                ("by number", _numbered(rows)),
+                ("by colour, which here are put in order from dark to bright", {"classes": coloured, "ignored": []}),
+            ],
+        )
+
+
+def _distinct_colours(mask: Seen) -> list[tuple[Colour, int]]:
+    """Colours by which a palette tells its numbers apart; none where it shows two numbers alike."""
+    found = [(colour, value) for value, colour in mask.shown.items() if colour is not None]
+    alike = len({colour for colour, _ in found}) < len(found)
+    return [] if alike or mask.kind not in PALETTES or _is_ramp(mask) else found
+
+
+def _palette_labels(masks: Sequence[Seen], table: Sequence[int]) -> tuple[tuple[Colour, int], ...]:
+    found = {colour: value for mask in masks for colour, value in _distinct_colours(mask)}
+    return tuple((colour, table[value]) for colour, value in sorted(found.items()) if value < len(table))
+
+
+def _numbered(rows: Sequence[Row]) -> dict[str, Any]:
+    """Row n is value n; 255 is ignored."""
+    classes = [_entry(row, number) for number, row in enumerate(rows) if not row.ignored]
+    return {"classes": classes, "ignored": [n for n, row in enumerate(rows) if row.ignored] + [IGNORE]}
+
+
+def _packed(rows: Sequence[Row]) -> dict[str, Any]:
+    """The rows that are classes, numbered from 0; 255 is ignored."""
+    kept = [row for row in rows if not row.ignored]
+    return {"classes": [_entry(row, number) for number, row in enumerate(kept)], "ignored": [IGNORE]}
+
+
+def _coloured(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "classes": [{"name": row.name, "colour": list(row.colour or ())} for row in rows if not row.ignored],
+        "ignored": [list(row.colour or ()) for row in rows if row.ignored],
+    }
+
+
+def _entry(row: Row, value: int) -> dict[str, Any]:
+    return {"name": row.name, "value": value} | ({"colour": list(row.colour)} if row.colour else {})
+
+
+def _table(values: Mapping[str, Any]) -> list[int]:
+    """Label by value up to 255."""
+    table = [-1] * (IGNORE + 1)
+    for label, entry in enumerate(values["classes"]):
+        table[entry["value"]] = label
+    for value in values["ignored"]:
+        table[value] = IGNORE
+    return table
+
+
+def _label_of_row(rows: Sequence[Row], number: int) -> int:
+    return IGNORE if rows[number].ignored else sum(not row.ignored for row in rows[:number])
+
+
+def _remarks(used: Iterable[int], rows: Sequence[Row]) -> tuple[str, ...]:
+    found = [f"row {n} of the class list, {row.name!r}, is ignored" for n, row in enumerate(rows) if row.ignored]
+    if IGNORE in used:
+        found.append(f"{IGNORE} is ignored: it lies beside several classes, and the class list has no such row")
+    return tuple(found)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,14 +16,15 @@ from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from evaluators.datasets import IGNORE, Colour
+from evaluators.datasets.photographs import White, sort_of, upright
 from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
@@ -32,15 +34,20 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-NUMBERED_MODES = ("L", "P", "1", "I;16", "I;16B", "I")
-"""Pillow's names for images of one whole number a pixel."""
+OTHER_IMAGES = (".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""Photographs of a benchmark that somebody stored otherwise than as its .jpg."""
 MOST_CLASSES = IGNORE
 """Labels are bytes, and one value is taken."""
 ILLEGAL = -1
 """A value of a label map that stands for no class."""
 FINGERPRINT_VERSION = 1
-_MOST_PIXELS = 2 * (PillowImage.MAX_IMAGE_PIXELS or 0)
+MOST_PIXELS = 2 * (PillowImage.MAX_IMAGE_PIXELS or 0)
 _SHOWN = 8
+_UNHEARD = logging.NullHandler()
+
+
+ResizeRule = Literal["nearest", "sparse"]
+"""Which label has a pixel of a resized map: that in its middle, or of sparse labels the most frequent in its area."""
 
 
 class DataError(UserError):
@@ -85,6 +92,13 @@ class LabelledFiles:
     """Images without labels and labels without an image, relative to the root."""
     image_size: tuple[int, int] | None = None
     """(height, width) that items are resized to; None: as they are."""
+    resize: ResizeRule = "nearest"
+    cure: str = ""
+    """A sentence with a blank before it: how to say what values mean that stand for no class."""
+    white: White | None = None
+    """What is white in photographs of more than 8 bits; None: there are none, or each says its own."""
+    remarks: tuple[str, ...] = ()
+    """What was found out of the files and is not said by any of them: a sentence each."""
     _keys: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +134,9 @@ class LabelledFiles:
             paths = [path for split in sorted(splits) for pair in self.pairs[split] for path in pair]
             found = digests(self.root, paths, progress)
             content = {split: [[found[path] for path in pair] for pair in self.pairs[split]] for split in splits}
-            meaning = [self.name, list(self.class_names), repr(self.read_labels)]
+            meaning: list[object] = [self.name, list(self.class_names), repr(self.read_labels)]
+            if not (self.white is None or self.white.usual) or self.resize != "nearest":  # else as of older versions
+                meaning.append([self.white and self.white.value, self.resize])
             self._keys[name] = content_key([FINGERPRINT_VERSION, *meaning, content])
         return content_key([self._keys[name], self.image_size])
 
@@ -130,7 +146,7 @@ class LabelledFiles:
     def item(self, split: Split, index: int) -> tuple[Image, Labels]:
         """Raises `DataError` naming the file."""
         pair = self.pairs[split][index]
-        image = read_image(self.root / pair.image)
+        image = read_image(self.root / pair.image, white=self.white and self.white.value)
         labels = self.read_labels(self.root / pair.labels)
         if image.shape[:2] != labels.shape:
             raise DataError(f"{self.root / pair.labels} {other_size(labels.shape, image.shape)}.")
@@ -138,16 +154,16 @@ class LabelledFiles:
             path = self.root / pair.labels
             raise DataError(
                 f"{path} has values that stand for no class ({self.read_labels.illegal(path)}); legal are "
-                f"{self.read_labels.legal}."
+                f"{self.read_labels.legal}.{self.cure}"
             )
         known = labels.astype(np.uint8)
         if self.image_size:
-            image, known = _resized(image, known, self.image_size)
+            image, known = _resized(image, known, self.image_size, self.resize)
         known.setflags(write=False)
         return image, known
 
     def at_size(self, image_size: tuple[int, int]) -> Self:
-        """Every item (height, width) pixels large: images bilinear, labels nearest, proportions not kept."""
+        """Every item (height, width) pixels large: images bilinear, labels by `resize`, proportions not kept."""
         if len(image_size) != 2 or min(image_size) < MIN_IMAGE_PX:
             raise UserError(f"{self.root}: images must be at least {MIN_IMAGE_PX} px high and wide, not {image_size}.")
         return replace(self, image_size=image_size)
@@ -164,106 +180,27 @@ class LabelledFiles:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedLabels:
-    """Label maps of one number a pixel: grey or palette images of 8 or 16 bits."""
-
-    classes: tuple[int, ...]
-    """By value: a class, `IGNORE` or `ILLEGAL`; larger values are illegal."""
-    legal: str
-
-    def __call__(self, path: Path) -> NDArray[np.int16]:
-        return by_value(self._values(path), self.classes)
-
-    def illegal(self, path: Path) -> str:
-        return illegal_values(self._values(path), self.classes)
-
-    def meanings(self, label: int) -> str:
-        return _listed("value", [value for value, found in enumerate(self.classes) if found == label])
-
-    def _values(self, path: Path) -> NDArray[np.int64]:
-        mode, values = decoded(path, _numbers)
-        if mode not in NUMBERED_MODES:
-            raise DataError(
-                f"{path} is a picture in colours (mode {mode}), not a map of class numbers; legal are {self.legal}."
-            )
-        return values.astype(np.int64)
-
-
-def by_value(values: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int16]:
-    """Class by value; what is beyond `classes` is `ILLEGAL`."""
-    table = np.array([*classes, ILLEGAL], np.int16)
-    found: NDArray[np.int16] = table[np.clip(values, -1, len(classes))]
-    return found
-
-
-def illegal_values(values: NDArray[np.int64], classes: Sequence[int]) -> str:
-    """The first few, in words."""
-    wrong = np.unique(values[by_value(values, classes) == ILLEGAL])
-    return ", ".join(map(str, wrong[:_SHOWN])) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
-
-
-@dataclass(frozen=True, slots=True)
-class ColouredLabels:
-    """Label maps in colours."""
-
-    colours: tuple[Colour, ...]
-    """Of the classes, in order."""
-    ignored: tuple[Colour, ...] = ()
-
-    @property
-    def legal(self) -> str:
-        return f"the {len(self.colours)} colours of the classes" + (", or of what is ignored" if self.ignored else "")
-
-    def meanings(self, label: int) -> str:
-        return _listed("colour", self.ignored if label == IGNORE else self.colours[label : label + 1])
-
-    def __call__(self, path: Path) -> NDArray[np.int16]:
-        return self._found(_packed(decoded(path, _rgb)))
-
-    def illegal(self, path: Path) -> str:
-        packed = _packed(decoded(path, _rgb))
-        wrong = np.unique(packed[self._found(packed) == ILLEGAL]).tolist()
-        shown = ", ".join(f"({value >> 16}, {value >> 8 & 255}, {value & 255})" for value in wrong[:_SHOWN])
-        return shown + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
-
-    def _found(self, packed: NDArray[np.int64]) -> NDArray[np.int16]:
-        found = np.full(packed.shape, ILLEGAL, np.int16)
-        known = [*enumerate(self.colours), *((IGNORE, colour) for colour in self.ignored)]
-        for label, (red, green, blue) in known:
-            found[packed == (red << 16) | (green << 8) | blue] = label
-        return found
-
-
-def _listed(what: str, values: Sequence[object]) -> str:
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return f"{what}{'s' if len(values) > 1 else ''} {', '.join(map(str, values[:_SHOWN]))}{more}" if values else ""
-
-
-def _packed(picture: Image) -> NDArray[np.int64]:
-    values = picture.astype(np.int64)
-    return (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
-
-
-def read_image(path: Path) -> Image:
-    """uint8 (H, W, 3) RGB, upright. Raises `DataError`."""
-    return decoded(path, _upright)
+def read_image(path: Path, *, white: float | None = None) -> Image:
+    """uint8 (H, W, 3) RGB, upright; `white`: the value that is white in files of more than 8 bits, None for that of
+    the file. Raises `DataError`."""
+    return decoded(path, lambda image: upright(image, white))
 
 
 def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
     """What `read` makes of an image; whatever is wrong with the file is a `DataError` that names it."""
     require_file(path)
+    logging.getLogger("PIL").addHandler(_UNHEARD)  # what Pillow logs of a file is in the sentence that names it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sheer size: the pixels are what counts
             with PillowImage.open(path) as image:
                 return read(image)
     except PillowImage.DecompressionBombError:
-        raise DataError(f"{path} has over {_MOST_PIXELS:,} pixels; cut it into pieces.") from None
+        raise DataError(f"{path} has over {MOST_PIXELS:,} pixels; cut it into pieces.") from None
     except MemoryError:
         raise
     except Exception as error:  # of a damaged file decoders raise anything
-        what = "not an image" if isinstance(error, UnidentifiedImageError) else _reason(error)
+        what = sort_of(path) or "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise DataError(f"{path} cannot be read ({what}); replace or remove it with its partner.") from None
 
 
@@ -274,39 +211,16 @@ def require_file(path: Path) -> None:
     except FileNotFoundError:
         raise DataError(f"{path} is not there (any more), or a link to nothing; restore it.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+        raise DataError(f"{path} cannot be read ({reason(error)}).") from None
     if not S_ISREG(found.st_mode):
         raise DataError(f"{path} cannot be read (not a file); remove it with its partner.")
     if not found.st_size:
         raise DataError(f"{path} cannot be read (an empty file); replace or remove it with its partner.")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(said.split()) or type(error).__name__
-
-
-def _upright(image: PillowImage.Image) -> Image:
-    return _rgb(_with_8_bits(ImageOps.exif_transpose(image)))
-
-
-def _with_8_bits(image: PillowImage.Image) -> PillowImage.Image:
-    """Pillow would cut off what is above 255: of a grey image with 16 bits nearly all is white."""
-    if image.mode.startswith("I;16"):
-        return PillowImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        if not ((values >= 0) & (values <= 255)).all():
-            raise ValueError(f"its values run from {values.min():g} to {values.max():g}, known are 0 to 255")
-    return image
-
-
-def _numbers(image: PillowImage.Image) -> tuple[str, NDArray[Any]]:
-    return image.mode, np.asarray(image)
-
-
-def _rgb(image: PillowImage.Image) -> Image:
-    return np.asarray(image.convert("RGB"))
 
 
 def named_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
@@ -317,16 +231,15 @@ def named_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     return tuple(row["name"] for row in rows), colours
 
 
-def contiguous(num_classes: int, *, zero_is_ignored: bool) -> IndexedLabels:
-    """Values are classes, or one more than the class with 0 ignored; 255 is ignored."""
-    first = [IGNORE] if zero_is_ignored else []
-    values = [*first, *range(num_classes)]
-    gap = [ILLEGAL] * (IGNORE - len(values))
-    least = "1" if zero_is_ignored else "0"
-    return IndexedLabels(
-        classes=(*values, *gap, IGNORE),
-        legal=f"{least} to {len(values) - 1}, and {'0 and ' if zero_is_ignored else ''}{IGNORE} for what is ignored",
-    )
+class Named(NamedTuple):
+    """Which files of a folder count, and what of a name two partners have in common."""
+
+    folder: str
+    suffixes: tuple[str, ...]
+    spare: tuple[str, ...] = ()
+    """Suffixes of files that count where no file of that name has one of the former."""
+    prefix: str = ""
+    """What names begin with and do not have in common."""
 
 
 def paired(
@@ -342,27 +255,31 @@ def paired(
 
     A name is the path below the folder without the suffix. `only`: names of a split; the others are no concern.
     """
-    label_suffixes = (label_suffix,) if isinstance(label_suffix, str) else tuple(label_suffix)
-    found = [
-        _by_name(root, folder, suffixes) for folder, suffixes in ((images, image_suffixes), (labels, label_suffixes))
-    ]
+    suffixes = (label_suffix,) if isinstance(label_suffix, str) else tuple(label_suffix)
+    return pairs_of(root, Named(images, tuple(image_suffixes)), Named(labels, suffixes), only=only)
+
+
+def pairs_of(
+    root: Path, images: Named, labels: Named, *, only: Iterable[str] | None = None
+) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Pairs and what has no partner, as `paired`; what counts in each of the folders may be said more closely."""
+    pictures, maps = by_name(root, images), by_name(root, labels)
+    absent: list[str] = []
     if only is not None:
         wanted = set(only)
-        found = [{name: path for name, path in each.items() if name in wanted} for each in found]
-        absent = sorted(wanted - found[0].keys() - found[1].keys())
-    else:
-        absent = []
-    pictures, maps = found
+        pictures, maps = ({n: path for n, path in each.items() if n in wanted} for each in (pictures, maps))
+        absent = sorted(wanted - pictures.keys() - maps.keys())
     pairs = tuple(Pair(pictures[name], maps[name]) for name in sorted(pictures.keys() & maps.keys()))
     alone = sorted([pictures[name] for name in pictures.keys() - maps.keys()])
     alone += sorted([maps[name] for name in maps.keys() - pictures.keys()])
-    return pairs, (*alone, *(f"{images}/{name}" for name in absent))
+    return pairs, (*alone, *(f"{images.folder}/{name}" for name in absent))
 
 
-def _by_name(root: Path, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
+def by_name(root: Path, which: Named) -> dict[str, str]:
     """Relative paths by name; hidden files are passed over, links are followed once."""
     found: dict[str, str] = {}
-    base = str(root / folder)
+    spare: dict[str, str] = {}
+    base = str(root / which.folder)
     entered: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(base, followlinks=True, onerror=_unlisted):
         here = Path(parent).stat()
@@ -373,15 +290,27 @@ def _by_name(root: Path, folder: str, suffixes: Sequence[str]) -> dict[str, str]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(parent, base)
         for name in sorted(names):
-            suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
-            if suffix is None or name.startswith("."):
+            suffix, into = _suffix(name, which.suffixes), found
+            if suffix is None:
+                suffix, into = _suffix(name, which.spare), spare
+            if suffix is None or name.startswith(".") or not name.startswith(which.prefix):
                 continue
             path = name if below == "." else f"{below}/{name}"
-            key = path[: -len(suffix)]
-            if key in found:
-                raise DataError(f"{root}: {found[key]} and {folder}/{path} have the same name; keep one of them.")
-            found[key] = f"{folder}/{path}"
-    return found
+            key = path.removesuffix(name) + name[len(which.prefix) : -len(suffix)]
+            if key in into:
+                raise DataError(
+                    f"{root}: {into[key]} and {_below(which.folder, path)} have the same name; keep one of them."
+                )
+            into[key] = _below(which.folder, path)
+    return spare | found
+
+
+def _suffix(name: str, suffixes: Sequence[str]) -> str | None:
+    return next((suffix for suffix in suffixes if name.lower().endswith(suffix.lower())), None)
+
+
+def _below(folder: str, path: str) -> str:
+    return path if folder in ("", ".") else f"{folder}/{path}"
 
 
 def _unlisted(error: OSError) -> None:
@@ -392,10 +321,12 @@ def _unlisted(error: OSError) -> None:
 
 def read_list(path: Path) -> tuple[str, ...]:
     """Lines of a text file without blanks around them; empty ones are left out. Raises `DataError`."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} cannot be read as a list of names (not a file).")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors begin a text with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as a list of names ({_reason(error)}).") from None
+        raise DataError(f"{path} cannot be read as a list of names ({reason(error)}).") from None
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -415,14 +346,27 @@ def contents(root: Path) -> str:
     return ", ".join(there[:_SHOWN]) + more or "nothing"
 
 
-def _resized(image: Image, labels: Labels, size: tuple[int, int]) -> tuple[Image, Labels]:
+def _resized(image: Image, labels: Labels, size: tuple[int, int], rule: ResizeRule) -> tuple[Image, Labels]:
     height, width = size
     picture = PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BILINEAR)
     rows, columns = (
         ((np.arange(cells) + 0.5) * (pixels / cells)).astype(np.intp)
         for cells, pixels in zip(size, labels.shape, strict=True)
     )
-    return np.asarray(picture), labels[rows[:, None], columns]
+    nearest = labels[rows[:, None], columns]
+    return np.asarray(picture), _with_sparse(nearest, labels) if rule == "sparse" else nearest
+
+
+def _with_sparse(nearest: Labels, labels: Labels) -> Labels:
+    """Cells without a label get the most frequent one of the pixels that fall into them."""
+    known = np.argwhere(labels != IGNORE)
+    cells = known * nearest.shape // labels.shape
+    places = np.ravel_multi_index(tuple(cells.T), nearest.shape)
+    pairs, counts = np.unique(places * (IGNORE + 1) + labels[tuple(known.T)], return_counts=True)
+    best = np.argsort(counts, kind="stable")  # the last one written to a cell is its most frequent
+    filled = np.full(nearest.size, IGNORE, np.uint8)
+    filled[pairs[best] // (IGNORE + 1)] = pairs[best] % (IGNORE + 1)
+    return np.where(nearest == IGNORE, filled.reshape(nearest.shape), nearest)
 
 
 def other_size(labels: Sequence[int], image: Sequence[int]) -> str:
@@ -476,7 +420,7 @@ def _digest(path: Path, known: list[object] | None) -> list[object]:
             return known
         return [*now, blake2b(path.read_bytes(), digest_size=8).hexdigest()]
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+        raise DataError(f"{path} cannot be read ({reason(error)}).") from None
 
 
 def _keep(kept: Path, entries: dict[str, list[object]]) -> None:
@@ -487,7 +431,7 @@ def _keep(kept: Path, entries: dict[str, list[object]]) -> None:
         partial.replace(kept)
     except OSError as error:
         raise UserError(
-            f"the data cache {str(kept.parent)!r} cannot be used ({_reason(error)}); free some space or set "
+            f"the data cache {str(kept.parent)!r} cannot be used ({reason(error)}); free some space or set "
             f"{CACHE_VARIABLE} to another folder."
         ) from None
 

@@ -1,191 +1,201 @@
-"""A user's own labelled images: a folder `images`, a folder `masks` with equal names, and a list of classes.
+"""A user's own labelled images: read as a `dataset.toml` says, or as the folder itself tells.
 
-images/{train,val}/**  masks/{train,val}/**   or images/** and masks/** with train.txt and val.txt (names, a line
-each: the path below images), or without: then one name in ten is taken for validation, by a hash of the name. A third
-list, test.txt, names images that only finished comparisons are judged on.
+Without a description, images and masks are found by the layouts of `evaluators.datasets.places`, and the classes by
 classes.txt   a class name a line, in the order of the mask values from 0; 255 is ignored
-classes.csv   name,red,green,blue: likewise with colours, for pictures and for masks that are in colours; a row named
-              "ignore" is a colour that is neither trained on nor scored
-Of palette images the numbers count, not the colours.
+classes.csv   name,red,green,blue: likewise with colours, for pictures and for masks that show them
+A line or row named "ignore" is a value or a colour that is neither trained on nor scored. What the masks mean by it is
+decided by what they hold (`evaluators.datasets.evidence`); what is not sure is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evaluators.datasets import Colour, numbered_palette
+from evaluators.datasets import ade20k, cityscapes, coco_stuff, pascal_context
+from evaluators.datasets.description import FILE, Description, described, read_description
+from evaluators.datasets.evidence import Row, Seen, masks_seen, reading_of, white_of
 from evaluators.datasets.files import (
     MOST_CLASSES,
-    NUMBERED_MODES,
-    ColouredLabels,
     DataError,
     LabelledFiles,
-    LabelReader,
-    contiguous,
-    decoded,
-    paired,
+    by_name,
+    contents,
     read_list,
     wrong_layout,
 )
+from evaluators.datasets.label_maps import Doubts
+from evaluators.datasets.photographs import White
+from evaluators.datasets.places import files_of, found_places, has_places
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluators.datasets import Split
+    from evaluators.datasets import Colour, Split
     from evaluators.datasets.files import Pair
 
 NAME = "folder"
-FOLDERS = ("images", "masks")
-LOOKS_FOR = (*FOLDERS, "classes.txt or classes.csv")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-IGNORED = "ignore"
-_ONE_IN = 10
+LOOKS_FOR = ("images", "masks", "classes.txt or classes.csv", "or dataset.toml")
+_NAMES, _TABLE = "classes.txt", "classes.csv"
+_COLUMNS = ("name", "red", "green", "blue")
 _LOOKED_AT = 20
+_BENCHMARKS = (
+    ade20k.found_at,
+    cityscapes.found_at,
+    coco_stuff.found_at_164k,
+    coco_stuff.found_at_10k,
+    pascal_context.found_at,
+)
+_STAND_IN = {"classes": ["unknown"]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """What a folder without a description seems to be."""
+
+    description: Description
+    doubts: Doubts | None
+    remarks: tuple[str, ...]
+    pairs: Mapping[Split, tuple[Pair, ...]]
+    unpaired: tuple[str, ...]
 
 
 def found_at(root: Path) -> bool:
-    return all((root / folder).is_dir() for folder in FOLDERS)
+    """Is there a description, or a folder of images beside one of masks that are not those of a benchmark?"""
+    return (root / FILE).is_file() or (has_places(root) and not any(found(root) for found in _BENCHMARKS))
+
+
+def is_own(root: Path) -> bool:
+    """Does a folder say that its classes are a user's own, whatever its folders are called?"""
+    return (root / FILE).exists() or (has_class_list(root) and has_places(root))
 
 
 def opened(root: Path) -> LabelledFiles:
-    """Raises `UserError` where folders or the classes are not there."""
-    if not found_at(root):
+    """Raises `UserError` where folders or the classes are not there, or what is there can be read in two ways."""
+    path = root / FILE
+    if path.exists():
+        description = read_description(path)
+        pairs, unpaired = files_of(root, description)
+        return _opened(root, description, pairs, unpaired, None, ())
+    found = guessed(root)
+    return _opened(root, found.description, found.pairs, found.unpaired, found.doubts, found.remarks)
+
+
+def guessed(root: Path) -> Guess:
+    """A description in full, by what is there. Raises `UserError`; an `AmbiguousError` has the readings that fit."""
+    places = found_places(root)
+    if places is None:
         raise wrong_layout(root, "a folder of images and masks", LOOKS_FOR)
-    pairs, unpaired = _splits(root)
+    unread = described(places.values | _STAND_IN, str(root))
+    pairs, unpaired = files_of(root, unread)
     every = [pair for part in pairs.values() for pair in part]
-    names, palette, ignored = _classes(root, every)
+    if not every:
+        _require_masks(root, unread)
+    rows = class_rows(root, every)
+    reading = reading_of(root, rows, masks_seen(root, every, len(rows)))
+    description = described(places.values | dict(reading.values), str(root))
+    return Guess(
+        description=description, doubts=reading.doubts, remarks=reading.remarks, pairs=pairs, unpaired=unpaired
+    )
+
+
+def _opened(
+    root: Path,
+    description: Description,
+    pairs: Mapping[Split, tuple[Pair, ...]],
+    unpaired: tuple[str, ...],
+    doubts: Doubts | None,
+    remarks: tuple[str, ...],
+) -> LabelledFiles:
+    every = [pair for part in pairs.values() for pair in part]
+    white = white_of(root, every)
+    if description.white is not None and white is not None:
+        white = White(float(description.white), usual=white.usual and white.value == description.white)
+    if white is not None:
+        remarks = (*remarks, f"photographs have more than 8 bits; {white.value:g} is white")
+    where = str(root / FILE) if (root / FILE).exists() else f"topformer-nas datasets describe {root}"
     return LabelledFiles(
         name=NAME,
         root=root,
-        class_names=names,
-        palette=palette or numbered_palette(len(names)),
+        class_names=description.names,
+        palette=description.palette,
         pairs=pairs,
-        read_labels=_reader(root, every, len(names), palette, ignored),
+        read_labels=description.reader(doubts),
         unpaired=unpaired,
+        resize=description.resize,
+        cure=f" Say what they are in its description: {where}",
+        white=white,
+        remarks=remarks,
     )
 
 
-def _splits(root: Path) -> tuple[dict[Split, tuple[Pair, ...]], tuple[str, ...]]:
-    parts: tuple[Split, Split] = ("train", "val")
-    if all((root / "images" / part).is_dir() for part in parts):
-        found = {part: _paired(root, f"images/{part}", f"masks/{part}") for part in parts}
-        return {part: found[part][0] for part in parts}, (*found["train"][1], *found["val"][1])
-    lists: dict[Split, Path] = {part: root / f"{part}.txt" for part in parts}
-    if all(path.is_file() for path in lists.values()):
-        if (test := root / "test.txt").is_file():
-            lists["test"] = test
-        names = {part: [_without_suffix(line) for line in read_list(path)] for part, path in lists.items()}
-        for first, second in combinations(lists, 2):
-            if twice := set(names[first]) & set(names[second]):
-                raise UserError(f"{lists[second]} lists {min(twice)!r}, which {first}.txt lists too; keep one of them.")
-        listed = {part: _paired(root, "images", "masks", only=names[part]) for part in lists}
-        return {part: pairs for part, (pairs, _) in listed.items()}, tuple(
-            path for _, unpaired in listed.values() for path in unpaired
-        )
-    pairs, unpaired = _paired(root, "images", "masks")
-    held_out = _held_out([_without_suffix(pair.image) for pair in pairs])
-    return {
-        "train": tuple(pair for pair in pairs if _without_suffix(pair.image) not in held_out),
-        "val": tuple(pair for pair in pairs if _without_suffix(pair.image) in held_out),
-    }, unpaired
+def has_class_list(root: Path) -> bool:
+    return any((root / name).is_file() for name in (_NAMES, _TABLE))
 
 
-def _without_suffix(name: str) -> str:
-    below = name.removeprefix("images/")
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if below.lower().endswith(suffix)), "")
-    return below[: len(below) - len(suffix)]
-
-
-def _held_out(names: Iterable[str]) -> set[str]:
-    """One name in ten, or one at least, by a hash: what is added later moves none of the others."""
-    ordered = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-    chosen = {name for name in ordered if hashlib.sha256(os.fsencode(name)).digest()[0] % _ONE_IN == 0}
-    return set(ordered[:1]) if not chosen or len(chosen) == len(ordered) else chosen
-
-
-def _paired(
-    root: Path, images: str, masks: str, *, only: Iterable[str] | None = None
-) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    return paired(root, images, masks, image_suffixes=IMAGE_SUFFIXES, label_suffix=MASK_SUFFIXES, only=only)
-
-
-def _classes(root: Path, pairs: list[Pair]) -> tuple[tuple[str, ...], tuple[Colour, ...], tuple[Colour, ...]]:
-    """Names, their colours (none where only names are given), and colours that are ignored."""
-    table, text = root / "classes.csv", root / "classes.txt"
+def class_rows(root: Path, pairs: list[Pair]) -> tuple[Row, ...]:
+    """The class list in its order, with what is ignored. Raises `UserError`."""
+    table, text = root / _TABLE, root / _NAMES
     if table.is_file():
-        return _classes_with_colours(table)
+        return _with_colours(table)
     if text.is_file():
-        return _distinct(read_list(text), text), (), ()
+        return _distinct(tuple(Row(line, None) for line in read_list(text)), text)
     raise UserError(
         f"{root} has no classes.txt: write one with a class name a line, in the order of the mask values from 0 "
-        f"({_values_seen(root, pairs)}); or classes.csv with name,red,green,blue for masks in colours."
+        f"({_values_seen(masks_seen(root, pairs[:_LOOKED_AT], MOST_CLASSES))}); or classes.csv with "
+        f"name,red,green,blue for masks in colours; or a {FILE}, see: topformer-nas datasets layouts --example"
     )
 
 
-def _classes_with_colours(path: Path) -> tuple[tuple[str, ...], tuple[Colour, ...], tuple[Colour, ...]]:
-    wanted = ("name", "red", "green", "blue")
+def _with_colours(path: Path) -> tuple[Row, ...]:
     try:
         rows = list(csv.DictReader(read_list(path)))
     except csv.Error as error:
-        raise DataError(f"{path} is no table of {','.join(wanted)} ({error}).") from None
-    if not rows or any(column not in rows[0] for column in wanted):
-        raise UserError(f"{path} must begin with the line {','.join(wanted)} and have a line per class.")
-    known: list[tuple[str, Colour]] = []
+        raise DataError(f"{path} is no table of {','.join(_COLUMNS)} ({error}).") from None
+    if not rows or any(column not in rows[0] for column in _COLUMNS):
+        raise UserError(f"{path} must begin with the line {','.join(_COLUMNS)} and have a line per class.")
+    known: list[Row] = []
     for number, row in enumerate(rows, start=1):
-        name, *parts = (str(row[column] or "").strip() for column in wanted)
+        name, *parts = (str(row[column] or "").strip() for column in _COLUMNS)
         if not name or not all(part.isascii() and part.isdigit() and int(part) <= 255 for part in parts):
             raise UserError(
                 f"{path}, class {number}: needed are a name and three numbers from 0 to 255, not "
                 f"{','.join((name, *parts))!r}."
             )
-        known.append((name, (int(parts[0]), int(parts[1]), int(parts[2]))))
-    colours = [colour for _, colour in known]
+        known.append(Row(name, (int(parts[0]), int(parts[1]), int(parts[2]))))
+    colours: list[Colour | None] = [row.colour for row in known]
     if len(set(colours)) < len(colours):
         raise UserError(f"{path}: two rows have one colour; masks could not tell them apart.")
-    names = tuple(name for name, _ in known if name != IGNORED)
-    ignored = tuple(colour for name, colour in known if name == IGNORED)
-    return _distinct(names, path), tuple(colour for name, colour in known if name != IGNORED), ignored
+    return _distinct(tuple(known), path)
 
 
-def _distinct(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
+def _distinct(rows: tuple[Row, ...], path: Path) -> tuple[Row, ...]:
+    names = [row.name for row in rows if not row.ignored]
     if not 1 <= len(names) <= MOST_CLASSES:
         raise UserError(f"{path} must name 1 to {MOST_CLASSES} classes, not {len(names)}.")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path} names {twice!r} twice.")
-    return names
+    return rows
 
 
-def _reader(
-    root: Path, pairs: list[Pair], num_classes: int, palette: tuple[Colour, ...], ignored: tuple[Colour, ...]
-) -> LabelReader:
-    """Masks in colours where the first that can be read is, and the colours are given."""
-    first = next(_values(root, pairs), None)
-    if palette and first is not None and first[0] not in NUMBERED_MODES:
-        return ColouredLabels(palette, ignored)
-    return contiguous(num_classes, zero_is_ignored=False)
-
-
-def _values_seen(root: Path, pairs: list[Pair]) -> str:
-    found = list(_values(root, pairs))
-    if any(mode not in NUMBERED_MODES for mode, _ in found):
+def _values_seen(seen: list[Seen]) -> str:
+    if any(mask.used is None for mask in seen):
         return "these masks are in colours"
-    seen = sorted(set().union(*(values for _, values in found)))
-    if not seen:
+    values = sorted({value for mask in seen for value in mask.used or ()})
+    if not values:
         return "no mask could be read"
-    return f"values in the first {len(found)} masks: {', '.join(map(str, seen[:_LOOKED_AT]))}"
+    return f"values in the first {len(seen)} masks: {', '.join(map(str, values[:_LOOKED_AT]))}"
 
 
-def _values(root: Path, pairs: list[Pair]) -> Iterator[tuple[str, set[int]]]:
-    """Mode and values of the first masks; what cannot be read is told by name when it is used."""
-    for pair in pairs[:_LOOKED_AT]:
-        with contextlib.suppress(DataError):
-            yield decoded(root / pair.labels, lambda image: (image.mode, set(np.unique(np.asarray(image)).tolist())))
+def _require_masks(root: Path, description: Description) -> None:
+    """Raises `UserError` where nothing pairs because there are no files of any kind that label maps are."""
+    for split in description.splits.train, description.splits.val:
+        which = description.mask_files(split)
+        if by_name(root, which) or not (root / which.folder).is_dir():
+            continue
+        raise UserError(
+            f"{root}: no label maps in {which.folder} ({', '.join((*which.suffixes, *which.spare))}); found "
+            f"{contents(root / which.folder)}. Polygons and boxes have to be drawn as label maps first."
+        )

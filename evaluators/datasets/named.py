@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, folder, imagenet, pascal_context
+from evaluators.datasets.describing import written
+from evaluators.datasets.description import FILE
 from evaluators.datasets.files import contents
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.scene_drawing import LEAST_CLASSES, MOST_CLASSES
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError, unknown_name
+from topformer.writing import write_whole
 
 if TYPE_CHECKING:
     from evaluators.datasets.files import LabelledFiles
@@ -66,6 +69,16 @@ LAYOUTS: Mapping[str, Layout] = {
 """In the order in which a folder is compared with them: of the two Pascal Contexts the first is taken."""
 
 
+_ALIKE: Mapping[str, Callable[[Path], bool]] = {
+    ade20k.NAME: ade20k.has_folders,
+    cityscapes.NAME: cityscapes.found_at,
+    coco_stuff.NAME_164K: coco_stuff.has_folders_164k,
+    coco_stuff.NAME_10K: coco_stuff.found_at_10k,
+    pascal_context.NAME: pascal_context.found_at,
+}
+"""What a user's own folders may be called like."""
+
+
 def dataset_named(text: str) -> Scenes | LabelledFiles:
     """Labelled images for segmentation. Raises `UserError` saying which layouts were looked for."""
     dataset = any_dataset_named(text)
@@ -82,9 +95,41 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
         if text.startswith(f"{SCENES}:") and not Path(text).exists():
             return _scenes_of(text)
         layout, root = _taken_apart(text)
-        return LAYOUTS[layout].opened(root)
+        return _opened(layout, root, chosen=root == Path(text))
     except OSError as error:
         raise UserError(f"{error.filename or text} cannot be read ({error.strerror or error}).") from None
+
+
+def describe(
+    root: Path, out: Path | None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Path, tuple[str, ...]]:
+    """Write the description of a user's own folder; returns its path and the readings that fit, in words.
+
+    Raises `UserError` where one is there already, and for the data sets that are read without.
+    """
+    target = out or root / FILE
+    if target.exists():
+        raise UserError(f"{target} is there already; remove it, or name another file with --out.")
+    layout, _ = _taken_apart(str(root))
+    if layout != folder.NAME:
+        raise UserError(f"{root} is laid out as {layout}, which is read without a description.")
+    found = written(root, progress)
+    try:
+        write_whole(target, found.text.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}); name another file with --out.") from None
+    return target, found.ways
+
+
+def _opened(layout: str, root: Path, *, chosen: bool) -> LabelledFiles | ClassFolders:
+    """A data set; `chosen`: the layout was found out, not said."""
+    try:
+        return LAYOUTS[layout].opened(root)
+    except UserError as error:
+        if chosen and layout == folder.NAME and (other := next((n for n, at in _ALIKE.items() if at(root)), None)):
+            said = f"{error} Its folders are called as those of {other}; {other}:{root} reads that."
+            raise UserError(said) from None
+        raise
 
 
 def _scenes_of(text: str) -> Scenes:
@@ -118,6 +163,8 @@ def _taken_apart(text: str) -> tuple[str, Path]:
 
 
 def _layout_of(root: Path) -> str | None:
+    if folder.is_own(root):
+        return folder.NAME
     return next((name for name, layout in LAYOUTS.items() if layout.found_at(root)), None)
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from evaluators.datasets import IGNORE
 from evaluators.datasets.files import (
     ILLEGAL,
-    IndexedLabels,
+    OTHER_IMAGES,
     LabelledFiles,
+    Named,
     named_classes,
-    paired,
+    pairs_of,
     read_list,
     wrong_layout,
 )
+from evaluators.datasets.label_maps import IndexedLabels
 
 NAME = "pascal_context"
 NAME_59 = "pascal_context_59"
@@ -38,12 +40,10 @@ def opened(root: Path, *, background: bool = True) -> LabelledFiles:
     names, palette = named_classes("pascal_context")
     first = 0 if background else 1
     parts = {
-        split: paired(
+        split: pairs_of(
             home,
-            FOLDERS[0],
-            FOLDERS[1],
-            image_suffixes=(".jpg",),
-            label_suffix=".png",
+            Named(FOLDERS[0], (".jpg",), OTHER_IMAGES),
+            Named(FOLDERS[1], (".png",)),
             only=read_list(home / FOLDERS[2] / f"{split}.txt"),
         )
         for split in ("train", "val")

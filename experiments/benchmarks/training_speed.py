@@ -31,7 +31,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from evaluators.datasets import IGNORE
-from evaluators.datasets.files import LabelledFiles, Pair, contiguous
+from evaluators.datasets.files import LabelledFiles, Pair
+from evaluators.datasets.label_maps import contiguous
 from evaluators.evaluation import normalised
 from evaluators.recipe import TrainingRecipe
 from evaluators.samples import Samples, batches

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, print_json, tell_of_confirmations
+from experiments.cli.terminal import Accept, Arch, AsJson, Classes, Size, Storage, print_json, tell_of_confirmations
 
 
 def export(
@@ -25,6 +25,7 @@ def export(
         str | None,
         typer.Option(help="For STUDY#TRIAL and STUDY@50ms: of a [[confirm]] of the study. [default: its own]"),
     ] = None,
+    accept: Accept = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +49,14 @@ def export(
     named = find_table(table) if table else None
     with rows_named(arch, task):
         model, provenance = network_of(
-            found, task, weights=weights, random_weights=random_weights, retrain=retrain, storage=storage, table=named
+            found,
+            task,
+            weights=weights,
+            random_weights=random_weights,
+            retrain=retrain,
+            storage=storage,
+            table=named,
+            accept=accept or (),
         )
     result = onnx.export(model, task, out, name=found.label, provenance=provenance)
     content = {

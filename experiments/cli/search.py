@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, bars_of, console_of, show, storage_flag
+from experiments.cli.terminal import Accept, AsJson, Storage, bars_of, console_of, progress_bar, say, show, storage_flag
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ def search(
     extend: Annotated[
         int | None, typer.Option(metavar="TRIALS", help="Go on to so many trials in all, whatever the file says.")
     ] = None,
+    accept: Accept = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a search study, or go on where it was interrupted."""
-    from experiments.search.assembly import build_evaluator, build_schedule
+    from experiments.search.assembly import build_evaluator, build_schedule, examined_data
     from experiments.search.opening import require_rows
     from experiments.search.study import run_study
     from experiments.store.store import Store
@@ -61,6 +62,8 @@ def search(
     if not Store.exists(storage):  # what would be refused anyway makes no database
         require_anchors(space, config.search.anchors)
         require_rows(config, find_table(config.latency.table))
+    with progress_bar() as bar:
+        say(examined_data(config, accept or (), lambda done, total: bar(done, total, "looking at labels")))
     with Store.open(storage, create=True) as store:
         ranking = standing(evaluator.fingerprint, store, space)
         schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))

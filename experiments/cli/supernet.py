@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
+from experiments.cli.terminal import Accept, AsJson, Storage, console_of, print_json, print_rows, say
 from experiments.cli.training import Data, bars
 
 supernet = typer.Typer(
@@ -37,6 +37,7 @@ def supernet_train(
     accelerator: Annotated[str | None, typer.Option(help="cpu or cuda. [default: a GPU where there is one]")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. [default: bf16 on a GPU]")] = None,
     save_every: Annotated[int | None, typer.Option(help="Iterations. [default: a hundredth of all]")] = None,
+    accept: Accept = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a supernet over a search space, resumably."""
@@ -62,7 +63,9 @@ def supernet_train(
             accelerator=accelerator,
             precision=precision,
             save_every=save_every,
+            accept=accept or (),
             report=report,
+            tell=say,
         )
     if as_json:
         print_json(result.as_dict())

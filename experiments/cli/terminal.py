@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns of a pipe, which has no width of its own."""
+SAID_EVERY_S = 20.0
+"""Between two lines of progress in a log."""
 
 Arch = Annotated[
     str,
@@ -33,6 +36,15 @@ Arch = Annotated[
 ]
 Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="NAME",
+        help="Go on in spite of a warning about the data: split-overlap, empty-class, one-class, ignored or "
+        "class-order; may be given again.",
+    ),
+]
 Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512, or 512x1024 (height x width).")]
 Classes = Annotated[int | None, typer.Option("--classes", help="Number of classes.")]
 
@@ -116,13 +128,28 @@ def bars_of(amount: "ProgressColumn", *more: "ProgressColumn", passing: bool = F
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done."""
+    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done.
+
+    Elsewhere, in a log, a line now and then.
+    """
     from rich.progress import TaskProgressColumn
 
     bars = bars_of(TaskProgressColumn(), passing=True)
+    console = bars.console
     bar = bars.add_task("", total=None)
+    begun: dict[str, tuple[int, float]] = {}
+    said = started = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:
+        nonlocal said
+        if not console.is_terminal:
+            now = time.monotonic()
+            first, since = begun.setdefault(what, (done - 1, now if begun else started))
+            if now - said >= SAID_EVERY_S:
+                said = now
+                left = (now - since) / max(done - first, 1) * (total - done)
+                console.print(f"{what}: {done:,} of {total:,}, about {duration(left)} left", highlight=False)
+            return
         bars.start()  # not before: what is refused at once has no bar
         bars.update(bar, completed=done, total=total, description=what)
 
@@ -130,6 +157,20 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         yield report
     finally:
         bars.stop()
+
+
+def duration(seconds: float) -> str:
+    """Such as 40 s, 3 min or 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say(sentences: Iterable[str]) -> None:
+    """On standard error, a line each."""
+    console = console_of(stderr=True)
+    for sentence in sentences:
+        console.print("".join(letter if letter.isprintable() else "?" for letter in sentence), highlight=False)
 
 
 def print_json(content: object) -> None:

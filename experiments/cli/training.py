@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, bars_of, print_json, print_rows
+from experiments.cli.terminal import Accept, AsJson, Storage, bars_of, print_json, print_rows, say
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ def train(
     score_images: Annotated[
         int | None, typer.Option(help="Validation images for a score on the way. [default: all]")
     ] = None,
+    accept: Accept = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Train an architecture by a recipe, resumably.
 
-    It is scored on the way, and the best and the last weights are kept.
+    It is scored on the way, and the best and the last weights are kept. What speaks against the data stops it.
     """
     from experiments.front.lookup import chosen
     from experiments.training.run import run_training, training_job
@@ -99,8 +100,10 @@ def train(
             save_every=save_every,
             score_every=score_every,
             score_images=score_images,
+            accept=accept or (),
             report=report,
         )
+    say(job.notices)
     result = run_training(job, bars)
     if as_json:
         print_json(result.as_dict(job))
@@ -143,6 +146,7 @@ def evaluate(
     images: Annotated[int | None, typer.Option(help="Only the first so many.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for pictures of the first predictions.")] = None,
     count: Annotated[int, typer.Option(help="Of pictures.")] = 8,
+    accept: Accept = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -151,6 +155,7 @@ def evaluate(
     Prints mIoU, IoU of every class, pixel and mean accuracy, at the original size of the images.
     """
     from evaluators.datasets.imagenet import ClassFolders
+    from experiments.training.class_names import require_named_alike
     from experiments.training.prediction import evaluate_weights, judging, segmentation_network
     from experiments.training.run import open_dataset
     from topformer.config import anchor_name
@@ -161,6 +166,7 @@ def evaluate(
         dataset = open_dataset(data, report)
         if isinstance(dataset, ClassFolders):
             raise UserError(f"{data} is for classification; segmentation networks are evaluated on label maps.")
+        require_named_alike(weights, data, dataset.class_names, accept or ())
         whose, protocol = judging(
             weights, recipe, dataset=dataset.name, anchor=anchor_name(network.arch), changes=changes or ()
         )
@@ -180,6 +186,8 @@ def evaluate(
         f"{found.matrix.mean_accuracy_pct:.2f} %; {found.images} of {dataset.length('val')} images, protocol of "
         f"{whose}: within {protocol.long_side}x{protocol.short_side} px, sides to a multiple of {protocol.multiple_of}"
     )
+    if found.lacks:
+        print(found.lacks)
     for path in found.pictures:
         print(f"drawn: {path}")
 
@@ -196,6 +204,7 @@ def predict(
     ] = None,
     recipe: Judge = None,
     changes: Changes = None,
+    accept: Accept = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -208,7 +217,7 @@ def predict(
     from topformer.config import anchor_name
 
     network = segmentation_network(weights, arch, storage=storage)
-    names, palette = classes_of(weights, network, data)
+    names, palette = classes_of(weights, network, data, accept=accept or ())
     dataset = "" if data is None else any_dataset_named(data).name
     _, protocol = judging(weights, recipe, dataset=dataset, anchor=anchor_name(network.arch), changes=changes or ())
     with bars() as report:

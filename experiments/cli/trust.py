@@ -11,7 +11,17 @@ import typer
 
 from experiments import DEFAULT_URL, without_password
 from experiments.cli.help import WholeSentences
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows, storage_flag
+from experiments.cli.terminal import (
+    Accept,
+    AsJson,
+    Storage,
+    console_of,
+    print_json,
+    print_rows,
+    progress_bar,
+    say,
+    storage_flag,
+)
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,6 +74,7 @@ def trust_run(
     orderings: Annotated[bool, typer.Option(help="Train what the paper compares, too.")] = True,
     workers: Annotated[int, typer.Option(help="Processes that evaluate, one thread each. [default: all cores]")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report to a file, too.")] = None,
+    accept: Accept = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -80,18 +91,22 @@ def trust_run(
         raise UserError(f"workers must be at least 1, not {workers}.")
     if out is not None and out.suffix != ".json":
         raise UserError(f"--out must be a .json file, not {str(out)!r}.")
-    plan = plan_named(
-        space,
-        name=name,
-        table=table,
-        data=data,
-        size=size,
-        reference=reference,
-        candidates=candidates,
-        sample=TrustSample(
-            count=count, band_ms=band_ms, seed=seed, replicates=replicates, repeated=repeated, orderings=orderings
-        ),
-    )
+    with progress_bar() as bar:
+        plan = plan_named(
+            space,
+            name=name,
+            table=table,
+            data=data,
+            size=size,
+            reference=reference,
+            candidates=candidates,
+            sample=TrustSample(
+                count=count, band_ms=band_ms, seed=seed, replicates=replicates, repeated=repeated, orderings=orderings
+            ),
+            accept=accept or (),
+            progress=lambda done, total: bar(done, total, "looking at labels"),
+        )
+    say(plan.notices)
     with space_rows_named(space, plan.space.task):
         members = plan.members()
     command = placeless(("topformer-nas", *sys.argv[1:]))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from evaluators.datasets.acceptance import require_names
+from evaluators.datasets.named import dataset_named
 from experiments.export.card import Provenance
 from experiments.front.lookup import Chosen
 from experiments.search.assembly import evaluator_of
 from experiments.store.artefacts import file_sha256
 from experiments.store.store import Store
+from experiments.training.class_names import require_named_alike
 from experiments.trust.standing import standing_in
 from latency_lut.table import LatencyTable
 from topformer.blocks import decompose
@@ -31,11 +35,14 @@ def network_of(
     retrain: bool,
     storage: str,
     table: LatencyTable | None,
+    accept: Collection[str] = (),
 ) -> tuple[TopFormer, Provenance]:
     """The network to export, in eval mode, and what its card may claim.
 
-    Raises `UserError` where nothing trained is at hand and random weights were not asked for.
+    Raises `UserError` where nothing trained is at hand and random weights were not asked for, and where weights name
+    other classes than the data set of the study has now, unless "class-order" is accepted.
     """
+    require_names(accept)
     if sum((weights is not None, random_weights, retrain)) > 1:
         raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
     trial = found.trial
@@ -55,6 +62,7 @@ def network_of(
         model = settle_random_weights(_network(found, task, None))
         return model, Provenance(weights="random", **priced)  # type: ignore[arg-type]
     if weights is not None:
+        _require_classes_of_study(found, weights, accept)
         model = _network(found, task, weights)
         return model, Provenance(weights=str(weights), weights_sha256=file_sha256(weights), **priced)  # type: ignore[arg-type]
     path, checksum = _trial_weights(found, retrain=retrain, storage=storage)
@@ -69,6 +77,18 @@ def network_of(
         ranking=standing_in(storage, found.study.evaluator, found.study.config.search_space()),
         **priced,  # type: ignore[arg-type]
     )
+
+
+def _require_classes_of_study(found: Chosen, weights: Path, accept: Collection[str]) -> None:
+    """Where the study's images are not here, nothing can be compared."""
+    if found.study is None:
+        return
+    data = found.study.config.evaluator.dataset
+    try:
+        dataset = dataset_named(data)
+    except UserError:
+        return
+    require_named_alike(weights, data, dataset.class_names, accept)
 
 
 def _network(found: Chosen, task: Task, weights: Path | None) -> TopFormer:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from evaluators.base import Evaluator, Scorer
 from evaluators.combined import CombinedEvaluator
 from evaluators.datasets import SegmentationDataset
+from evaluators.datasets.acceptance import examined, require_names
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
 from evaluators.named import evaluator_named, scorer_named
@@ -119,6 +120,16 @@ def _confirmations(
 
 def _key(config: StudyConfig, key: str) -> AbstractContextManager[None]:
     return located(f"study {config.name!r}, {key}")
+
+
+def examined_data(
+    config: StudyConfig, accepted: Collection[str], progress: Callable[[int, int], None] | None = None
+) -> tuple[str, ...]:
+    """What is to be said of a study's images; raises `UserError` for a warning that stops and is not accepted."""
+    require_names(accepted)
+    dataset = dataset_of(config)
+    with _key(config, "evaluator.dataset"):
+        return examined(dataset, accepted, progress=progress)
 
 
 def dataset_of(config: StudyConfig) -> SegmentationDataset:

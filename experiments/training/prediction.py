@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from evaluators.datasets import IGNORE, Colour, numbered_palette
+from evaluators.datasets.acceptance import require_names
 from evaluators.datasets.files import MOST_CLASSES, read_image
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
 from evaluators.evaluation import evaluate, segmented
 from evaluators.segmentation import ConfusionMatrix
 from experiments.front.lookup import chosen
+from experiments.training.class_names import require_named_alike
 from experiments.training.recipe_files import protocol_of, recipe_named
 from topformer.errors import UserError
 from topformer.model import TopFormer
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from evaluators.recipe import Protocol
     from experiments.training.run import Report
 
+MOSTLY_LABELLED_PCT = 50.0
+NAMED = 5
+"""Classes named in a line."""
 OPACITY = 0.6
 """Of the colours of an overlay."""
 
@@ -42,11 +47,39 @@ class Evaluated:
     class_names: tuple[str, ...]
     images: int
     pictures: tuple[Path, ...]
+    pixels: int
+    """Of all labels, ignored ones too."""
+
+    @property
+    def labelled_pct(self) -> float:
+        """Share of the pixels that are scored."""
+        return 100 * int(self.matrix.counts.sum()) / self.pixels
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Classes that no pixel is labelled with: how well they are found is not known."""
+        there = self.matrix.counts.sum(axis=1)
+        return tuple(name for name, pixels in zip(self.class_names, there, strict=True) if not pixels)
+
+    @property
+    def lacks(self) -> str:
+        """What the scores say nothing of, in a line; empty where most pixels and every class are labelled."""
+        said = []
+        if self.labelled_pct < MOSTLY_LABELLED_PCT:
+            said.append(f"scored are the {self.labelled_pct:.2f} % of the pixels that are labelled; of the others the")
+            said[-1] += " score says nothing"
+        if self.unlabelled:
+            names = ", ".join(self.unlabelled[:NAMED])
+            more = f" and {len(self.unlabelled) - NAMED} more" if len(self.unlabelled) > NAMED else ""
+            said.append(f"labelled nowhere in these images, so that no score is of them: {names}{more}")
+        return "; ".join(said)
 
     def as_dict(self) -> dict[str, Any]:
         """Percentages; None for a class that is neither labelled nor predicted."""
         return {
             "images": self.images,
+            "labelled_pct": self.labelled_pct,
+            "unlabelled_classes": list(self.unlabelled),
             "miou_pct": self.matrix.miou_pct,
             "pixel_accuracy_pct": self.matrix.pixel_accuracy_pct,
             "mean_accuracy_pct": self.matrix.mean_accuracy_pct,
@@ -124,8 +157,11 @@ def evaluate_weights(
         _make_folder(pictures)
     total = min(images or dataset.length("val"), dataset.length("val"))
     drawn: list[Path] = []
+    pixels = 0
 
     def see(index: int, image: Image, labels: Labels, predicted: NDArray[np.int64]) -> None:
+        nonlocal pixels
+        pixels += labels.size
         if pictures is not None and len(drawn) < count:
             parts = [image, _painted(labels, dataset.palette), _painted(predicted, dataset.palette)]
             path = pictures / f"{index:05d}.png"
@@ -140,15 +176,22 @@ def evaluate_weights(
         progress=lambda done, of: report("scoring", done, of, ""),
         seen=see,
     )
-    return Evaluated(matrix=matrix, class_names=tuple(dataset.class_names), images=total, pictures=tuple(drawn))
+    return Evaluated(
+        matrix=matrix, class_names=tuple(dataset.class_names), images=total, pictures=tuple(drawn), pixels=pixels
+    )
 
 
-def classes_of(weights: Path, network: TopFormer, data: str | None) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """Names and colours: of a data set, or those that the weights have; or else numbers."""
+def classes_of(
+    weights: Path, network: TopFormer, data: str | None, *, accept: Collection[str] = ()
+) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Names and colours: of a data set, or those that the weights have; or else numbers. Raises `UserError` where a
+    data set names them otherwise than the weights, unless "class-order" is accepted."""
+    require_names(accept)
     if data is not None:
         dataset = any_dataset_named(data)
         if isinstance(dataset, ClassFolders) or dataset.num_classes != network.num_classes:
             raise UserError(f"{data} has {dataset.num_classes} classes, the weights know {network.num_classes}.")
+        require_named_alike(weights, data, dataset.class_names, accept)
         return tuple(dataset.class_names), dataset.palette
     own = saved_classes(weights) if saved_architecture(weights) is not None else ()
     if own:

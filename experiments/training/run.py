@@ -6,7 +6,7 @@ import logging
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,14 +22,17 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from evaluators.checkpoints import RunFolder
 from evaluators.datasets import IGNORE, Split
+from evaluators.datasets.acceptance import examined, require_names
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
 from evaluators.datasets.scenes import Scenes
 from evaluators.evaluation import evaluate, right_answers
+from evaluators.proxy import for_labels
 from evaluators.recipe import Protocol, ResizedCrop, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
 from evaluators.training import Execution, Speed, require_shareable, train
+from experiments.training.class_names import named_otherwise
 from experiments.training.recipe_files import recipe_named
 from topformer.config import TaskKind, TopFormerConfig, anchor_name
 from topformer.errors import UserError, ran_out_of_memory, unknown_name
@@ -75,6 +78,8 @@ class TrainingJob:
     """Iterations; 0 scores at the end only."""
     score_images: int | None = None
     """Validation images per score on the way; None: all. The last score takes all."""
+    notices: tuple[str, ...] = ()
+    """What was found of the data set, in sentences."""
 
     @property
     def kind(self) -> TaskKind:
@@ -121,6 +126,7 @@ class TrainingResult:
             "best_weights": str(job.out / "best.safetensors"),
             "last_weights": str(job.out / "last.safetensors"),
             "images_per_s": self.speed.images_per_s,
+            "notices": list(job.notices),
         }
 
 
@@ -142,24 +148,35 @@ def training_job(
     save_every: int | None = None,
     score_every: int | None = None,
     score_images: int | None = None,
+    accept: Collection[str] = (),
     report: Report | None = None,
 ) -> TrainingJob:
     """A training by the names that `train` takes, for `run_training`; every file of the data set is looked at.
 
-    What is not given is a GPU where there is one, with bf16 and torch.compile, as many workers as the network needs,
-    and `default_intervals`. Raises `UserError`.
+    Warnings that speak against the data stop it unless their names are in `accept`. What is not given is a GPU
+    where there is one, with bf16 and torch.compile, as many workers as the network needs, and `default_intervals`.
+    Raises `UserError`.
     """
     on, number = chosen_hardware(accelerator, precision)
+    require_names(accept)
     if backbone is not None and not backbone.is_file():
         raise UserError(f"no checkpoint {str(backbone)!r}.")
     dataset = open_dataset(data, report)
     how = recipe_named(recipe, dataset=dataset.name, anchor=anchor_name(arch), changes=changes)
     saves, scores = default_intervals(how.training.iterations)
     saves = save_every or saves
+    notices: tuple[str, ...] = ()
+    training = how.training
+    if not isinstance(dataset, ClassFolders):
+        further = () if backbone is None else named_otherwise(backbone, data, dataset.class_names)
+        looking = None if report is None else lambda done, total: report("looking at labels", done, total, "")
+        notices = examined(dataset, accept, further=further, progress=looking)
+        training = for_labels(training, dataset)
     return TrainingJob(
         arch=arch,
         dataset=dataset,
-        recipe=how.training,
+        notices=notices,
+        recipe=training,
         recipe_name=how.name,
         protocol=how.protocol,
         out=out,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from lightning_fabric import Fabric
 
 from evaluators.base import Metrics
 from evaluators.checkpoints import RunFolder
+from evaluators.datasets.acceptance import examined, require_names
 from evaluators.datasets.named import dataset_named
 from evaluators.proxy import ProxyRecipe
 from evaluators.recipe import TrainingRecipe
@@ -72,12 +74,15 @@ def train_over_space(
     accelerator: str | None = None,
     precision: str | None = None,
     save_every: int | None = None,
+    accept: Collection[str] = (),
     report: Report = unsaid,
+    tell: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> SupernetResult:
     """Train a supernet over a preset or the space of a study's file, or go on where `out` was left.
 
-    Names are those of `supernet train`; what is not given is a GPU where there is one, bf16 on it, and a save at every
-    hundredth of the iterations. Raises `UserError`; what was saved stays.
+    `tell` gets what was found of the data set, in sentences, before it is trained on; warnings whose names are not
+    in `accept` may stop it. Names are those of `supernet train`; what is not given is a GPU where there is one,
+    bf16 on it, and a save at every hundredth of the iterations. Raises `UserError`; what was saved stays.
     """
     on, number = chosen_hardware(accelerator, precision)
     if on == "cuda" and not torch.cuda.is_available():
@@ -86,8 +91,10 @@ def train_over_space(
         raise UserError(
             f"--seed must be from 0 to 2**63 - 1, and --save-every at least 1, not {seed} and {save_every}."
         )
+    require_names(accept)
     dataset = dataset_named(data)
     over = space_named(space, size=None, classes=dataset.num_classes if space in PRESETS else None)
+    tell(examined(dataset, accept, progress=partial(_looking, report)))
     iterations = recipe.proxy.training.iterations
     folder = RunFolder(out, describes(over, dataset, recipe, seed=seed))
     with folder.opened():
@@ -109,6 +116,10 @@ def train_over_space(
         last_loss=trained.last_loss,
         seconds_per_iteration=speed.seconds / speed.iterations if speed.iterations else None,
     )
+
+
+def _looking(report: Report, done: int, total: int) -> None:
+    report("looking at labels", done, total, "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ import random
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
@@ -24,6 +24,7 @@ import torch
 from evaluators.base import Evaluator, Scorer
 from evaluators.combined import CombinedEvaluator
 from evaluators.datasets import SegmentationDataset
+from evaluators.datasets.acceptance import examined
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
 from evaluators.datasets.scenes import Scenes
@@ -98,6 +99,8 @@ class TrustPlan:
     reference: Evaluator
     scorers: tuple[Scorer, ...]
     sample: TrustSample
+    notices: tuple[str, ...] = ()
+    """What was found of the data set, in sentences."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -133,16 +136,20 @@ def plan_named(
     reference: str,
     candidates: str,
     sample: TrustSample,
+    accept: Collection[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrustPlan:
     """The plan that names ask for: a space, a table, data and a size in px, a proxy recipe and what is judged by it.
 
-    What is None is the study's, where `space` names one, or else what comes with the tool. Raises `UserError` for what
-    does not exist or fit together.
+    Warnings that speak against the data stop it unless their names are in `accept`. What is None is the study's,
+    where `space` names one, or else what comes with the tool. Raises `UserError` for what does not exist or fit
+    together.
     """
     study = None if space in PRESETS else _study_named(space, size)  # a study of a preset's name is that preset
     dataset = dataset_named(data or (study.evaluator.dataset if study else "scenes"))
     if isinstance(dataset, LabelledFiles):
         dataset.require_complete()
+    notices = examined(dataset, accept, progress=progress)
     if study is not None:
         over, anchors = study.search_space(), tuple(study.search.anchors)
         if dataset.num_classes != over.task.num_classes:
@@ -163,6 +170,7 @@ def plan_named(
         reference=ProxyEvaluator(recipe, dataset),
         scorers=scorers_named(candidates, recipe, dataset),
         sample=sample,
+        notices=notices,
     )
 
 

@@ -37,6 +37,7 @@ from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.training import Trained, train
 from topformer import TINY, Candidate, MBConv, Task, TopFormer, TopFormerConfig, UserError, saved_model
 from topformer.cache import CACHE_VARIABLE
+from topformer.weights import saved_classes
 
 SCENES = Scenes(train_images=6, val_images=3)
 TASK = Task(num_classes=59)
@@ -121,6 +122,7 @@ def test_threads_and_random_stream_of_the_caller_are_as_before() -> None:
 def test_saved_weights_are_the_trained_network(tmp_path: Path) -> None:
     path = tmp_path / "trained.safetensors"
     ProxyEvaluator(SMOKE, SCENES).evaluate(MICRO_CANDIDATE, replicate=0, weights_out=path)
+    assert [name for name, _ in saved_classes(path)] == list(SCENES.class_names)
     model = saved_model(path)
     assert (model.arch, model.num_classes) == (MICRO, 59)
     assert int(model.get_buffer("head.fuse.norm.num_batches_tracked")) == 1  # recalibrated by one batch

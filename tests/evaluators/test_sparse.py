@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evaluators.datasets import IGNORE
-from evaluators.datasets.evidence import labels_are_sparse
+from evaluators.datasets.acceptance import labels_are_sparse
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.folder import opened
 from evaluators.datasets.scenes import Scenes

@@ -10,6 +10,7 @@ import pytest
 
 from evaluators import combined
 from evaluators.combined import Predictor
+from evaluators.datasets.description import read_description
 from experiments.export import study_file
 from experiments.front import lookup
 from experiments.search.study import StudyConfig
@@ -38,6 +39,7 @@ VERSIONS = {
     "Records": str(ledger.VERSION),
     "Study": "none",
     "Recipe": "none",
+    "Data-set description": "none",
     "Architecture and task": "none",
     "Search space": "none",
 }
@@ -76,6 +78,16 @@ def test_a_combined_evaluator_predicts_what_it_predicted() -> None:
     told = predictor.predict(Candidate(arch=ANCHORS["tiny"], task=Task(num_classes=59)), [40.0])
     assert predictor.as_json() == (BEFORE / "combined.json").read_text()
     assert (told.value, told.low, told.high) == pytest.approx((53.207, 35.792, 70.622), abs=0.01)
+
+
+def test_a_description_says_what_it_said() -> None:
+    found = read_description(BEFORE / "dataset.toml")
+    table = ", ".join(["0", "1", *["-1"] * 252, "255", "1"])
+    assert (found.names, found.palette) == (("background", "lesion"), ((0, 0, 0), (200, 0, 0)))
+    assert (found.images, found.masks) == ("images/{split}/{name}.*", "masks/{split}/{name}_mask.png")
+    assert [found.split_name(split) for split in ("train", "val", "test")] == ["training", "validation", None]
+    assert (found.resize, found.white) == ("sparse", 4095)
+    assert repr(found.reader()) == (f"IndexedLabels(classes=({table}), legal='0, 1, 254, 255 (of these ignored: 254)')")
 
 
 def test_records_are_read_and_written_byte_for_byte(tmp_path: Path) -> None:

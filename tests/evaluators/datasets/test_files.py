@@ -16,8 +16,9 @@ from PIL import Image
 
 from evaluators.datasets import IGNORE
 from evaluators.datasets.ade20k import opened
-from evaluators.datasets.files import DataError, IndexedLabels, LabelledFiles, contiguous, read_image
+from evaluators.datasets.files import DataError, LabelledFiles, read_image
 from evaluators.datasets.folder import opened as folder
+from evaluators.datasets.label_maps import IndexedLabels, contiguous
 from tests.support import trees
 from topformer import UserError
 from topformer.cache import CACHE_VARIABLE

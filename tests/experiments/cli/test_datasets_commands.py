@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from evaluators.datasets.description import EXAMPLE
 from evaluators.datasets.named import LAYOUTS, any_dataset_named
+from experiments.cli import terminal
 from tests.support import trees
 from tests.support.shell import Shell
 from topformer.cache import CACHE_VARIABLE
@@ -157,6 +160,36 @@ def test_a_mistake_is_one_sentence(words: tuple[str, ...], says: str, mine: Shel
     assert says in mine.refusal("datasets", "check", *words)
 
 
+def test_a_description_is_written_and_read(mine: Shell) -> None:
+    code, out, err = mine("datasets", "describe", "mine")
+    assert (code, out, err) == (0, "written: mine/dataset.toml\n", "")
+    assert mine.json("datasets", "check", "mine")["class_names"] == list(trees.FOLDER_CLASSES)  # type: ignore[call-overload]
+    assert "dataset.toml is there already" in mine.refusal("datasets", "describe", "mine")
+
+
+def test_a_folder_of_two_readings_is_refused_until_one_is_chosen(mine: Shell) -> None:
+    for path in (mine.folder / "mine" / "masks").rglob("*.png"):
+        height, width = np.asarray(Image.open(path)).shape
+        trees.save_grey(path, np.repeat(np.array([[0, 255]], np.uint8), width // 2 + 1, 1)[:, :width].repeat(height, 0))
+    assert "(1) 255 is 'house'; (2) 255 is ignored" in mine.refusal("datasets", "check", "mine")
+    code, out, _ = mine("datasets", "describe", "mine")
+    assert (code, out.splitlines()[1:]) == (
+        0,
+        ["2 readings fit; choose one in it:", "    1: 255 is 'house'", "    2: 255 is ignored, and 0 is 'meadow'"],
+    )
+    assert "does not say 'classes'" in mine.refusal("datasets", "check", "mine")
+
+
+@pytest.mark.parametrize("words", [("nowhere",), ("mine/classes.txt",), (".",), ("mine", "--out", "mine")])
+def test_what_cannot_be_described_is_one_sentence(words: tuple[str, ...], mine: Shell) -> None:
+    mine.refusal("datasets", "describe", *words)
+
+
+def test_an_example_of_a_description_is_shown(shell: Shell) -> None:
+    code, out, _ = shell("datasets", "layouts", "--example")
+    assert (code, out) == (0, EXAMPLE)
+
+
 def test_layouts_are_listed(shell: Shell) -> None:
     rows = shell.json("datasets", "layouts")
     assert isinstance(rows, list)
@@ -166,3 +199,89 @@ def test_layouts_are_listed(shell: Shell) -> None:
     code, out, _ = shell("datasets", "layouts")
     assert code == 0
     assert all(name in out for name in (*LAYOUTS, "scenes:CLASSES"))
+
+
+def test_every_class_is_told_with_its_share_and_how_it_was_read(mine: Shell) -> None:
+    content = mine.json("datasets", "check", "mine")
+    assert isinstance(content, dict)
+    road = content["classes"][1]
+    assert (road["name"], road["read_as"], road["images"]) == ("road", "value 1", {"train": 3, "val": 2})
+    counts = content["splits"]["train"]["class_counts"]
+    assert road["share_pct"]["train"] == pytest.approx(100 * counts[1] / sum(counts))
+    assert content["ignored"]["read_as"] == "value 255"
+    assert content["ignored"]["share_pct"]["train"] == pytest.approx(100 * 189 / (189 + sum(counts)))
+    code, out, _ = mine("datasets", "check", "mine")
+    assert code == 0
+    assert [line.split()[:3] for line in out.splitlines() if line.startswith("road")] == [["road", "value", "1"]]
+    assert "ignored: value 255: 1.98 % of the pixels of train" in out
+
+
+def test_classes_in_colours_are_told_by_their_colours(mine: Shell) -> None:
+    trees.folder_tree(mine.folder / "coloured", masks="colours")
+    content = mine.json("datasets", "check", "coloured")
+    assert isinstance(content, dict)
+    assert content["classes"][0]["read_as"] == "colour (0, 160, 0)"
+    assert content["ignored"]["read_as"] == "colour (255, 255, 255)"
+
+
+def test_a_sound_folder_is_warned_of_and_stays_sound(mine: Shell) -> None:
+    trees.save_lines(mine.folder / "mine/classes.txt", [*trees.FOLDER_CLASSES, "unicorn"])
+    code, out, _ = mine("datasets", "check", "mine")
+    assert code == 0
+    assert "warning (empty-class): 1 class never occurs in the 3 train images: unicorn; is every value" in out
+    assert "\nsound, 2 warnings\n" in out
+    content = mine.json("datasets", "check", "mine")
+    assert isinstance(content, dict)
+    assert [(one["name"], one["stops"]) for one in content["warnings"]] == [
+        ("empty-class", True),
+        ("empty-class", False),
+    ]
+
+
+def test_a_picture_in_two_splits_is_named(mine: Shell) -> None:
+    for folder, suffix in (("images", "jpg"), ("masks", "png")):
+        source = mine.folder / f"mine/{folder}/train/train-0.{suffix}"
+        (mine.folder / f"mine/{folder}/val/other.{suffix}").write_bytes(source.read_bytes())
+    content = mine.json("datasets", "check", "mine")
+    assert isinstance(content, dict)
+    assert content["in_two_splits"]["count"] == 1
+    assert content["in_two_splits"]["files"][0]["other_path"] == "images/val/other.jpg"
+
+
+def test_a_sample_of_files_has_no_fingerprint(mine: Shell) -> None:
+    code, out, _ = mine("datasets", "check", "mine", "--sample", "1")
+    assert code == 0
+    assert "no fingerprint: a sample was looked at, not every file" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["mine", "scribbles", "pictures", "coloured"])
+def test_labels_are_drawn_over_images_with_a_legend(data: str, mine: Shell) -> None:
+    trees.scribble_tree(mine.folder / "scribbles")
+    trees.imagenet_tree(mine.folder / "pictures")
+    trees.folder_tree(mine.folder / "coloured", masks="colours")
+    (mine.folder / "coloured/classes.csv").write_text(
+        "name,red,green,blue\n$草地$,0,160,0\nroad,90,90,90\nhouse,200,40,0\nignore,255,255,255\n", encoding="utf-8"
+    )
+    code, out, err = mine("datasets", "check", data, "--preview", "seen.png")
+    assert (code, err) == (0, "")
+    assert out.endswith("drawn: seen.png\n")
+    with Image.open(mine.folder / "seen.png") as drawn:
+        assert drawn.width > 1000
+
+
+@pytest.mark.slow
+def test_nothing_is_drawn_of_what_cannot_be_read(mine: Shell) -> None:
+    for path in (mine.folder / "mine/masks").rglob("*.png"):
+        path.write_bytes(b"none")
+    code, _, err = mine("datasets", "check", "mine", "--preview", "seen.png")
+    assert code == 2
+    assert "there is nothing to draw of folder, 3 classes: no image with labels could be read" in err
+
+
+def test_a_log_gets_lines_of_progress(mine: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "SAID_EVERY_S", 0.0)
+    code, _, err = mine("datasets", "check", "mine", "--workers", "1")
+    assert code == 0
+    assert "reading images: 1 of 5, about " in err
+    assert "reading images: 5 of 5, about 0 s left" in err

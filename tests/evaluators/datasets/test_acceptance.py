@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluators.datasets import evidence
-from evaluators.datasets.ade20k import opened as ade20k
-from evaluators.datasets.checking import check
-from evaluators.datasets.evidence import (
+from evaluators.datasets import acceptance
+from evaluators.datasets.acceptance import (
     NAMES,
     Evidence,
     Warned,
     evidence_of,
+    examined,
     other_classes,
     remember_evidence,
     require_accepted,
 )
+from evaluators.datasets.ade20k import opened as ade20k
+from evaluators.datasets.checking import check
 from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.folder import opened
 from evaluators.datasets.scenes import Scenes
@@ -111,7 +112,7 @@ def test_equal_label_maps_in_two_splits_are_no_overlap(tmp_path: Path) -> None:
 def test_as_many_maps_are_looked_at_as_needed_to_find_every_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(acceptance, "MOST_LOOKED_AT", 3)
     values = np.zeros((32, 32), np.uint8)
     for number in range(12):
         labelled(tmp_path, "train", number, values)
@@ -127,7 +128,7 @@ def test_what_was_found_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch
     dataset = opened(trees.folder_tree(tmp_path))
     first = found(dataset)
     with monkeypatch.context() as patch:
-        patch.setattr(evidence, "_looked_into", None)
+        patch.setattr(acceptance, "_looked_into", None)
         assert found(opened(tmp_path)) == first
     trees.save_grey(tmp_path / "masks/train/train-0.png", np.full((48, 64), 255, np.uint8))
     assert found(opened(tmp_path)) != first
@@ -145,8 +146,18 @@ def test_a_damaged_cache_is_found_again(tmp_path: Path, cache: Path) -> None:
 def test_a_check_of_all_files_spares_the_training_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = opened(trees.folder_tree(tmp_path))
     remember_evidence(dataset, Evidence.of(check(dataset), dataset.class_names))
-    monkeypatch.setattr(evidence, "_looked_into", None)
+    monkeypatch.setattr(acceptance, "_looked_into", None)
     assert found(opened(tmp_path)).splits["train"].looked_at == 3
+
+
+def test_a_split_without_a_label_is_refused_whatever_is_accepted(tmp_path: Path) -> None:
+    trees.folder_tree(tmp_path)
+    for path in (tmp_path / "masks/val").iterdir():
+        trees.save_grey(path, np.full((48, 64), 255, np.uint8))
+    with pytest.raises(
+        UserError, match=r"every pixel of the first 2 val images is ignored \(255\): there is nothing to s"
+    ):
+        examined(opened(tmp_path), tuple(NAMES))
 
 
 def test_scenes_and_benchmarks_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -160,7 +171,7 @@ MILD = Warned("empty-class", "1 class never occurs in val.", False)
 
 
 def test_what_stops_is_said_with_all_that_must_be_accepted() -> None:
-    with pytest.raises(UserError, match=r"two splits\. Besides: ignored\..*--accept split-overlap --accept ignored"):
+    with pytest.raises(UserError, match=r"two splits\. 60 % are ignored\..*--accept split-overlap --accept ignored"):
         require_accepted((OVERLAP, IGNORED, MILD), ())
 
 
