@@ -158,6 +158,7 @@ def latency_measure(
             classes=tuple(classes or ()),
             output=output,  # type: ignore[arg-type]  # checked by Task
             out=out,
+            say=lambda sentence: print(sentence, file=sys.stderr),
             report=report,
         )
     shown = validated(table)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL, without_password
+from topformer.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns of a pipe, which has no width of its own."""
+
+SAID_EVERY_S = 30.0
+"""Between two lines about work that goes on, in a log."""
 
 Arch = Annotated[
     str,
@@ -78,7 +83,8 @@ def console_of(*, stderr: bool = False) -> "Console":
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done."""
+    """On a standard error that is a terminal, with the time that passed and that is left; gone when all is done. In a
+    log, a line now and then says the same; what is done sooner says nothing."""
     from rich import progress
 
     columns = (
@@ -92,15 +98,27 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     console = console_of(stderr=True)
     bars = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     bar = bars.add_task("", total=None)
+    begun = said = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:
-        bars.start()  # not before: what is refused at once has no bar
-        bars.update(bar, completed=done, total=total, description=what)
+        nonlocal said
+        if console.is_terminal:
+            bars.start()  # not before: what is refused at once has no bar
+            bars.update(bar, completed=done, total=total, description=what)
+        elif (now := time.monotonic()) - said >= SAID_EVERY_S:
+            said = now
+            console.print(progress_line(done, total, what, now - begun), highlight=False)
 
     try:
         yield report
     finally:
         bars.stop()
+
+
+def progress_line(done: int, total: int, what: str, passed_s: float) -> str:
+    """How far long work is, for a log; what is left follows from the pace so far."""
+    left = f", about {duration(passed_s * (total - done) / done)} left" if 0 < done < total else ""
+    return f"{what}: {done:,} of {total:,}, {duration(passed_s)} passed{left}"
 
 
 def print_json(content: object) -> None:
