@@ -76,6 +76,8 @@ def _print_priced(shown: "Priced") -> None:
     print(_post_processing_line(shown.post_processing, task))
     if published := shown.published:
         print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+    if shown.note:
+        print(f"note: {shown.note}")
 
 
 def _post_processing_line(part: "PostProcessing", task: Task) -> str:

@@ -29,8 +29,8 @@ Arch = Annotated[
     str,
     typer.Argument(
         metavar="ARCH",
-        help="tiny, small, base, a JSON file, STUDY#TRIAL, STUDY@50ms (the best under a budget) or STUDY@small (no "
-        "slower than the anchor).",
+        help="tiny, small, base, base-cityscapes, base-cityscapes-half, a JSON file, STUDY#TRIAL, STUDY@50ms (the best "
+        "under a budget) or STUDY@small (no slower than the anchor).",
     ),
 ]
 Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topformer.errors import UserError
+from topformer.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -43,6 +43,7 @@ _OF_PLANES = frozenset(
 )
 _WEIGHTS_OF = frozenset(("Conv", "ConvTranspose"))
 _GREY_OR_COLOUR = (1, 3, 4)
+_SHOWN = 200
 
 Rule = Callable[["_Graph", "onnx.NodeProto"], "list[onnx.NodeProto]"]
 
@@ -64,8 +65,18 @@ class Rewritten:
 def rewritten(proto: onnx.ModelProto) -> Rewritten:
     """Of a model whose input is static; `proto` itself stays as it is.
 
-    Raises UserError where a newer operator has no equal in opset 17, but for those files only that need it.
+    Raises UserError where a newer operator has no equal in opset 17, but for those files only that need it, and for a
+    file that contradicts itself.
     """
+    try:
+        return _rewritten(proto)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # values that no checker has looked at
+        raise UserError(
+            f"the file's operators contradict each other ({first_line(error)[:_SHOWN]}); {TRY_INSTEAD}."
+        ) from None
+
+
+def _rewritten(proto: onnx.ModelProto) -> Rewritten:
     notes = []
     if channels_last(proto):
         proto = _with_planes(proto)
@@ -389,7 +400,7 @@ def _padding(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     if pads is None or axes is None or shape is None:
         raise UserError(f"the pads of the file's Pad are computed, not constant; {TRY_INSTEAD}.")
     every = np.zeros((2, len(shape)), np.int64)
-    every[:, axes] = pads.reshape(2, -1)
+    every[:, axes] = pads.reshape(2, len(axes))
     given = [node.input[0], graph.add(every.reshape(-1), np.int64, node.output[0]), node.input[2]]
     return [_said_before(_with(node, given if given[2] else given[:2]), graph.opset or 0)]
 

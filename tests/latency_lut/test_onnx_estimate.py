@@ -243,6 +243,8 @@ def operator(kind: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
     return helper.make_node(kind, ["features", *inputs], ["out"], **attributes)
 
 
+MEAN = helper.make_node("ReduceMean", ["features", "axes"], ["mean"])
+
 EXACT: list[tuple[onnx.NodeProto, Given, int]] = [
     *((operator(f"Reduce{what}", "axes", keepdims=1), AXES, 20) for what in ("Mean", "Max", "Min", "L1", "SumSquare")),
     (operator("ReduceMean", "", noop_with_empty_axes=1), [], 18),
@@ -319,6 +321,21 @@ def test_what_opset_17_cannot_say_is_refused_with_what_to_try(path: Path) -> Non
     path.write_bytes(model(CONV, mean, pad, weights=[weight(), *given], opset=19).SerializeToString())
     with pytest.raises(UserError, match=r"dynamo=False, opset_version=17"):
         rewritten(read_onnx(path, size=None))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "given", "opset"),
+    [
+        ((operator("Pad", "pads", "", "on"), MEAN), [constant("pads", [1, 2]), constant("on", [1, 2])], 20),
+        ((operator("Split", axis=9, num_outputs=2), MEAN), [], 20),
+        ((operator("AveragePool", auto_pad="SAME_LOWER", kernel_shape=[3, 3], strides=[0, 0]),), [], 17),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused_in_a_sentence(
+    nodes: tuple[onnx.NodeProto, ...], given: Given, opset: int
+) -> None:
+    with pytest.raises(UserError, match="contradict each other"):
+        rewritten(model(CONV, *nodes, weights=[weight(), *AXES, *given], opset=opset))
 
 
 def test_a_file_that_is_read_as_it_stands_is_left_alone() -> None:
