@@ -49,7 +49,7 @@ _FLOPS = re.compile(r"^FLOPS = ([\d.]+)([KMGT]?)$", re.MULTILINE)
 _UNKNOWN_OPERATOR = re.compile(r"^todo (\S+)$", re.MULTILINE)
 _OUTPUT = re.compile(r"^pnnx\.Output .*=\((.*)\)", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
-_NAMES = {"Tensor.slice": "slices with steps"}
+_NAMES = {"Tensor.slice": "slices with steps that do not divide the size"}
 """Of pnnx's operators, for people."""
 _ADVICE = "install it with: pip install 'topformer-nas[arm]'"
 

@@ -564,7 +564,36 @@ def _filled(_: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [node] if "mode" in _attributes(node) else [_with(node, mode="constant")]
 
 
+def _stepped(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A slice with a step as one of every so many in an axis of its own: ncnn's slices have none."""
+    shape = graph.shape(node.input[0])
+    given = [graph.constant(name) if name else None for name in node.input[1:]]
+    if len(given) < 4 or shape is None or any(values is None for values in given):
+        return [node]
+    starts, ends, axes, steps = (values.tolist() for values in given if values is not None)
+    if max(steps) == 1 or min(steps) < 1 or any(shape[axis] % step for axis, step in zip(axes, steps, strict=True)):
+        return [node]
+    nodes, name, sizes = [], node.input[0], list(shape)
+    ahead = [axis % len(shape) for axis in axes]
+    for index, (start, end, axis, step) in enumerate(zip(starts, ends, ahead, steps, strict=True)):
+        first, last, _ = slice(start, end).indices(sizes[axis])
+        count = max(math.ceil((last - first) / step), 0)
+        whole = [*sizes[:axis], sizes[axis] // step, step, *sizes[axis + 1 :]]
+        sizes[axis] = count
+        wide, cut, out = (f"{node.output[0]}/{what}{index}" for what in ("wide", "cut", "step"))
+        bounds = ([first // step, first % step], [first // step + count, first % step + 1], [axis, axis + 1])
+        nodes += [
+            _node("Reshape", [name, graph.add(whole, np.int64, wide)], [wide]),
+            _node("Slice", [wide, *(graph.add(values, np.int64, cut) for values in bounds)], [cut]),
+            _node("Reshape", [cut, graph.add(sizes, np.int64, out)], [out]),
+        ]
+        name = out
+    nodes[-1].output[0] = node.output[0]
+    return nodes
+
+
 _EXACT: Mapping[str, Rule] = {
+    "Slice": _stepped,
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool"), _padded),
     "Pad": _filled,
 }
@@ -576,7 +605,7 @@ def _known_resize(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     mode = values.get("mode", "nearest")
     where = values.get("coordinate_transformation_mode", "half_pixel")
     if where == "tf_crop_and_resize" or values.get("antialias") or values.get("keep_aspect_ratio_policy"):
-        return [node]
+        return [node]  # of another kernel, of sizes that are not told
     known: dict[str, Any] = {"coordinate_transformation_mode": where}
     if mode == "nearest":
         if where == "half_pixel" and len(values) <= 1:
@@ -648,6 +677,23 @@ def _shuffled(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [_with(node, mode="CRD")]
 
 
+def _unshuffled(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Blocks of pixels into channels, in the order of channels that ncnn has."""
+    shape, block = graph.shape(node.input[0]), _attributes(node)["blocksize"]
+    if shape is None or len(shape) != 4:
+        return [node]
+    batch, channels, height, width = shape
+    graph.instead("SpaceToDepth", "one in another order of channels")
+    apart, turned = (f"{node.output[0]}/{what}" for what in ("apart", "turned"))
+    into = [batch, channels, height // block, block, width // block, block]
+    flat = [batch, channels * block**2, height // block, width // block]
+    return [
+        _node("Reshape", [node.input[0], graph.add(into, np.int64, apart)], [apart]),
+        _node("Transpose", [apart], [turned], perm=[0, 1, 3, 5, 2, 4]),
+        _node("Reshape", [turned, graph.add(flat, np.int64, turned)], node.output),
+    ]
+
+
 def _mirrored(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """A transposed convolution with a pad more at one end: cut there by output padding, at whichever end it may be."""
     values = _attributes(node)
@@ -681,6 +727,7 @@ _STAND_INS: Mapping[str, Rule] = {
     "ReduceMax": _extreme,
     "ReduceMin": _extreme,
     "DepthToSpace": _shuffled,
+    "SpaceToDepth": _unshuffled,
     "ConvTranspose": _mirrored,
     "AveragePool": _counted,
 }

@@ -243,6 +243,10 @@ def operator(kind: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
     return helper.make_node(kind, ["features", *inputs], ["out"], **attributes)
 
 
+def sliced(starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> list[onnx.TensorProto]:
+    return [constant(*pair) for pair in (("on", starts), ("to", ends), ("axes", axes), ("by", steps))]
+
+
 MEAN = helper.make_node("ReduceMean", ["features", "axes"], ["mean"])
 
 EXACT: list[tuple[onnx.NodeProto, Given, int]] = [
@@ -256,6 +260,8 @@ EXACT: list[tuple[onnx.NodeProto, Given, int]] = [
     (operator("Conv", "wide", auto_pad="SAME_LOWER", strides=[2, 2]), [WIDE], 17),
     (operator("Conv", "wide", auto_pad="SAME_LOWER"), [WIDE], 17),
     (operator("Pad", "pads"), [constant("pads", [0, 0, 1, 2, 0, 0, 0, 1])], 17),
+    (operator("Slice", "on", "to", "axes", "by"), sliced([1, 0], [99, 99], [2, 3], [2, 3]), 17),
+    (operator("Slice", "on", "to", "axes", "by"), sliced([-31, 2], [30, -1], [-2, 1], [4, 2]), 17),
     (operator("Resize", "", "scales", mode="nearest", nearest_mode="round_prefer_floor"), TWICE, 17),
     (operator("Resize", "scales", mode="nearest"), TWICE, 10),
     (operator("Upsample", "scales", mode="nearest"), TWICE, 9),
@@ -347,6 +353,7 @@ STAND_INS: list[tuple[onnx.NodeProto, Given, str]] = [
     (operator("ReduceMax", axes=[1]), [], "ReduceMax as ReduceMin"),
     (operator("AveragePool", auto_pad="SAME_UPPER", **POOL), [], "AveragePool that leaves"),
     (operator("DepthToSpace", blocksize=2), [], "DepthToSpace (DCR) as (CRD)"),
+    (operator("SpaceToDepth", blocksize=2), [], "SpaceToDepth as one in another order"),
     (operator("ConvTranspose", "wide", auto_pad="SAME_UPPER", strides=[2, 2]), [WIDE], "ConvTranspose with its longer"),
     (
         operator("Resize", "", "scales", mode="linear", coordinate_transformation_mode="asymmetric"),
