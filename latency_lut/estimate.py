@@ -139,6 +139,18 @@ def fit(rows: Mapping[str, Counts], milliseconds: Callable[[Counts], float] = SN
     )
 
 
+def rivals(counts: Mapping[str, Counts]) -> dict[str, Callable[[Counts], float]]:
+    """The alternatives, each scaled to the published latencies relative to this core model, so that all are to be
+    multiplied by its scale. `counts` are those of the anchors' rows, at least."""
+    own = fit(counts).scale
+    scales = {what: fit(counts, model).scale / own for what, model in ALTERNATIVES.items()}
+    return {what: _scaled(model, scales[what]) for what, model in ALTERNATIVES.items()}
+
+
+def _scaled(milliseconds: Callable[[Counts], float], scale: float) -> Callable[[Counts], float]:
+    return lambda counts: scale * milliseconds(counts)
+
+
 def estimated_table(counts: CountTable, *, name: str = tables.SNAPDRAGON_865) -> LatencyTable:
     """The same counts give the same table, byte for byte.
 

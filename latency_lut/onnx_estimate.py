@@ -11,6 +11,10 @@ the interval, and to that end only:
 * squeeze-excite: everything from the pooling to the product, and the layer whose map it gates; and hard-swish alone.
   That is cautious: LR-ASPP on MobileNetV3-Large is 1 to 3 % above its published latency.
 
+What the core model does not see at all, because it moves data by single values (transposes, slices, concatenations,
+paddings and nearest resizes of small maps), other core models see, which fit the published latencies as well. The
+interval reaches from the least to the greatest that they say of the very network.
+
 The gates of TopFormer's own semantic injection, which are resized before they multiply, are in the networks that set
 the scale and are not flagged. Numbers are in experiments/results/peers.
 """
@@ -21,7 +25,7 @@ import hashlib
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
@@ -32,12 +36,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_lut import tables
-from latency_lut.counting import CountSource
-from latency_lut.devices.qemu import count_and_infer
-from latency_lut.estimate import SNAPDRAGON_865, CoreModel
+from latency_lut.counting import SUFFIX, CountSource, CountTable
+from latency_lut.devices.qemu import Counts, count_and_infer
+from latency_lut.estimate import SNAPDRAGON_865, CoreModel, rivals
 from latency_lut.runtimes.ncnn import NcnnLayer, NcnnNetwork
 from latency_lut.runtimes.pnnx import PNNX_VERSION, convert, input_name, input_shape, read_onnx
-from topformer.errors import UserError, unknown_name
+from latency_lut.runtimes.rewriting import TRY_INSTEAD, Rewritten, channels_last, rewritten
+from topformer.errors import UserError, first_line, unknown_name
 from topformer.keys import Shape
 from topformer.progress import Progress
 
@@ -51,6 +56,12 @@ MAX_OPERATIONS_G = 400.0
 MAX_DIFFERENCE = 0.01
 """Between ncnn's output and onnxruntime's, relative to the greatest value: rounding is far below, another network far
 above."""
+MAX_REWRITTEN_DIFFERENCE = 1e-3
+"""Between the file and what is said in other words for pnnx, both run by onnxruntime."""
+
+_RUN_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+"""Of onnxruntime, about a network."""
+_SHOWN = 300
 
 _SECONDS_PER_G = 8.0
 """Of counting, on one core of an ordinary machine, for light networks; those of dense 3x3 convolutions take less."""
@@ -87,6 +98,11 @@ class DeviceModel:
     table: str
     """Name of the latency table whose header has the scale and its error."""
 
+    def rivals(self) -> dict[str, Callable[[Counts], float]]:
+        """Other core models that fit the published latencies as well, by name; see `latency_lut.estimate.rivals`."""
+        counts = CountTable.load(Path(tables.__path__[0]) / f"{self.table}{SUFFIX}")
+        return rivals(counts.rows)
+
 
 DEVICE_MODELS = {"snapdragon865": DeviceModel(core=SNAPDRAGON_865, table=tables.SNAPDRAGON_865)}
 
@@ -99,6 +115,9 @@ class OperatorTime:
     """ncnn's name, with the kernel of a convolution."""
     count: int
     ms: float
+    low_ms: float
+    high_ms: float
+    """The least and the greatest that any core model says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +143,10 @@ class NetworkEstimate:
     flagged: tuple[Flagged, ...]
     flagged_ms: float
     """Of all flagged layers, each once."""
+    rivals_ms: Mapping[str, float]
+    """What other core models say of the network, by name; the interval has them all."""
+    notes: tuple[str, ...]
+    """What was read or priced in another way than the file says it, in sentences."""
     input: Shape
     """(channels, height, width)."""
     model_sha256: str
@@ -149,17 +172,20 @@ def estimate_onnx(
     core: CoreModel,
     scale: float,
     interval_pct: float,
+    rivals: Mapping[str, Callable[[Counts], float]],
     size: tuple[int, int] | None,
     progress: Progress,
 ) -> NetworkEstimate:
     """Convert, check that the result computes what the file does, count, and price.
 
-    `scale` and `interval_pct` are those of a table's error model; `size` (height, width) is for files that leave it
-    open. Counting takes a third of a second for a millisecond of latency.
+    `scale` and `interval_pct` are those of a table's error model; `rivals` are core models whose milliseconds are to be
+    multiplied by the same scale; `size` (height, width) is for files that leave it open. Counting takes a third of a
+    second for a millisecond of latency.
     """
     progress(0, 1, "converting")
     proto = read_onnx(path, size=size)
-    converted = convert(proto)
+    made = rewritten(proto)
+    converted = convert(made.priced)
     if converted.operations_g > MAX_OPERATIONS_G:
         raise UserError(
             f"{path} takes {converted.operations_g:.0f} G operations, about "
@@ -167,27 +193,32 @@ def estimate_onnx(
             f"{MAX_OPERATIONS_G:.0f} G. Export it for a smaller image."
         )
     network = converted.network
-    image = _made_up_image(input_shape(proto))
+    shape = input_shape(made.exact)
+    image = _made_up_image(shape)
+    reference, notes = _checked(path, proto, made, image, converted.outputs)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(count_and_infer, network, converted.weights, [image])
         _wait(future, round(_SECONDS_PER_G * converted.operations_g) + 1, progress)
         counts, output = future.result()
-    difference = _difference(output, _reference(proto, image, converted.outputs))
+    difference = _difference(output, reference)
     if not difference <= MAX_DIFFERENCE:
         raise UserError(
             f"pnnx's conversion of {path} computes something else than the file (difference {difference:.2g} of the "
-            f"greatest value, at most {MAX_DIFFERENCE:g} is rounding), so its time would be another network's."
+            f"greatest value, at most {MAX_DIFFERENCE:g} is rounding), so its time would be another network's; "
+            f"{TRY_INSTEAD}."
         )
     ms_of = {name: scale * core.milliseconds(each) for name, each in counts}
+    rival_ms_of = {what: {name: scale * rival(each) for name, each in counts} for what, rival in rivals.items()}
+    rivals_ms = {what: sum(each.values()) for what, each in rival_ms_of.items()}
     total_ms = sum(ms_of.values())
     patterns = flagged_layers(network)
     flagged_ms = sum(ms_of[name] for name in _union(name for places in patterns.values() for name in places))
     progress(1, 1, f"{total_ms:.1f} ms")
     return NetworkEstimate(
         total_ms=total_ms,
-        low_ms=total_ms * max(1 - interval_pct / 100, 0),
-        high_ms=total_ms * (1 + interval_pct / 100) + flagged_ms * FLAGGED_PCT / 100,
-        by_operator=_by_operator(network, ms_of),
+        low_ms=min((total_ms * max(1 - interval_pct / 100, 0), *rivals_ms.values())),
+        high_ms=max((total_ms * (1 + interval_pct / 100), *rivals_ms.values())) + flagged_ms * FLAGGED_PCT / 100,
+        by_operator=_by_operator(network, ms_of, tuple(rival_ms_of.values())),
         flagged=tuple(
             Flagged(
                 pattern=pattern,
@@ -198,7 +229,9 @@ def estimate_onnx(
             for pattern, places in patterns.items()
         ),
         flagged_ms=flagged_ms,
-        input=input_shape(proto),
+        rivals_ms=rivals_ms,
+        notes=notes,
+        input=shape,
         model_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         difference=difference,
         source=CountSource.here(),
@@ -289,9 +322,12 @@ def _settings(layer: NcnnLayer) -> dict[str, str]:
     return {number: value for number, _, value in pairs}
 
 
-def _by_operator(network: NcnnNetwork, ms_of: Mapping[str, float]) -> tuple[OperatorTime, ...]:
+def _by_operator(
+    network: NcnnNetwork, ms_of: Mapping[str, float], rivals: tuple[Mapping[str, float], ...]
+) -> tuple[OperatorTime, ...]:
     count: Counter[str] = Counter()
     ms: defaultdict[str, float] = defaultdict(float)
+    rival_ms: defaultdict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(rivals)))
     for layer in network.layers:
         if layer.name not in ms_of or layer.kind == "Split":
             continue
@@ -301,8 +337,38 @@ def _by_operator(network: NcnnNetwork, ms_of: Mapping[str, float]) -> tuple[Oper
             operator = f"{operator} {settings.get('11', settings['1'])}x{settings['1']}"
         count[operator] += 1
         ms[operator] += ms_of[layer.name]
-    rows = (OperatorTime(operator=name, count=count[name], ms=ms[name]) for name in ms)
+        rival_ms[operator] += np.array([each[layer.name] for each in rivals])
+    said = {name: (ms[name], *map(float, rival_ms[name])) for name in ms}
+    rows = (
+        OperatorTime(operator=name, count=count[name], ms=ms[name], low_ms=min(said[name]), high_ms=max(said[name]))
+        for name in ms
+    )
     return tuple(sorted(rows, key=lambda row: row.ms, reverse=True))
+
+
+def _checked(
+    path: Path, proto: onnx.ModelProto, made: Rewritten, image: NDArray[np.float32], order: tuple[int, ...]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """(what the counted network should compute, sentences about what is not as the file has it).
+
+    Raises UserError where what was said in other words computes something else than the file.
+    """
+    given = image.transpose(1, 2, 0) if channels_last(proto) else image
+    reference = _reference(proto, given, order)
+    if made.priced is proto:
+        return reference, ()
+    difference = _difference(_reference(made.exact, image, order), reference)
+    if not difference <= MAX_REWRITTEN_DIFFERENCE:
+        raise UserError(
+            f"{path} could not be said in words that pnnx reads: what came out computes something else (difference "
+            f"{difference:.2g} of the greatest value); {TRY_INSTEAD}."
+        )
+    if not made.stand_ins:
+        return reference, made.notes
+    priced = _reference(made.priced, image, order)
+    if _difference(priced, reference) <= MAX_REWRITTEN_DIFFERENCE:
+        return reference, made.notes
+    return priced, (*made.notes, f"priced as what takes as long: {'; '.join(made.stand_ins)}")
 
 
 def _made_up_image(shape: Shape) -> NDArray[np.float32]:
@@ -325,11 +391,15 @@ def _wait(future: Future[Any], seconds: int, progress: Progress) -> None:
 def _reference(proto: onnx.ModelProto, image: NDArray[np.float32], order: Iterable[int]) -> NDArray[np.float32]:
     """Outputs of onnxruntime, those of these numbers, in a row."""
     import onnxruntime  # noqa: PLC0415, only where there is something to compare
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    outputs = session.run(None, {input_name(proto): image[None]})
+    try:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(None, {input_name(proto): image[None]})
+    except tuple(getattr(errors, name) for name in _RUN_ERRORS) as error:
+        raise UserError(f"onnxruntime cannot run the network: {first_line(error)[:_SHOWN]}; {TRY_INSTEAD}.") from None
     return np.concatenate([np.asarray(outputs[number], np.float32).ravel() for number in order])
 
 

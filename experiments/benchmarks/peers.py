@@ -33,7 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latency_lut.counting import CountSource
 from latency_lut.estimate import SNAPDRAGON_865
-from latency_lut.onnx_estimate import estimate_onnx
+from latency_lut.onnx_estimate import DEVICE_MODELS, estimate_onnx
+from topformer.progress import silent
 
 CLASSES = 150
 SIDE_PX = 512
@@ -431,7 +432,15 @@ def row_of(peer: Peer) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         path = Path(folder) / "peer.onnx"
         torch.onnx.export(network, (image,), path, dynamo=True, external_data=False, verbose=False)
-        found = estimate_onnx(path, core=SNAPDRAGON_865, scale=1, interval_pct=0, size=None, progress=lambda *_: None)
+        found = estimate_onnx(
+            path,
+            core=SNAPDRAGON_865,
+            scale=1,
+            interval_pct=0,
+            rivals=DEVICE_MODELS["snapdragon865"].rivals(),
+            size=None,
+            progress=silent,
+        )
     return {
         "published_ms": peer.latency_ms,
         "unfitted_ms": found.total_ms,

@@ -54,3 +54,5 @@ def _print(shown: "Described") -> None:
             f"mIoU {published['miou_pct']} % on ADE20K val, {published['latency_ms']} ms "
             f"({published['latency_protocol']}); {published['source']}."
         )
+    if shown.note:
+        console.print(f"note: {shown.note}")

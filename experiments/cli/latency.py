@@ -74,6 +74,8 @@ def _print_priced(shown: "Priced") -> None:
     print(_post_processing_line(shown.post_processing, task))
     if published := shown.published:
         print(f"published: {published['latency_ms']} ms ({published['latency_protocol']}); {published['source']}")
+    if shown.note:
+        print(f"note: {shown.note}")
 
 
 def _post_processing_line(part: "PostProcessing", task: Task) -> str:
@@ -156,6 +158,7 @@ def latency_measure(
             classes=tuple(classes or ()),
             output=output,  # type: ignore[arg-type]  # checked by Task
             out=out,
+            say=lambda sentence: print(sentence, file=sys.stderr),
             report=report,
         )
     shown = validated(table)
@@ -258,9 +261,20 @@ def _print_estimated(shown: "EstimatedNetwork") -> None:
     found, header = shown.found, shown.header
     for row in found.by_operator:
         share_pct = 100 * row.ms / found.total_ms
-        print(f"{row.operator:30s} {row.count:4d} x {row.ms:9.3f} ms {share_pct:5.1f} %  {'#' * round(share_pct / 3)}")
+        said = f"{row.ms:9.3f} ms ({row.low_ms:.3f} to {row.high_ms:.3f})"
+        print(f"{row.operator:30s} {row.count:4d} x {said:32s} {share_pct:5.1f} %  {'#' * round(share_pct / 3)}")
     for flag in found.flagged:
         print(f"flagged: {flag.count} x {flag.pattern}, {flag.ms:.2f} ms, may take longer: {flag.reason}")
+    for note in found.notes:
+        print(f"note: {note}")
+    least, most = (
+        min(found.rivals_ms, key=found.rivals_ms.__getitem__),
+        max(found.rivals_ms, key=found.rivals_ms.__getitem__),
+    )
+    print(
+        f"{len(found.rivals_ms)} other core models that fit the published latencies as well: "
+        f"{found.rivals_ms[least]:.2f} ms ({least}) to {found.rivals_ms[most]:.2f} ms ({most})"
+    )
     print(
         f"{shown.model} at {'x'.join(map(str, found.input[1:]))} px: {found.total_ms:.2f} ms ({found.low_ms:.2f} to "
         f"{found.high_ms:.2f}), {found.kind}; {shown.interval}"

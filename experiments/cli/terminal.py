@@ -12,6 +12,7 @@ import typer
 
 from experiments import DEFAULT_URL, without_password
 from experiments.cli.streams import visible
+from topformer.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns of a pipe, which has no width of its own."""
-SAID_EVERY_S = 20.0
-"""Between two lines of progress in a log."""
+SAID_EVERY_S = 30.0
+"""Between two lines about work that goes on, in a log."""
 
 Arch = Annotated[
     str,
     typer.Argument(
         metavar="ARCH",
-        help="tiny, small, base, a JSON file, STUDY#TRIAL, STUDY@50ms (the best under a budget) or STUDY@small (no "
-        "slower than the anchor).",
+        help="tiny, small, base, base-cityscapes, base-cityscapes-half, a JSON file, STUDY#TRIAL, STUDY@50ms (the best "
+        "under a budget) or STUDY@small (no slower than the anchor).",
     ),
 ]
 Storage = Annotated[str, typer.Option("--storage", envvar="TOPFORMER_NAS_STORAGE", help="Database URL of the studies.")]
@@ -137,21 +138,20 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     bars = bars_of(TaskProgressColumn(), passing=True)
     console = bars.console
     bar = bars.add_task("", total=None)
-    begun: dict[str, tuple[int, float]] = {}
+    begun: dict[str, float] = {}
     said = started = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:
         nonlocal said
-        if not console.is_terminal:
-            now = time.monotonic()
-            first, since = begun.setdefault(what, (done - 1, now if begun else started))
-            if now - said >= SAID_EVERY_S:
-                said = now
-                left = (now - since) / max(done - first, 1) * (total - done)
-                console.print(f"{what}: {done:,} of {total:,}, about {duration(left)} left", highlight=False)
+        if console.is_terminal:
+            bars.start()  # not before: what is refused at once has no bar
+            bars.update(bar, completed=done, total=total, description=what)
             return
-        bars.start()  # not before: what is refused at once has no bar
-        bars.update(bar, completed=done, total=total, description=what)
+        now = time.monotonic()
+        since = begun.setdefault(what, now if begun else started)
+        if now - said >= SAID_EVERY_S:
+            said = now
+            console.print(progress_line(done, total, what, now - since), highlight=False)
 
     try:
         yield report
@@ -159,18 +159,17 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         bars.stop()
 
 
-def duration(seconds: float) -> str:
-    """Such as 40 s, 3 min or 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def say(sentences: Iterable[str]) -> None:
     """On standard error, a line each."""
     console = console_of(stderr=True)
     for sentence in sentences:
-        console.print("".join(letter if letter.isprintable() else "?" for letter in sentence), highlight=False)
+        console.print(sentence, highlight=False)
+
+
+def progress_line(done: int, total: int, what: str, passed_s: float) -> str:
+    """How far long work is, for a log; what is left follows from the pace so far."""
+    left = f", about {duration(passed_s * (total - done) / done)} left" if 0 < done < total else ""
+    return f"{what}: {done:,} of {total:,}, {duration(passed_s)} passed{left}"
 
 
 def print_json(content: object) -> None:

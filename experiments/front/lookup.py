@@ -1,4 +1,5 @@
-"""What does an `ARCH` argument name? tiny, small, base, a JSON file, STUDY#TRIAL, STUDY@50ms or STUDY@small."""
+"""What does an `ARCH` argument name? tiny, small, base, base-cityscapes, a JSON file, STUDY#TRIAL, STUDY@50ms or
+STUDY@small."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from latency_lut import tables
 from latency_lut.table import LatencyTable, find_table
 from topformer.config import ANCHORS, Task, TopFormerConfig, anchor_name, named_arch, parse_image_size
 from topformer.errors import UserError, unknown_name
+from topformer.published import CITYSCAPES
 from topformer.reading import MIB, file_text, parse_json
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Chosen:
         """A name for people and for files."""
         if self.study is not None and self.trial is not None:
             return f"{self.study.name}-{self.trial.number}"
+        if self.text in CITYSCAPES:
+            return self.text
         return anchor_name(self.arch) or f"arch-{self.arch.key}"
 
 
@@ -56,6 +60,8 @@ def chosen(text: str, *, storage: str, fidelity: str | None = None) -> Chosen:
         return _under_budget(match["study"], match["budget"], storage, fidelity)
     if fidelity is not None:
         raise UserError(f"--fidelity is of a study's trials; {text!r} is none: give STUDY#TRIAL or STUDY@50ms.")
+    if text in CITYSCAPES:
+        return Chosen(text=text, arch=CITYSCAPES[text].arch, task=CITYSCAPES[text].task)
     path = Path(text)
     if text in ANCHORS or not (path.suffix == ".json" or _is_there(path)):
         return Chosen(text=text, arch=_named(text))
@@ -92,7 +98,7 @@ def _named(text: str) -> TopFormerConfig:
     try:
         return named_arch(text)
     except UserError as error:
-        raise UserError(f"{error} So do STUDY#TRIAL and STUDY@50ms.") from None
+        raise UserError(f"{error} So do STUDY#TRIAL and STUDY@50ms, and {' and '.join(CITYSCAPES)}.") from None
 
 
 def _is_there(path: Path) -> bool:

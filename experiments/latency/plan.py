@@ -26,7 +26,7 @@ from search_space import PRESETS, SearchSpace, blocks, preset
 from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Candidate, OutputKind, Task, TopFormerConfig, anchor_name
 from topformer.errors import UserError
-from topformer.progress import Progress, silent
+from topformer.progress import Progress, Say, silent, unsaid
 
 RANDOM_NETWORKS = 12
 """Random networks that a table is calibrated on, besides the anchors."""
@@ -133,9 +133,12 @@ def make_table(
     classes: tuple[int, ...] = (),
     output: OutputKind | None = None,
     out: str | None = None,
+    say: Say = unsaid,
     report: Progress = silent,
 ) -> tuple[LatencyTable, Path]:
     """Time the blocks that a study, a space or the anchors need, or count them on qemu; the table, and its file.
+
+    `say` is told how much there is to count before that begins.
 
     Called again, it goes on where it was, and adds only the missing rows. Names are those of `latency measure`. Raises
     `UserError` where the table at `out` comes from another machine, runtime or timing.
@@ -153,7 +156,7 @@ def make_table(
     if where is None:
         from experiments.latency.shipped import estimate
 
-        return estimate(wanted, path, report=report), path
+        return estimate(wanted, path, say=say, report=report), path
     from latency_lut.measure import measure_table
     from latency_lut.runtimes import runtime_named
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 
 from experiments.latency.plan import Plan
 from latency_lut import tables
-from latency_lut.counting import SUFFIX, CountTable, count_blocks
+from latency_lut.counting import SUFFIX, CountTable, count_blocks, counting_seconds, not_counted
 from latency_lut.estimate import ALTERNATIVES, WHOLE_NETWORK_PCT, estimated_table, fit
 from latency_lut.table import SUFFIX as TABLE_SUFFIX
 from latency_lut.table import LatencyTable
@@ -25,7 +25,7 @@ from topformer.blocks import Block, candidate_blocks, decompose
 from topformer.config import ANCHORS, Task
 from topformer.errors import UserError
 from topformer.keys import kind_of
-from topformer.progress import Progress
+from topformer.progress import Progress, Say, duration, unsaid
 
 SHIPPED_SPACES = ("quickstart", "pyramid")
 SHIPPED_CLASSES = (150, 59)
@@ -57,17 +57,68 @@ def shipped_blocks() -> tuple[Block, ...]:
     return tuple({block.key: block for block in found}.values())
 
 
-def estimate(wanted: Plan, path: Path, *, report: Progress) -> LatencyTable:
+def estimate(wanted: Plan, path: Path, *, say: Say = unsaid, report: Progress) -> LatencyTable:
     """An estimated table with the shipped rows and those that a plan needs besides; these are counted here.
 
-    Their counts stay in a file beside the table, so that they are counted once.
+    The rows of the anchors and of a few members of the space come first, and are a table as soon as they are there.
+    Counts stay in a file beside the table, so that they are counted once.
     """
     own = path.with_name(path.name.removesuffix(TABLE_SUFFIX) + SUFFIX)
-    counts = count_blocks(wanted.blocks, out=own, known=shipped_counts(), workers=os.cpu_count() or 1, progress=report)
+    known, workers = shipped_counts(), os.cpu_count() or 1
+    first, rest = needed_first(wanted, not_counted(wanted.blocks, out=own, known=known))
+    if first or rest:
+        say(_announced(wanted, first, rest, workers))
+    ahead = len(first) if rest else 0
+    if ahead:
+        every = len(first) + len(rest)
+        some = count_blocks(first, out=own, known=known, workers=workers, progress=_part_of(report, 0, every))
+        estimated_table(some, name=path.stem).save(path)
+    later = _part_of(report, ahead, ahead + len(rest)) if ahead else report
+    counts = count_blocks(wanted.blocks, out=own, known=known, workers=workers, progress=later)
     table = estimated_table(counts, name=path.stem)
     table.save(path)
     report(1, 1, f"{path}: {len(table.rows)} rows")
     return table
+
+
+def needed_first(wanted: Plan, blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+    """(blocks of the plan's networks, the anchors before random ones; all others)."""
+    used = {block.key: None for network in wanted.networks.values() for block in candidate_blocks(network)}
+    place = {key: index for index, key in enumerate(used)}
+    first = sorted((block for block in blocks if block.key in place), key=lambda block: place[block.key])
+    return tuple(first), tuple(block for block in blocks if block.key not in place)
+
+
+def _announced(wanted: Plan, first: tuple[Block, ...], rest: tuple[Block, ...], workers: int) -> str:
+    """How many rows are counted, about how long, and why so many."""
+    seconds = counting_seconds((*first, *rest))
+    many = len({block.key for block in wanted.blocks})
+    each = "1 core" if workers == 1 else f"{workers} cores"
+    ahead = f"; the {len(first):,} of the anchors and of a few members of the space first" if first and rest else ""
+    return (
+        f"{len(first) + len(rest):,} of {many:,} rows are to be counted, about {duration(seconds / workers)} on {each} "
+        f"that do nothing else{ahead}. Stopped, the same command goes on where it was. The shipped table has the "
+        f"spaces {' and '.join(SHIPPED_SPACES)} at {', '.join(_pixels(shipped_sizes()))} px, T, S and B also at "
+        f"{', '.join(_pixels(set(ANCHOR_SIZES) - set(shipped_sizes())))}: at any other size all rows are new."
+    )
+
+
+def shipped_sizes() -> tuple[tuple[int, int], ...]:
+    """(height, width) of the images whose rows the shipped table has for all of its spaces."""
+    (first, *others) = (
+        {block.inputs[0][1:] for block in blocks(preset(name, task=Task())) if block.kind == "stem"}
+        for name in SHIPPED_SPACES
+    )
+    return tuple(sorted(first.union(*others)))
+
+
+def _pixels(sizes: Iterable[tuple[int, int]]) -> list[str]:
+    return [f"{height}x{width}" for height, width in sorted(sizes)]
+
+
+def _part_of(report: Progress, before: int, every: int) -> Progress:
+    """Of more steps than one loop knows of."""
+    return lambda done, _, what: report(before + done, every, what)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

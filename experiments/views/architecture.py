@@ -14,7 +14,7 @@ from experiments.latency.plan import rows_named
 from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.blocks import MODULES, Block, decompose
 from topformer.config import Task, TopFormerConfig, anchor_name
-from topformer.published import published_figures
+from topformer.published import published_elsewhere, published_figures
 
 if TYPE_CHECKING:
     from evaluators.cost import Costs
@@ -31,6 +31,11 @@ class Described:
     published: Mapping[str, object] | None
     """The paper's figures for exactly this anchor and task; None where there are none."""
 
+    @property
+    def note(self) -> str | None:
+        """What the name of an anchor does not mean on this task."""
+        return published_elsewhere(self.chosen.arch, self.task)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "key": self.chosen.arch.key,
@@ -44,6 +49,7 @@ class Described:
             "num_classes": self.task.num_classes,
             "task": self.task.as_dict(),
             "published": self.published,
+            "note": self.note,
             "architecture": self.chosen.arch.as_dict(),
             "blocks": [
                 {"name": b.name, "kind": b.kind, "output": list(b.output), "params": b.parameters, "macs": b.macs}
@@ -93,6 +99,11 @@ class Priced:
     published: Mapping[str, object] | None
     """The paper's figures for exactly this anchor and task; None where there are none."""
 
+    @property
+    def note(self) -> str | None:
+        """What the name of an anchor does not mean on this task."""
+        return published_elsewhere(self.chosen.arch, self.task)
+
     def as_dict(self) -> dict[str, Any]:
         estimate = self.estimate
         return {
@@ -109,6 +120,7 @@ class Priced:
             ],
             "post_processing": asdict(self.post_processing),
             "published": self.published,
+            "note": self.note,
             "interval": estimate.interval_note,
             "coverage": 1.0,  # an estimate has a row for every block, or is none
             "validated": self.table.validated,

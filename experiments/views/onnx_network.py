@@ -32,6 +32,9 @@ class EstimatedNetwork:
         """What the interval covers, in words."""
         errors, found = self.header.error_model, self.found
         text = f"{errors.level:.0%} interval: ±{WHOLE_NETWORK_PCT:g} % of the total, {errors.basis}"
+        beyond = [ms for ms in found.rivals_ms.values() if abs(ms / found.total_ms - 1) > WHOLE_NETWORK_PCT / 100]
+        if beyond:
+            text += f", and what {len(beyond)} of {len(found.rivals_ms)} other core models say beyond that"
         if found.flagged:
             text += f"; the upper end also has {FLAGGED_PCT:g} % of the {found.flagged_ms:.2f} ms that is flagged"
         return text
@@ -50,6 +53,8 @@ class EstimatedNetwork:
             "by_operator": [asdict(row) for row in found.by_operator],
             "flagged": [asdict(row) for row in found.flagged],
             "flagged_ms": found.flagged_ms,
+            "other_core_models_ms": dict(found.rivals_ms),
+            "notes": list(found.notes),
             "difference_from_onnxruntime": found.difference,
             "device_model": self.device_model,
             "core_model": asdict(self.core.core),
@@ -79,6 +84,7 @@ def estimated(
         core=core.core,
         scale=header.error_model.scale,
         interval_pct=WHOLE_NETWORK_PCT,
+        rivals=core.rivals(),
         size=size,
         progress=report,
     )

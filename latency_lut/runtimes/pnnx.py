@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from latency_lut.payload import build
 from latency_lut.runtimes.ncnn import NcnnLayer, NcnnNetwork
+from latency_lut.runtimes.rewriting import TRY_INSTEAD, channels_last, inputs_of, opset_of
 from topformer.errors import UserError
 from topformer.keys import Shape
+from topformer.reading import ordinary_file
 
 if TYPE_CHECKING:
     import onnx
@@ -31,10 +33,13 @@ PNNX_VERSION = "20261020"
 OPSETS = range(7, 27)
 """Of ONNX, that the onnxruntime inside pnnx loads."""
 MAX_FILE_BYTES = (1 << 31) - 1
-"""Protobuf's limit; larger models keep their weights in other files."""
+"""Protobuf's limit, of a model with all its weights."""
 
 _MEMORY_BYTES = 16 << 30
 _SECONDS = 600
+_ONE_FILE = (
+    """save it as one file: python -c "import onnx; onnx.save(onnx.load('MODEL.onnx'), 'one.onnx')" where both lie"""
+)
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _LIMITED = (
     "import os, resource, sys; resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2); "
@@ -44,6 +49,8 @@ _FLOPS = re.compile(r"^FLOPS = ([\d.]+)([KMGT]?)$", re.MULTILINE)
 _UNKNOWN_OPERATOR = re.compile(r"^todo (\S+)$", re.MULTILINE)
 _OUTPUT = re.compile(r"^pnnx\.Output .*=\((.*)\)", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_NAMES = {"Tensor.slice": "slices with steps that do not divide the size"}
+"""Of pnnx's operators, for people."""
 _ADVICE = "install it with: pip install 'topformer-nas[arm]'"
 
 
@@ -63,7 +70,8 @@ class Converted:
 def read_onnx(path: Path, *, size: tuple[int, int] | None) -> onnx.ModelProto:
     """The model with its input made static, batch 1 and `size` (height, width) where the file leaves them open.
 
-    Raises UserError for whatever cannot be converted or should not be opened. Other files are never read.
+    Raises UserError for whatever cannot be converted or should not be opened. Of other files, those are read that have
+    its weights and lie beside it.
     """
     proto = _parsed(path)
     if proto.functions:
@@ -76,17 +84,17 @@ def read_onnx(path: Path, *, size: tuple[int, int] | None) -> onnx.ModelProto:
 
 
 def input_shape(proto: onnx.ModelProto) -> Shape:
-    """(channels, height, width) of a model that `read_onnx` gave."""
-    _, channels, height, width = (dim.dim_value for dim in _inputs(proto)[0].type.tensor_type.shape.dim)
+    """(channels, height, width) of a model whose image is one of planes, and static."""
+    _, channels, height, width = (dim.dim_value for dim in inputs_of(proto)[0].type.tensor_type.shape.dim)
     return channels, height, width
 
 
 def input_name(proto: onnx.ModelProto) -> str:
-    return _inputs(proto)[0].name
+    return inputs_of(proto)[0].name
 
 
 def convert(proto: onnx.ModelProto) -> Converted:
-    """Of a model that `read_onnx` gave; UserError that names the operators ncnn does not have."""
+    """Of a model whose input is static; UserError that names the operators ncnn does not have."""
     program = _program()
     shape = input_shape(proto)
     with tempfile.TemporaryDirectory(prefix="pnnx-") as name:
@@ -101,7 +109,7 @@ def convert(proto: onnx.ModelProto) -> Converted:
             weights = (folder / "model.ncnn.bin").read_bytes()
             shapes = (folder / "model.pnnx.param").read_text()
         except OSError:
-            raise UserError(f"pnnx wrote no ncnn network: {_last_words(log)}") from None
+            raise UserError(f"pnnx wrote no ncnn network ({_last_words(log)}); {TRY_INSTEAD}.") from None
     layers = tuple(_layers(param, shape))
     registered = build.payload().read_bytes()
     if foreign := sorted({layer.kind for layer in layers if f"{layer.kind}\0".encode() not in registered}):
@@ -125,8 +133,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise UserError(f"{path} has {size / 2**30:.1f} GiB, and an ONNX file at most 2.")
         proto = onnx.load_model_from_string(path.read_bytes())
-        if any(_is_external(tensor) for tensor in _tensors(proto)):  # before the checker, which looks for the files
-            raise UserError(f"{path} keeps weights in other files, which are not read; save it as one file.")
+        _take_in(path, proto)  # before the checker, which looks for the files
         onnx.checker.check_model(proto)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
@@ -149,13 +156,76 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(part)
 
 
+def _take_in(path: Path, proto: onnx.ModelProto) -> None:
+    """Put weights that other files have into the model; these must lie in its folder, as exporters write them."""
+    taken = 0
+    for tensor in _tensors(proto):
+        if not _is_external(tensor):
+            continue
+        told = {entry.key: entry.value for entry in tensor.external_data}
+        taken += (length := _stored_bytes(path, tensor))
+        if taken > MAX_FILE_BYTES:
+            raise UserError(
+                f"{path} has over 2 GiB of weights with those in other files; a network here has at most 2."
+            )
+        tensor.raw_data = _part_of(_beside(path, told.get("location", "")), told, length, path)
+        tensor.data_location = tensor.DEFAULT
+        del tensor.external_data[:]
+
+
+def _stored_bytes(path: Path, tensor: onnx.TensorProto) -> int:
+    from onnx import helper  # noqa: PLC0415
+
+    try:
+        size = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except KeyError:
+        raise UserError(f"{path} is not a valid ONNX model: tensor {tensor.name!r} has no known type.") from None
+    if any(dim < 0 for dim in tensor.dims):
+        raise UserError(f"{path} is not a valid ONNX model: tensor {tensor.name!r} has an axis below 0.")
+    dims = [int(dim) for dim in tensor.dims]
+    return size * prod(dims)
+
+
+def _beside(path: Path, location: str) -> Path:
+    """A data file in the model's folder or below it; what leads elsewhere is refused."""
+    try:
+        folder = path.parent.resolve()
+        found = (folder / location).resolve()
+        inside = location and "\\" not in location and found.is_relative_to(folder)
+    except (OSError, ValueError):  # a name that no file can have
+        inside = False
+    if not inside:
+        raise UserError(
+            f"{path} keeps weights in other files outside its folder ({location[:200]!r}), which are not read; "
+            f"{_ONE_FILE}."
+        )
+    if not found.is_file():
+        raise UserError(
+            f"{path} keeps weights in other files, and {location[:200]!r} does not lie beside it; put it there, or "
+            f"{_ONE_FILE}."
+        )
+    return found
+
+
+def _part_of(found: Path, told: dict[str, str], length: int, path: Path) -> bytes:
+    """The bytes of one tensor."""
+    try:
+        offset, said = int(told.get("offset", "0")), int(told.get("length", length))
+    except ValueError:
+        offset, said = -1, -1
+    with ordinary_file(found, "the weights") as file:
+        if offset >= 0 and said == length and offset + length <= found.stat().st_size:
+            file.seek(offset)
+            return file.read(length)
+    raise UserError(f"{found} does not hold the weights that {path} says it does; take a fresh copy of both.")
+
+
 def _is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == tensor.EXTERNAL or tensor.external_data)
 
 
 def _require_operators(path: Path, proto: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"}), None)
-    if opset not in OPSETS:
+    if (opset := opset_of(proto)) not in OPSETS:
         raise UserError(f"{path} has opset {opset}, not {OPSETS[0]} to {OPSETS[-1]}; export it again with another.")
     nodes = proto.graph.node
     if found := sorted({node.op_type for node in nodes} & _CONTROL_FLOW):
@@ -166,16 +236,10 @@ def _require_operators(path: Path, proto: onnx.ModelProto) -> None:
         raise UserError(f"{path} has no convolution: the model is for networks of images.")
 
 
-def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Old files list their weights too."""
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    return [value for value in proto.graph.input if value.name not in weights]
-
-
 def _fix_input(path: Path, proto: onnx.ModelProto, size: tuple[int, int] | None) -> None:
     from onnx import TensorProto  # noqa: PLC0415
 
-    inputs = _inputs(proto)
+    inputs = inputs_of(proto)
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise UserError(f"{path} must have one input, an image, not {len(inputs)} ({names}).")
@@ -184,9 +248,13 @@ def _fix_input(path: Path, proto: onnx.ModelProto, size: tuple[int, int] | None)
     name = TensorProto.DataType.Name(kind.elem_type)
     if len(dims) != 4 or name != "FLOAT":
         raise UserError(f"{path} must have a FLOAT input (1, channels, height, width), not {name} of {len(dims)} axes.")
-    if not dims[1].dim_value:
-        raise UserError(f"{path} leaves the number of channels open; export it with a fixed one.")
-    wanted = (1, dims[1].dim_value, *(size or (dims[2].dim_value, dims[3].dim_value)))
+    last = channels_last(proto)
+    channels, height, width = (dims[axis] for axis in ((3, 1, 2) if last else (1, 2, 3)))
+    if not channels.dim_value:
+        where = "last axis" if last else "second axis"
+        raise UserError(f"{path} leaves the number of channels open (its {where}); export it with a fixed one.")
+    pixels = size or (height.dim_value, width.dim_value)
+    wanted = (1, *pixels, channels.dim_value) if last else (1, channels.dim_value, *pixels)
     if 0 in wanted:
         raise UserError(f"{path} leaves the image size open; give it with --size, as in --size 512.")
     if any(dim.dim_value not in {0, value} for dim, value in zip(dims, wanted, strict=True)):
@@ -230,7 +298,9 @@ def _run(folder: Path, *command: str) -> str:
         raise UserError(f"pnnx has not converted the network within {_SECONDS} s; it is too large.") from None
     log = done.stdout.decode(errors="replace")
     if done.returncode:
-        raise UserError(f"pnnx cannot convert the network (exit code {done.returncode}): {_last_words(log)}")
+        raise UserError(
+            f"pnnx cannot convert the network (exit code {done.returncode}: {_last_words(log)}); {TRY_INSTEAD}."
+        )
     return log
 
 
@@ -245,7 +315,8 @@ def _first_line(error: Exception) -> str:
 
 def _unsupported(operators: list[str]) -> UserError:
     return UserError(
-        f"ncnn's payload has no {', '.join(operators)}; export the network without, up to the logits for instance."
+        f"ncnn's payload has no {', '.join(_NAMES.get(name, name) for name in operators)}; export the network without, "
+        f"up to the logits for instance. Or {TRY_INSTEAD}."
     )
 
 

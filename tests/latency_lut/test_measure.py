@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -320,6 +321,25 @@ def test_nine_in_ten_networks_held_out_are_inside_their_interval(tmp_path: Path)
     inside = sum(each.low_ms <= checks[name].reference_ms <= each.high_ms for name, each in estimates.items())
     assert 170 <= inside <= 199  # 200 times 0.9 is 180; one calibration may be lucky or not
     assert all(checks[name].unseen_ms == pytest.approx(each.total_ms, abs=1e-4) for name, each in estimates.items())
+
+
+@pytest.mark.parametrize("networks", [9, 15, 24, 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_are_wide_enough_for_nine_in_ten_networks_left_out(networks: int, seed: int) -> None:
+    rng = random.Random(seed)
+    times = [1 + 0.02 * rng.choice([rng.gauss(0, 1), rng.gauss(0, 6)]) for _ in range(networks)]  # with a heavy tail
+    model, checks = fit([whole(ms) for ms in times])
+    assert model.scale_pct is not None
+    half = math.hypot(model.scale_pct, model.row_pct) / 100
+    inside = [abs(check.reference_ms / (check.unseen_ms or 0.0) - 1) <= half * 1.0001 for check in checks]
+    assert sum(inside) >= 0.9 * (networks + 1)
+
+
+def test_too_few_networks_for_an_error_that_one_in_ten_exceeds_are_left_to_student_t() -> None:
+    ones = [whole(1.0)] * 7 + [whole(1.3)]
+    model, checks = fit(ones)
+    plain = calibrate(checks, [{"stem": 1.0}] * 8)
+    assert (model.scale_pct, model.row_pct) == (plain.scale_pct, plain.row_pct)
 
 
 def test_a_calibrating_network_is_also_predicted_from_the_others() -> None:

@@ -15,6 +15,7 @@ from experiments.latency.plan import Plan
 from experiments.latency.shipped import (
     ANCHOR_SIZES,
     estimate,
+    needed_first,
     recount,
     refit,
     shipped_blocks,
@@ -22,7 +23,7 @@ from experiments.latency.shipped import (
     shipped_path,
 )
 from latency_lut import tables
-from latency_lut.counting import SUFFIX, CountTable
+from latency_lut.counting import SUFFIX, CountTable, counting_seconds, not_counted
 from latency_lut.devices.qemu import QEMU
 from latency_lut.estimate import ALTERNATIVES, SNAPDRAGON_865, estimated_table, fit
 from latency_lut.table import LatencyTable, find_table
@@ -146,12 +147,56 @@ def test_rows_that_are_not_shipped_are_counted_into_a_table_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: LatencyTable
 ) -> None:
     monkeypatch.setenv("TOPFORMER_NAS_TABLES", str(tmp_path))
-    small = decompose(TINY, Task(image_size=(64, 64), num_classes=5))
-    made = estimate(Plan(blocks=small, networks={}), tmp_path / "mine.lut", report=silent)
+    task = Task(image_size=(64, 64), num_classes=5)
+    small = (decompose(ANCHORS["small"], task)[1], *decompose(TINY, task))
+    wanted = Plan(blocks=small, networks={"tiny": Candidate(arch=TINY, task=task)})
+    steps: list[tuple[int, int]] = []
+    made = estimate(wanted, tmp_path / "mine.lut", report=lambda done, total, _: steps.append((done, total)))
+    assert steps[:-1] == [(done, len(steps) - 1) for done in range(1, len(steps))]
     assert find_table("mine").coverage(small) == 1
     assert made.rows.keys() > table.rows.keys()
     assert set(CountTable.load(tmp_path / f"mine{SUFFIX}").rows) == {block.key for block in small}
     assert made.header.error_model.scale == table.header.error_model.scale
+
+
+class ToldError(Exception):
+    """Ends what would go on for an hour."""
+
+
+def test_it_is_said_how_much_there_is_to_count_before_that_begins(tmp_path: Path) -> None:
+    def tell(sentence: str) -> None:
+        raise ToldError(sentence)
+
+    space = preset("quickstart", task=Task(image_size=(384, 512), num_classes=11))
+    wanted = Plan(blocks=blocks(space), networks={})
+    rows = len({block.key for block in wanted.blocks})
+    with pytest.raises(ToldError, match=rf"^{rows:,} of {rows:,} rows are to be counted, about \d+ (s|min)") as told:
+        estimate(wanted, tmp_path / "mine.lut", say=tell, report=silent)
+    assert "at 384x384, 448x448, 512x512 px, T, S and B also at 480x480, 512x1024" in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_counted_already_is_not_announced(tmp_path: Path, counts: CountTable) -> None:
+    network = decompose(TINY, Task(image_size=(384, 512)))
+    partial = tmp_path / "mine.counts.gz.partial"
+    partial.write_text(f"source\n{network[0].key}\t1\n{network[1].key[:-3]}")
+    assert not_counted(network, out=tmp_path / "mine.counts.gz", known=counts)[0] == network[1]
+    assert not_counted(decompose(TINY, Task()), out=tmp_path / "mine.counts.gz", known=counts) == ()
+
+
+def test_the_rows_of_the_anchors_are_counted_first() -> None:
+    task = Task(image_size=(384, 512))
+    tiny, small = (candidate_blocks(Candidate(arch=ANCHORS[name], task=task)) for name in ("tiny", "small"))
+    networks = {"small": Candidate(arch=ANCHORS["small"], task=task)}
+    both = tuple({block.key: block for block in (*tiny, *small)}.values())
+    first, rest = needed_first(Plan(blocks=both, networks=networks), both)
+    assert {block.key for block in first} == {block.key for block in small}
+    assert {block.key for block in rest} == {block.key for block in tiny} - {block.key for block in small}
+
+
+def test_the_time_that_counting_takes_grows_with_the_work() -> None:
+    small, large = (decompose(TINY, Task(image_size=(side, side))) for side in (256, 512))
+    assert counting_seconds(small) < counting_seconds(large) < 4 * counting_seconds(small)
 
 
 def test_an_impossible_sample_is_refused(tmp_path: Path) -> None:

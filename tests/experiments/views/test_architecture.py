@@ -10,7 +10,7 @@ from experiments.front.lookup import Chosen, chosen, table_of, task_of
 from experiments.views.architecture import described, priced
 from latency_lut.table import ErrorModel, LatencyRow, LatencyTable
 from tests.support.toys import TASK, TOY_HEADER, toy_table
-from topformer import TINY
+from topformer import BASE, TINY
 from topformer.blocks import decompose
 from topformer.config import Task
 from topformer.errors import UserError
@@ -34,6 +34,22 @@ def test_an_anchor_is_described_with_what_is_published_of_it() -> None:
     assert (content["key"], content["anchor"], content["image_size"]) == (TINY.key, "tiny", [512, 512])
     assert sum(block["params"] for block in content["blocks"]) == content["params"] == 1_389_654
     assert list(content)[:4] == ["key", "anchor", "params", "params_by_module"]
+
+
+@pytest.mark.parametrize(("name", "size"), [("base-cityscapes", (1024, 2048)), ("base-cityscapes-half", (512, 1024))])
+def test_the_published_networks_of_cityscapes_have_names(name: str, size: tuple[int, int]) -> None:
+    found = chosen(name, storage="none")
+    assert (found.label, found.arch) == (name, BASE.replace(injection_channels=128))
+    assert task_of(found, None, None) == Task(image_size=size, num_classes=19)
+
+
+def test_base_at_the_size_of_cityscapes_names_the_network_that_was_published() -> None:
+    base = Chosen(text="base", arch=BASE)
+    task = Task(image_size=(512, 1024), num_classes=19)
+    shown = priced(base, task, table_of(base, None))
+    assert "name it base-cityscapes-half" in (shown.note or "")
+    assert shown.as_dict()["note"] == shown.note
+    assert priced(base, replace(task, num_classes=150), table_of(base, None)).note is None
 
 
 def test_a_classifier_is_described_without_figures_of_segmentation() -> None:

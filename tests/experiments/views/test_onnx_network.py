@@ -20,11 +20,13 @@ FOUND = NetworkEstimate(
     low_ms=18.0,
     high_ms=23.0,
     by_operator=(
-        OperatorTime(operator="Convolution 3x3", count=4, ms=16.0),
-        OperatorTime(operator="GELU", count=1, ms=4.0),
+        OperatorTime(operator="Convolution 3x3", count=4, ms=16.0, low_ms=15.0, high_ms=18.0),
+        OperatorTime(operator="GELU", count=1, ms=4.0, low_ms=3.0, high_ms=4.5),
     ),
     flagged=(Flagged(pattern="GELU", count=1, ms=4.0, reason="it is slow"),),
     flagged_ms=4.0,
+    rivals_ms={"memory at 15 GB/s": 19.0, "3 instructions per cycle": 22.5},
+    notes=("its channels are last",),
     input=(3, 64, 96),
     model_sha256="a" * 64,
     difference=1e-6,
@@ -41,9 +43,9 @@ SHOWN = EstimatedNetwork(
 
 
 def test_an_interval_says_what_it_rests_on_and_what_widens_it() -> None:
-    assert "of the total, four anchors; the upper end also has" in SHOWN.interval
+    assert "of the total, four anchors, and what 1 of 2 other core models say beyond that; the upper" in SHOWN.interval
     assert SHOWN.interval.endswith("% of the 4.00 ms that is flagged")
-    plain = replace(SHOWN, found=replace(FOUND, flagged=(), flagged_ms=0.0))
+    plain = replace(SHOWN, found=replace(FOUND, flagged=(), flagged_ms=0.0, rivals_ms={"one": 21.0}))
     assert plain.interval.endswith("four anchors")
 
 
@@ -51,6 +53,8 @@ def test_an_estimate_is_json_with_the_core_and_the_scale_of_its_table() -> None:
     content = SHOWN.as_dict()
     assert (content["model"], content["input"], content["scale"]) == ("net.onnx", [3, 64, 96], 1.5)
     assert (content["table"], content["counted_with"]["converter"]) == ("toy", "pnnx 1")
+    assert content["other_core_models_ms"] == {"memory at 15 GB/s": 19.0, "3 instructions per cycle": 22.5}
+    assert content["notes"] == ["its channels are last"]
     assert [row["operator"] for row in content["by_operator"]] == ["Convolution 3x3", "GELU"]
 
 
