@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from evaluators.cost import require_runnable
 from experiments.export.onnx import Provenance, settle_random_weights
 from experiments.front.lookup import Chosen
 from experiments.search.assembly import evaluator_of
@@ -31,10 +32,12 @@ def network_of(
 ) -> tuple[TopFormer, Provenance]:
     """The network to export, in eval mode, and what its card may claim.
 
-    Raises `UserError` where nothing trained is at hand and random weights were not asked for.
+    Raises `UserError` where nothing trained is at hand and random weights were not asked for, and where it is too
+    large to be checked.
     """
     if sum((weights is not None, random_weights, retrain)) > 1:
         raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
+    require_runnable(found.arch, task)
     trial = found.trial
     own = weights is None and not random_weights
     if trial is not None and own and task.num_classes != trial.candidate.task.num_classes:
