@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -24,8 +25,11 @@ from topformer.blocks import Block
 from topformer.errors import UserError
 from topformer.keys import kind_of
 from topformer.progress import Progress
+from topformer.reading import MIB, file_content
 
 SUFFIX = ".counts.gz"
+MOST_BYTES = 64 * MIB
+"""Of counts, also unpacked."""
 _MAGIC = "topformer-nas counts, format 1"
 
 
@@ -82,12 +86,15 @@ class CountTable:
 
     @classmethod
     def load(cls, path: Path) -> Self:
+        packed = file_content(path, "the counts", most_bytes=MOST_BYTES)
         try:
-            text = gzip.decompress(path.read_bytes()).decode()
-        except OSError as error:
-            raise UserError(f"cannot read counts {path}: {error.strerror or error}.") from None
-        except (EOFError, ValueError, zlib.error):
+            with gzip.open(io.BytesIO(packed)) as unpacked:
+                content = unpacked.read(MOST_BYTES + 1)
+            text = content.decode()
+        except (OSError, EOFError, ValueError, zlib.error):
             raise UserError(f"{path}: counts are truncated or damaged; take a fresh copy.") from None
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path}: counts of over {MOST_BYTES // MIB} MiB, which is more than this tool reads.")
         try:
             return cls._from_text(text)
         except (ValueError, TypeError, AttributeError, KeyError):

@@ -26,6 +26,7 @@ from evaluators.datasets import IGNORE, Colour
 from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
+from topformer.reading import file_text
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, Split
@@ -379,8 +380,8 @@ def _unlisted(error: OSError) -> None:
 def read_list(path: Path) -> tuple[str, ...]:
     """Lines of a text file without blanks around them; empty ones are left out. Raises `DataError`."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors begin a text with a mark
-    except (OSError, UnicodeDecodeError) as error:
+        lines = file_text(path, "the list").splitlines()
+    except (OSError, UserError) as error:
         raise DataError(f"{path} cannot be read as a list of names ({_reason(error)}).") from None
     return tuple(line.strip() for line in lines if line.strip())
 
