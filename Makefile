@@ -1,9 +1,10 @@
 # Two commands do everything on a fresh machine with Python 3.11 and make:
 #   make demo   installs, runs the quickstart study on the Snapdragon 865 table, exports its winner
 #   make test   installs, checks and tests: an example of everything
-# Two more are for those who change it:
+# Three more are for those who change it:
 #   make fast       what is quick of these tests, in under three minutes on two cores
 #   make thorough   what is slow by nature: many draws, architectures, kills, layouts
+#   make fuzz       damaged and hostile input for MINUTES, drawn by SEED
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 0
@@ -11,11 +12,13 @@ BIN := $(VENV)/bin
 NAS := $(BIN)/topformer-nas
 STAMP := $(VENV)/.installed
 BUDGET ?= 60
+MINUTES ?= 15
+SEED ?= 0
 PARALLEL := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 THOROUGH := -q -m "thorough or hypothesis" --hypothesis-profile thorough $(PARALLEL)
 SHELL := /bin/bash
 
-.PHONY: demo test fast thorough install lint types pytest format pictures clean
+.PHONY: demo test fast thorough fuzz install lint types pytest format pictures clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -58,6 +61,9 @@ thorough: $(STAMP)
 	  echo 'python -m pytest $(THOROUGH)'; \
 	  $(BIN)/python -m pytest $(THOROUGH); \
 	} 2>&1 | tee experiments/results/thorough.txt
+
+fuzz: $(STAMP)
+	PYTHONPATH=. $(BIN)/python experiments/benchmarks/fuzz.py experiments/results/fuzz.txt --minutes $(MINUTES) --seed $(SEED)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

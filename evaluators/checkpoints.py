@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from topformer.errors import UserError
+from topformer.reading import file_text, parse_json
 from topformer.writing import write_whole
 
 
@@ -70,10 +71,8 @@ class RunFolder:
         path = self.folder / "run.json"
         wanted = json.loads(json.dumps(self.describes))
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            known = None
-        except (OSError, ValueError, RecursionError) as error:
+            known = parse_json(file_text(path, "the run"), str(path)) if path.exists() else None
+        except (OSError, UserError) as error:
             raise UserError(f"{path} cannot be read ({_reason(error)}); restore it, or choose another --out.") from None
         if known == wanted:
             return
@@ -130,9 +129,9 @@ class RunFolder:
     def scores(self, metric: str, *, until: int) -> list[dict[str, Any]]:
         """Of the log, up to an iteration; what comes after it is taken out: it will come again."""
         try:
-            content = self.log_path.read_text(encoding="utf-8") if self.log_path.exists() else ""
-        except ValueError as error:
-            raise UserError(f"{self.log_path} cannot be read ({error}); restore or remove it.") from None
+            content = file_text(self.log_path, "the log") if self.log_path.exists() else ""
+        except UserError as error:
+            raise UserError(f"{self.log_path} cannot be read ({_reason(error)}); restore or remove it.") from None
         *lines, cut_off = content.split("\n")  # cut off by a kill: it will come again too
         rows = [self._score(line, number, metric) for number, line in enumerate(lines, start=1)]
         kept = [row for row in rows if row["iteration"] <= until]
@@ -142,8 +141,8 @@ class RunFolder:
 
     def _score(self, line: str, number: int, metric: str) -> dict[str, Any]:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line, "it")
+        except UserError:
             row = None
         if isinstance(row, dict) and isinstance(row.get("iteration"), int):
             value = row.get(metric)

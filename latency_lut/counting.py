@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -24,9 +25,12 @@ from topformer.blocks import Block
 from topformer.errors import UserError
 from topformer.keys import kind_of
 from topformer.progress import Progress
+from topformer.reading import MIB, file_content
 from topformer.writing import write_whole
 
 SUFFIX = ".counts.gz"
+MOST_BYTES = 64 * MIB
+"""Of counts, also unpacked."""
 _SECONDS_PER_BLOCK = 0.15
 _SECONDS_PER_GMAC = 10.0
 """Of one core: fitted to 24 random blocks of `pyramid` at 384x512, counted on a 2.5 GHz Xeon; off by a fifth at most on
@@ -84,12 +88,15 @@ class CountTable:
 
     @classmethod
     def load(cls, path: Path) -> Self:
+        packed = file_content(path, "the counts", most_bytes=MOST_BYTES)
         try:
-            text = gzip.decompress(path.read_bytes()).decode()
-        except OSError as error:
-            raise UserError(f"cannot read counts {path}: {error.strerror or error}.") from None
-        except (EOFError, ValueError, zlib.error):
+            with gzip.open(io.BytesIO(packed)) as unpacked:
+                content = unpacked.read(MOST_BYTES + 1)
+            text = content.decode()
+        except (OSError, EOFError, ValueError, zlib.error):
             raise UserError(f"{path}: counts are truncated or damaged; take a fresh copy.") from None
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path}: counts of over {MOST_BYTES // MIB} MiB, which is more than this tool reads.")
         try:
             return cls._from_text(text)
         except (ValueError, TypeError, AttributeError, KeyError):

@@ -28,6 +28,7 @@ from evaluators.datasets.photographs import White, sort_of, upright
 from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
+from topformer.reading import file_text
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, Split
@@ -324,8 +325,9 @@ def read_list(path: Path) -> tuple[str, ...]:
     if path.exists() and not path.is_file():
         raise DataError(f"{path} cannot be read as a list of names (not a file).")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors begin a text with a mark
-    except (OSError, UnicodeDecodeError) as error:
+        text = file_text(path, "the list").removeprefix("\ufeff")  # Windows' editors begin a text with a mark
+        lines = text.splitlines()
+    except (OSError, UserError) as error:
         raise DataError(f"{path} cannot be read as a list of names ({reason(error)}).") from None
     return tuple(line.strip() for line in lines if line.strip())
 

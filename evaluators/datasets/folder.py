@@ -159,7 +159,9 @@ def _with_colours(path: Path) -> tuple[Row, ...]:
     known: list[Row] = []
     for number, row in enumerate(rows, start=1):
         name, *parts = (str(row[column] or "").strip() for column in _COLUMNS)
-        if not name or not all(part.isascii() and part.isdigit() and int(part) <= 255 for part in parts):
+        if not name or not all(
+            part.isascii() and part.isdigit() and len(part) < 4 and int(part) <= 255 for part in parts
+        ):
             raise UserError(
                 f"{path}, class {number}: needed are a name and three numbers from 0 to 255, not "
                 f"{','.join((name, *parts))!r}."

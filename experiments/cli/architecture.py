@@ -43,10 +43,12 @@ def _print(shown: "Described") -> None:
     console.print(table)
     for module, count in costs.params_by_module.items():
         console.print(f"{module:20s} {count:>12,} parameters", highlight=False)
+    left_out = "operators that only a run would show: this network is too large to be run here"
+    if costs.unsupported_operators is not None:
+        left_out = ", ".join(f"{n} x {op}" for op, n in costs.unsupported_operators.items()) or "nothing"
     console.print(
         f"{costs.params:,} parameters; {costs.macs_g:.4f} G multiply-adds of convolutions and matrix products; "
-        f"{costs.fvcore_g:.4f} G by fvcore (the paper's FLOPs), which leaves out: "
-        f"{', '.join(f'{n} x {op}' for op, n in costs.unsupported_operators.items()) or 'nothing'}."
+        f"{costs.fvcore_g:.4f} G by fvcore (the paper's FLOPs), which leaves out: {left_out}."
     )
     if published := shown.published:
         console.print(

@@ -15,6 +15,7 @@ def main() -> None:
     begin_again_in_utf8()
     with text_streams(), Stops.awaited() as stops, warnings.catch_warnings():
         warnings.showwarning = _note
+        warnings.simplefilter("always", LeftOut)
         try:
             code = _run()
             sys.stdout.flush()

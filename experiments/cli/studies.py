@@ -99,8 +99,11 @@ def study_export(
 
 @study_commands.command("verify")
 def study_verify(archive: ArchiveFile, as_json: AsJson = False) -> None:
-    """Check an archive: checksums, every latency from its table, and the front scored again from its records."""
-    from experiments.export.study_file import read_archive
+    """Check an archive: checksums, every latency from its table, and the front scored again from its records.
+
+    What no check can show is listed, too.
+    """
+    from experiments.export.study_file import read_archive, unproven
 
     found = read_archive(archive)
     content: dict[str, Any] = {
@@ -114,14 +117,21 @@ def study_verify(archive: ArchiveFile, as_json: AsJson = False) -> None:
         "fidelity": found.study.fidelity,
         "made_by": dict(found.made_by),
         "machine": dict(found.machine),
+        "unproven": list(unproven(found)),
     }
     if as_json:
         print_json(content)
         return
     console = console_of()
+    doubts = content.pop("unproven")
     for name, value in content.items():
         console.print(f"{name:13s} {_shown(value)}", highlight=False)
-    console.print(f"{archive}: checksums, latencies and front are as they should be.", highlight=False)
+    console.print(
+        f"{archive}: checksums, space, anchors, latencies, records and front agree with each other. Not shown by that:",
+        highlight=False,
+    )
+    for doubt in doubts:
+        console.print(f"- {doubt}.", highlight=False)
 
 
 @study_commands.command("import")

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
 
 from experiments.front.pareto import front, hypervolume_of, hypervolume_reference
 from experiments.store.records import (
@@ -34,21 +34,28 @@ from experiments.store.records import (
     Trial,
     first_mistake,
     like,
+    require_moment,
     stored,
 )
 from experiments.store.store import Store
 from experiments.study_config import Strict, StudyConfig
 from latency_lut.devices.host import cpu_model
-from latency_lut.table import LatencyTable
+from latency_lut.table import LatencyTable, available_tables
 from topformer.blocks import candidate_blocks
-from topformer.config import Candidate, Task, TopFormerConfig
+from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, first_line
-from topformer.reading import ordinary_file, strict_json
+from topformer.reading import MIB, ordinary_file, strict_json
 from topformer.version import DISTRIBUTION, tool_version
 from topformer.writing import write_whole
 
 FORMAT = 1
-MOST_MEMBER_BYTES = 512 * 2**20
+MOST_MEMBER_BYTES = 256 * MIB
+"""Of the trials, or of the confirmations; other members are smaller."""
+_MOST_BYTES = {"manifest.json": MIB, "study.json": 4 * MIB, "table.lut": 64 * MIB, "batches.json": 16 * MIB}
+_MOST_BYTES |= {"front.json": 16 * MIB}
+_MOST_LINE_BYTES = 8 * MIB
+_MOST_PACKED = 200
+"""How much smaller a member may be packed than it is: records pack to a tenth, only a bomb to a thousandth."""
 _MANIFEST = "manifest.json"
 _MEMBERS = ("study.json", "table.lut", "batches.json", "trials.jsonl", "confirmations.jsonl", "front.json")
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -73,8 +80,8 @@ class _StudyEntry(Strict):
     fidelity: str
     created: str
     finished: str | None
-    rungs: list[Rung]
-    screens: list[str]
+    rungs: Annotated[list[Rung], FailFast()]
+    screens: Annotated[list[str], FailFast()]
 
 
 class _RecordEntry(Strict):
@@ -107,14 +114,14 @@ class _ConfirmationEntry(_RecordEntry):
 
 
 class _FrontEntry(Strict):
-    trials: list[int]
+    trials: Annotated[list[int], FailFast()]
     hypervolume: float
     reference_ms: float
     reference_miou_pct: float
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
-_BATCHES = TypeAdapter(list[BatchStatistics])
+_BATCHES = TypeAdapter(Annotated[list[BatchStatistics], FailFast()])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +161,11 @@ def export_study(store: Store, name: str, path: Path) -> Path:
         ),
         "front.json": _json(_front_of(study, trials)),
     }
+    for member, content in members.items():
+        if len(content) > (most := _MOST_BYTES.get(member, MOST_MEMBER_BYTES)):
+            raise UserError(
+                f"study {name!r} is too large for an archive: {member} has {len(content):,} bytes of {most:,}."
+            )
     manifest = {
         "format": FORMAT,
         "made_by": {DISTRIBUTION: tool_version()}
@@ -191,19 +203,24 @@ def read_archive(path: Path) -> Archive:
     if study.config.name != study.name or not (study.evaluator and study.fidelity):
         _refuse(path, "study.json", f"its name is {study.name[:100]!r}, its configuration's {study.config.name!r}")
     try:
+        require_moment("its beginning", study.created)
+        require_moment("its end", study.finished)
+    except ValueError as error:
+        _refuse(path, "study.json", str(error))
+    try:
         table = LatencyTable.from_text(text, where="table.lut")
     except UserError as error:
         _refuse(path, "table.lut", str(error).rstrip("."))
     try:
-        batches = tuple(_BATCHES.validate_json(members["batches.json"]))
         strict_json(members["batches.json"])
+        batches = tuple(_BATCHES.validate_json(members["batches.json"]))
+    except ValidationError as error:
+        _refuse(path, "batches.json", first_mistake(error))
     except (ValueError, RecursionError) as error:
         _refuse(path, "batches.json", first_line(error))
     if any(value < 0 for batch in batches for value in asdict(batch).values()):
         _refuse(path, "batches.json", "a batch has counts below 0")
-    trials = tuple(
-        _parsed(path, "trials.jsonl", _TrialEntry, line) for line in members["trials.jsonl"].splitlines() if line
-    )
+    trials = tuple(_trials(path, members["trials.jsonl"]))
     found = Archive(
         study=study,
         table=table,
@@ -218,8 +235,29 @@ def read_archive(path: Path) -> Archive:
         machine=manifest.machine,
     )
     _require_order(path, found)
+    _require_in_space(path, found)
     _require_same_front(path, found)
     return found
+
+
+def unproven(archive: Archive) -> tuple[str, ...]:
+    """What no check of an archive can show: sentences for whoever is to believe it."""
+    entry = archive.study
+    doubts = [
+        f"that {entry.evaluator} found these mIoUs: only training shows it, as `topformer-nas export STUDY#TRIAL "
+        "--retrain` does once it is imported",
+        "who made it, on which machine and when: that stands in it as its maker wrote it",
+    ]
+    known = {path.stem: path for path in available_tables()}.get(archive.table.name)
+    if known is None:
+        doubts.insert(0, f"that the rows of table {archive.table.name} are measured: no table of that name is here")
+    elif LatencyTable.load(known).checksum != archive.table.checksum:
+        doubts.insert(
+            0, f"that the rows of table {archive.table.name} are measured: the table of that name here differs"
+        )
+    if any(record and record.accuracy and not record.is_of_this_tool for record in archive.records):
+        doubts.insert(0, f"that mIoUs are the means over classes: {entry.evaluator} is no evaluator of this tool")
+    return tuple(doubts)
 
 
 def import_study(store: Store, archive: Archive, *, name: str | None = None) -> str:
@@ -312,12 +350,15 @@ def _contents(path: Path) -> dict[str, bytes]:
                 )
             found = {}
             for info in archive.infolist():
-                if info.file_size > MOST_MEMBER_BYTES:
-                    _refuse(path, info.filename, f"{info.file_size:,} bytes, more than {MOST_MEMBER_BYTES:,}")
+                most = _MOST_BYTES.get(info.filename, MOST_MEMBER_BYTES)
+                if info.file_size > most:
+                    _refuse(path, info.filename, f"{info.file_size:,} bytes, more than {most:,}")
+                if info.file_size > max(_MOST_PACKED * info.compress_size, MIB):
+                    _refuse(path, info.filename, f"{info.file_size:,} bytes, packed into {info.compress_size:,}")
                 with archive.open(info) as member:
-                    found[info.filename] = member.read(MOST_MEMBER_BYTES + 1)
-                if len(found[info.filename]) > MOST_MEMBER_BYTES:
-                    _refuse(path, info.filename, f"more than {MOST_MEMBER_BYTES:,} bytes")
+                    found[info.filename] = member.read(info.file_size + 1)
+                if len(found[info.filename]) > info.file_size:
+                    _refuse(path, info.filename, f"more than the {info.file_size:,} bytes that it says")
             return found
     except (
         zipfile.BadZipFile,
@@ -340,6 +381,24 @@ def _parsed(path: Path, member: str, kind: type[Entry], content: bytes) -> Entry
     except (ValueError, RecursionError, UserError) as error:
         _refuse(path, member, first_line(error).rstrip("."))
     return found
+
+
+def _lines(path: Path, member: str, content: bytes) -> Iterator[bytes]:
+    for line in io.BytesIO(content):
+        if len(line) > _MOST_LINE_BYTES or not line.strip():
+            _refuse(
+                path, member, f"a line is {'empty' if not line.strip() else f'over {_MOST_LINE_BYTES:,} bytes long'}"
+            )
+        yield line
+
+
+def _trials(path: Path, content: bytes) -> Iterator[_TrialEntry]:
+    member = "trials.jsonl"
+    for number, line in enumerate(_lines(path, member, content)):
+        trial = _parsed(path, member, _TrialEntry, line)
+        if trial.number != number:
+            _refuse(path, member, f"trial {number} is numbered {trial.number}")
+        yield trial
 
 
 def _text(path: Path, member: str, content: bytes) -> str:
@@ -375,13 +434,19 @@ def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry]
     member = "confirmations.jsonl"
     keys = {trial.candidate_key for trial in trials}
     places = {(rung.evaluator, rung.fidelity, number) for rung in study.rungs for number in range(rung.replicates)}
-    for line in content.splitlines():
+    seen = set()
+    for line in _lines(path, member, content):
         entry = _parsed(path, member, _ConfirmationEntry, line)
         what = f"the confirmation of {entry.candidate_key}"
         if entry.candidate_key not in keys or (entry.evaluator, entry.fidelity, entry.replicate) not in places:
             _refuse(path, member, f"{what} is of no trial, or of no rung, of study {study.name!r}")
+        identity = (entry.candidate_key, entry.evaluator, entry.replicate)
+        if identity in seen:
+            _refuse(path, member, f"{what} is there twice")
+        seen.add(identity)
         with _sound(path, member, what):
             record = like(Record, entry)
+            record.require_sound(classes=study.config.task.num_classes)
         yield record
 
 
@@ -391,6 +456,7 @@ def _record(path: Path, study: _StudyEntry, trial: _TrialEntry) -> Record | None
     own = {"candidate_key": trial.candidate_key, "evaluator": study.evaluator, "fidelity": study.fidelity}
     with _sound(path, "trials.jsonl", f"trial {trial.number}"):
         record = like(Record, trial.record, **own, replicate=0)
+        record.require_sound(classes=study.config.task.num_classes)
     if record.metrics is not None and record.accuracy is None:
         _refuse(path, "trials.jsonl", f"trial {trial.number} has no mIoU")
     return record
@@ -415,9 +481,34 @@ def _require_order(path: Path, archive: Archive) -> None:
         _refuse(path, "batches.json", f"{len(archive.batches)} batches, but trials of {len(set(batches))}")
 
 
+def _require_in_space(path: Path, archive: Archive) -> None:
+    """Every trial is a candidate of the study's space and what its point means, every anchor that anchor."""
+    space, entry = archive.study.config.search_space(), archive.study
+    for trial, proposal in zip(archive.trials, archive.proposals, strict=True):
+        what = f"trial {trial.number}"
+        if wrong := space.why_not(proposal.candidate):
+            _refuse(path, "trials.jsonl", f"{what} is not of the study's space ({wrong.rstrip('.')})")
+        try:
+            meant = space.decode(proposal.point)
+        except UserError as error:
+            _refuse(path, "trials.jsonl", f"the point of {what}: {str(error).rstrip('.')}")
+        if meant != proposal.candidate:
+            _refuse(path, "trials.jsonl", f"{what} is another architecture than its point says")
+        if (trial.anchor is not None) != (trial.origin == "anchor") or (
+            trial.anchor is not None and ANCHORS.get(trial.anchor) != proposal.candidate.arch
+        ):
+            _refuse(path, "trials.jsonl", f"{what} is said to be the anchor {trial.anchor}, and is not")
+    if entry.finished is not None and not all(archive.records):
+        _refuse(path, "study.json", "it is said to be finished, and has trials without a record")
+
+
 def _require_same_front(path: Path, archive: Archive) -> None:
     """Scored again, offline, from records and table alone."""
     again = _FrontEntry(**_front_of(_study_of(archive), rebuilt_trials(archive)))
+    for name in ("reference_ms", "reference_miou_pct"):
+        now, then = getattr(again, name), getattr(archive.front, name)
+        if abs(now - then) > _CLOSE_MS * max(now, 1.0):
+            _refuse(path, "front.json", f"its {name} is {then:g}, the study's {now:g}")
     if again.trials != archive.front.trials or abs(again.hypervolume - archive.front.hypervolume) > 1e-6 * max(
         again.hypervolume, 1.0
     ):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from evaluators.cost import require_runnable
 from evaluators.datasets.acceptance import require_names
 from evaluators.datasets.named import dataset_named
 from experiments.export.card import Provenance
@@ -39,12 +40,14 @@ def network_of(
 ) -> tuple[TopFormer, Provenance]:
     """The network to export, in eval mode, and what its card may claim.
 
-    Raises `UserError` where nothing trained is at hand and random weights were not asked for, and where weights name
-    other classes than the data set of the study has now, unless "class-order" is accepted.
+    Raises `UserError` where nothing trained is at hand and random weights were not asked for, where it is too large to
+    be checked, and where weights name other classes than the data set of the study has now, unless "class-order" is
+    accepted.
     """
     require_names(accept)
     if sum((weights is not None, random_weights, retrain)) > 1:
         raise UserError("--weights, --random-weights and --retrain exclude one another: give one.")
+    require_runnable(found.arch, task)
     trial = found.trial
     own = weights is None and not random_weights
     if trial is not None and own and task.num_classes != trial.candidate.task.num_classes:

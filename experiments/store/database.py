@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -16,7 +19,9 @@ from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DataError,
+    DBAPIError,
     IntegrityError,
+    InterfaceError,
     NoSuchModuleError,
     OperationalError,
     ProgrammingError,
@@ -34,6 +39,49 @@ BUSY_TIMEOUT_S = 30
 PATIENCE_S = 120.0
 """For a database server to come back."""
 RETRY_S = 0.5
+
+
+class ConnectionLost(UserError):  # noqa: N818, what happened, not an error of a person's
+    """A database server went away in the middle of something: restarted, often, and soon back."""
+
+
+BEGUN_AGAIN: ContextVar[bool] = ContextVar("begun_again", default=False)
+"""Whether the transaction is not the first try, so that what it is to write may be written already."""
+T = TypeVar("T")
+
+
+def outlasting(kind: type[T]) -> type[T]:
+    """A class each of whose public methods is a transaction that is begun again where the server went away meanwhile.
+
+    Whether the server still kept what it was told last is not known then, so that each must do no harm when it is done
+    twice. Raises `ConnectionLost` when the server stays away.
+    """
+    for name, method in list(vars(kind).items()):
+        if isinstance(method, FunctionType) and not name.startswith("_"):
+            setattr(kind, name, _begun_again(method))
+    return kind
+
+
+def _begun_again(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def lasting(*arguments: Any, **named: Any) -> Any:
+        arguments = tuple(list(one) if isinstance(one, Iterator) else one for one in arguments)
+        named = {name: list(one) if isinstance(one, Iterator) else one for name, one in named.items()}
+        end = time.monotonic() + PATIENCE_S
+        again = BEGUN_AGAIN.set(False)
+        try:
+            while True:
+                try:
+                    return method(*arguments, **named)
+                except ConnectionLost:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(RETRY_S)
+                    BEGUN_AGAIN.set(True)
+        finally:
+            BEGUN_AGAIN.reset(again)
+
+    return lasting
 
 
 def sqlite_file(url: str, *, suffix: str) -> Path | None:
@@ -119,9 +167,35 @@ def one_sentence(whole_url: str) -> Iterator[None]:
     """Turn what a person can mend about a database into one sentence, which shows no password of its URL."""
     url = without_password(whole_url)
 
-    def cause(error: DatabaseError) -> str:
+    def cause(error: DBAPIError) -> str:
         return without_password(whole_url, told=first_line(error.orig or error))
 
+    try:
+        yield
+    except DBAPIError as error:
+        if _went_away(error):
+            raise ConnectionLost(
+                f"database {url} cannot be used: {cause(error)}. Start it again and run the same command; nothing "
+                "written so far is lost."
+            ) from error
+        with _sentence_of(url, cause):
+            raise
+    except OverflowError as error:  # SQLite's sizes of integers
+        raise UserError(f"{url} cannot keep this, nothing was written: {first_line(error)}.") from error
+
+
+def _went_away(error: DBAPIError) -> bool:
+    """Whether a server closed the connection, or is not up yet, by PostgreSQL's codes; a file is there or is not."""
+    code = getattr(error.orig, "sqlstate", None)
+    if isinstance(error.orig, sqlite3.Error):
+        return False
+    if error.connection_invalidated or code in ("57P01", "57P02", "57P03") or str(code).startswith("08"):
+        return True
+    return code is None and isinstance(error, OperationalError | InterfaceError)
+
+
+@contextmanager
+def _sentence_of(url: str, cause: Callable[[DBAPIError], str]) -> Iterator[None]:
     try:
         yield
     except (OperationalError, ProgrammingError) as error:
@@ -141,9 +215,8 @@ def one_sentence(whole_url: str) -> Iterator[None]:
             f"another process wrote to {url} at the same moment, or its content is damaged ({cause(error)}); "
             "nothing was written, run the same command again."
         ) from error
-    except (DataError, OverflowError) as error:  # PostgreSQL's sizes of texts, SQLite's of integers
-        why = cause(error) if isinstance(error, DataError) else first_line(error)
-        raise UserError(f"{url} cannot keep this, nothing was written: {why}.") from error
+    except DataError as error:  # PostgreSQL's sizes of texts
+        raise UserError(f"{url} cannot keep this, nothing was written: {cause(error)}.") from error
     except DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
             raise UserError(f"{url} is not a database of this tool, or is damaged: {cause(error)}.") from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +24,8 @@ from topformer.config import Candidate
 Origin = Literal["anchor", "sampler", "neighbour", "random"]
 Status = Literal["complete", "failed"]
 State = Literal["proposed", "complete", "failed"]
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+_CLOSE_PCT = 1e-6
 _T = TypeVar("_T")
 
 
@@ -50,10 +56,12 @@ class Record:
         """Raise `ValueError` for what no evaluation brings."""
         if (self.metrics is None) != (self.status == "failed"):
             raise ValueError(f"it is {self.status}, and {'has no' if self.metrics is None else 'has'} metrics")
+        for name in ("seconds", "cpu_seconds"):
+            value = getattr(self if name == "seconds" else self.metrics, name, None)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"its {name} is {value:g}")
         if self.accuracy is not None:
-            for name in ("miou_pct", "judge_miou_pct"):
-                if (value := getattr(self.accuracy, name)) is not None and not 0 <= value <= 100:
-                    raise ValueError(f"its {name} is {value:g}")
+            _require_shares(self.accuracy)
 
     @property
     def accuracy(self) -> Metrics | None:
@@ -65,10 +73,41 @@ class Record:
         """The mIoU in per cent, or the score where there is none; None for a failure."""
         return None if self.metrics is None else self.metrics.value
 
+    def require_sound(self, *, classes: int | None = None) -> None:
+        """Raise `ValueError` where an evaluation contradicts itself, or is not of so many classes.
+
+        The evaluators of this tool say an mIoU that is the mean of the IoUs; another's may mean another.
+        """
+        if (found := self.accuracy) is None:
+            return
+        for ious, miou_pct, name in (
+            (found.per_class_iou_pct, found.miou_pct, "miou_pct"),
+            (found.judge_per_class_iou_pct or (), found.judge_miou_pct, "judge_miou_pct"),
+        ):
+            if ious and classes is not None and len(ious) != classes:
+                raise ValueError(f"it has IoUs of {len(ious)} classes, its task has {classes}")
+            known = [one for one in ious if one is not None]
+            if known and miou_pct is not None and self.is_of_this_tool and abs(fmean(known) - miou_pct) > _CLOSE_PCT:
+                raise ValueError(f"its {name} is {miou_pct:g}, the mean over its classes {fmean(known):g}")
+
+    @property
+    def is_of_this_tool(self) -> bool:
+        """Whether the evaluator's fingerprint is of the form that this tool's evaluators have."""
+        return _FINGERPRINT.fullmatch(self.evaluator) is not None
+
     @property
     def judge_miou_pct(self) -> float | None:
         """mIoU in per cent on the images by which nothing is chosen; None where the evaluator does not judge."""
         return None if self.accuracy is None else self.accuracy.judge_miou_pct
+
+
+def _require_shares(found: Metrics) -> None:
+    shares = [(name, getattr(found, name)) for name in ("miou_pct", "pixel_accuracy_pct", "judge_miou_pct")]
+    for name in ("per_class_iou_pct", "judge_per_class_iou_pct", "curve_miou_pct"):
+        shares += [(name, value) for value in getattr(found, name) or ()]
+    for name, value in shares:
+        if value is not None and not -_CLOSE_PCT <= value <= 100 + _CLOSE_PCT:
+            raise ValueError(f"its {name} is {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,6 +265,18 @@ def mean_of(replicates: Sequence[Record], *, fidelity: str) -> Record:
         ),
         seconds=sum(record.seconds for record in replicates),
     )
+
+
+def require_moment(what: str, text: str | None) -> None:
+    """Raise `ValueError` for what is no time as this tool writes times: with a day, of this century, and its zone."""
+    if text is None:
+        return
+    try:
+        year = datetime.fromisoformat(text).astimezone(UTC).year
+    except (ValueError, OverflowError):
+        year = 0
+    if not 2000 <= year < 2200:
+        raise ValueError(f"{what} is {text[:40]!r}, which is no time")
 
 
 def _kind(values: object) -> str:

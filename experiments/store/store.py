@@ -41,7 +41,7 @@ from sqlalchemy.orm import Session
 
 from experiments import DEFAULT_URL, without_password
 from experiments.store.artefacts import Artefacts, file_sha256
-from experiments.store.database import await_server, engine_of, one_sentence, sqlite_file
+from experiments.store.database import BEGUN_AGAIN, await_server, engine_of, one_sentence, outlasting, sqlite_file
 from experiments.store.records import (
     METRICS,
     BatchStatistics,
@@ -58,6 +58,7 @@ from experiments.store.records import (
     first_mistake,
     like,
     mean_of,
+    require_moment,
     stored,
 )
 from experiments.store.schema import (
@@ -90,6 +91,7 @@ CHUNK = 500
 T = TypeVar("T")
 
 
+@outlasting
 class Store:
     """Open with `Store.open`; usable as a context manager."""
 
@@ -174,6 +176,8 @@ class Store:
 
     def create_study(self, config: StudyConfig, *, evaluator: str, fidelity: str, table_text: str) -> Study:
         with self._session() as session:
+            if BEGUN_AGAIN.get() and (row := session.scalar(select(StudyRow).where(StudyRow.name == config.name))):
+                return _study(row)
             row = StudyRow(
                 name=config.name,
                 config_json=json.dumps(config.model_dump()),
@@ -200,7 +204,10 @@ class Store:
         Raises `UserError` for a name that is taken, and where the store knows another result of an evaluation.
         """
         with self._session() as session:
-            if session.scalar(select(StudyRow.id).where(StudyRow.name == study.name)) is not None:
+            created = session.scalar(select(StudyRow.created).where(StudyRow.name == study.name))
+            if created == study.created and BEGUN_AGAIN.get():
+                return
+            if created is not None:
                 raise UserError(f"{self.url} has a study {study.name!r} already; give this one another name.")
             row = StudyRow(
                 name=study.name,
@@ -302,6 +309,8 @@ class Store:
     def delete_study(self, name: str) -> None:
         """Forget a study and its trials; its evaluations stay, for other studies to draw on."""
         with self._session() as session:
+            if BEGUN_AGAIN.get() and session.scalar(select(StudyRow.id).where(StudyRow.name == name)) is None:
+                return
             row = _study_row(session, name)
             if driver := _driver(row):
                 raise UserError(f"study {name!r} is being driven by {driver}; stop it first.")
@@ -333,6 +342,11 @@ class Store:
         with self._session() as session:
             study = _study_row(session, name)
             study.finished, study_id = None, study.id
+            if BEGUN_AGAIN.get() and session.get(BatchRow, (study_id, batch)) is not None:
+                of_batch = select(ProposalRow).where(ProposalRow.study_id == study_id, ProposalRow.batch == batch)
+                return tuple(
+                    self._trial(row) for row in session.scalars(of_batch.order_by(ProposalRow.number)).unique()
+                )
             last = session.scalar(select(func.max(ProposalRow.number)).where(ProposalRow.study_id == study_id))
             start = 0 if last is None else last + 1
             _add_candidates(session, [proposal.candidate for proposal in proposals])
@@ -519,8 +533,13 @@ class Store:
                 total_ms=np.array(total_ms, dtype=np.float64),
                 miou_pct=np.array(miou_pct, dtype=np.float64),
             )
-            if not np.isfinite(found.total_ms).all() or np.isinf(found.miou_pct).any():
-                raise ValueError("a number is not finite")
+            sound = np.isfinite(found.total_ms) & (found.total_ms >= 0)
+            sound &= np.isnan(found.miou_pct) | ((found.miou_pct >= 0) & (found.miou_pct <= 100))
+            if not sound.all():
+                at = int(np.argmin(sound))
+                raise ValueError(
+                    f"trial {found.number[at]} is listed with {found.total_ms[at]:g} ms and mIoU {found.miou_pct[at]:g}"
+                )
             return found
 
     def counts(self, name: str) -> Counts:
@@ -558,7 +577,7 @@ class Store:
     def delete_trust_report(self, name: str) -> None:
         with self._session() as session:
             found = session.scalars(select(TrustReportRow.name)).all()
-            if name not in found:
+            if name not in found and not BEGUN_AGAIN.get():
                 raise unknown_name("trust report", name, found, advice=f"They are those of {self.url}.")
             session.execute(delete(TrustReportRow).where(TrustReportRow.name == name))
 
@@ -599,14 +618,19 @@ class Store:
         candidate = _candidate(row.candidate)
         if row.origin not in get_args(Origin) or row.anchor not in (None, *ANCHORS):
             raise ValueError(f"its origin is {row.origin[:40]!r}, its anchor {str(row.anchor)[:40]!r}")
-        return like(
-            Trial,
-            row,
-            candidate=candidate,
-            point=strict_json(row.point_json),
-            latency=_estimate(row.latency_json),
-            **self._settled(row.record),
-        )
+        if row.anchor is not None and candidate.arch != ANCHORS[row.anchor]:
+            raise ValueError(f"it is said to be the anchor {row.anchor}, and is another architecture")
+        latency, settled = _estimate(row.latency_json), self._settled(row.record)
+        record: Record | None = settled["record"]
+        if record is not None:
+            if record.candidate_key != candidate.key:
+                raise ValueError(f"its record is of candidate {record.candidate_key[:40]!r}")
+            record.require_sound(classes=candidate.task.num_classes)
+        said = (row.total_ms, row.miou_pct)
+        if said != (latency.total_ms, record and record.value):  # as add_study and settle write them
+            raise ValueError(f"it is listed with {said[0]:g} ms and mIoU {said[1]}, and has others")
+        point = _POINT.validate_json(row.point_json, strict=True)
+        return like(Trial, row, candidate=candidate, point=point, latency=latency, **settled)
 
 
 @contextmanager
@@ -619,6 +643,7 @@ def store_if_any(url: str) -> Iterator[Store | None]:
         yield store
 
 
+@outlasting
 class Lease:
     """The right to drive a study, renewed by `beat`."""
 
@@ -631,7 +656,7 @@ class Lease:
     def take(self) -> None:
         with self._store._session() as session:
             row = _study_row(session, self._name, lock=True)
-            if driver := _driver(row):
+            if (driver := _driver(row)) and driver != self._owner:
                 raise UserError(
                     f"study {self._name!r} is being driven by {driver} (lease until {row.lease_until}); "
                     "wait for it, or stop it first."
@@ -789,9 +814,17 @@ def _estimate_json(estimate: LatencyEstimate) -> str:
 
 
 def _estimate(text: str) -> LatencyEstimate:
-    values = strict_json(text)
-    by_block = tuple((name, ms) for name, ms in values["by_block"])
-    return LatencyEstimate(**(values | {"by_block": by_block, "kinds": frozenset(values["kinds"])}))
+    """Raises `ValueError` for what no table says: a time below 0, an interval beside it, another sum of blocks."""
+    found = _ESTIMATE.validate_json(text, strict=True)
+    times = [found.low_ms, found.total_ms, found.high_ms, *(ms for _, ms in found.by_block)]
+    if not all(math.isfinite(ms) and ms >= 0 for ms in times) or times[:3] != sorted(times[:3]):
+        raise ValueError(
+            f"its latency is {found.total_ms:g} ms, from {found.low_ms:g} to {found.high_ms:g}, or a block's"
+        )
+    total_ms = math.fsum(ms for _, ms in found.by_block)
+    if abs(total_ms - found.total_ms) > _CLOSE * max(total_ms, 1.0) or not (found.kinds and 0 < found.level < 1):
+        raise ValueError(f"its latency is {found.total_ms:g} ms, the sum of its blocks {total_ms:g}")
+    return found
 
 
 @contextmanager
@@ -808,6 +841,9 @@ def _undamaged(what: str) -> Iterator[None]:
 
 
 _RUNGS = TypeAdapter(list[Rung])
+_ESTIMATE = TypeAdapter(LatencyEstimate)
+_POINT = TypeAdapter(dict[str, int | str])
+_CLOSE = 1e-9
 
 
 @lru_cache
@@ -840,6 +876,8 @@ def _study(row: StudyRow) -> Study:
         config = StudyConfig.checked(strict_json(row.config_json), where="its configuration")
         if config.name != row.name:
             raise ValueError(f"its configuration is of {config.name!r}")
+        require_moment("its beginning", row.created)
+        require_moment("its end", row.finished)
         rungs = tuple(_RUNGS.validate_json(row.rungs_json, strict=True))
     return like(Study, row, config=config, rungs=rungs)
 
@@ -848,9 +886,12 @@ def _candidate(row: CandidateRow | None) -> Candidate:
     if row is None:
         raise ValueError("its candidate is not there")
     _require_types(row)
-    return Candidate(
+    found = Candidate(
         arch=TopFormerConfig.from_dict(strict_json(row.arch_json)), task=Task.from_dict(strict_json(row.task_json))
     )
+    if (found.key, found.arch.key) != (row.key, row.arch_key):
+        raise ValueError(f"candidate {row.key[:40]!r} has another architecture or task than its key says")
+    return found
 
 
 def _trust_report(row: TrustReportRow) -> tuple[str, str]:
@@ -868,4 +909,6 @@ def _record(row: RecordRow) -> Record:
     if row.status not in get_args(Status):
         raise ValueError(f"its status is {row.status[:40]!r}")
     metrics = None if row.metrics_json is None else METRICS.validate_json(row.metrics_json, strict=True)
-    return like(Record, row, metrics=metrics)
+    found = like(Record, row, metrics=metrics)
+    found.require_sound()
+    return found

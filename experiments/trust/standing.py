@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -22,7 +23,7 @@ from experiments.store.store import Store, store_if_any
 from experiments.trust.beyond import Beyond, beyond
 from search_space import SearchSpace
 from topformer.config import TopFormerConfig
-from topformer.errors import UserError, first_line, unknown_name
+from topformer.errors import LeftOut, UserError, first_line, unknown_name
 from topformer.reading import strict_json
 
 FORMAT = 1
@@ -178,6 +179,8 @@ def standing_in(storage: str, evaluator: str, space: SearchSpace | None = None) 
 
 def find_report(name: str | None, store: Store | None) -> TrustReport:
     """Of a store, or else of those that come with the tool; without a name the newest of the store."""
+    if store is not None and (known := [text for own, text in store.trust_reports() if own == name]):
+        return _stored_report(store, str(name), known[0])
     reports = (*(stored_reports(store) if store else ()), *shipped_reports())
     if name is None and not reports:
         raise UserError("there is no trust report yet; make one with: topformer-nas trust run")
@@ -188,14 +191,21 @@ def find_report(name: str | None, store: Store | None) -> TrustReport:
 
 
 def stored_reports(store: Store) -> tuple[TrustReport, ...]:
-    """The newest first."""
-    return tuple(
-        TrustReport.from_json(
-            text,
-            where=f"trust report {name!r} of {store.url}",
-            or_else=f", or drop this one with: topformer-nas trust delete {name} --storage {store.url}",
-        )
-        for name, text in store.trust_reports()
+    """The newest first; of those that cannot be read a warning tells, and nothing is known by them."""
+    found = []
+    for name, text in store.trust_reports():
+        try:
+            found.append(_stored_report(store, name, text))
+        except UserError as error:
+            warnings.warn(f"left out: {error}", LeftOut, stacklevel=2)
+    return tuple(found)
+
+
+def _stored_report(store: Store, name: str, text: str) -> TrustReport:
+    return TrustReport.from_json(
+        text,
+        where=f"trust report {name!r} of {store.url}",
+        or_else=f", or drop this one with: topformer-nas trust delete {name} --storage {store.url}",
     )
 
 

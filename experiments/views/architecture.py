@@ -44,7 +44,9 @@ class Described:
             "params_by_module": dict(self.costs.params_by_module),
             "macs_g": self.costs.macs_g,
             "fvcore_g": self.costs.fvcore_g,
-            "fvcore_unsupported_operators": dict(self.costs.unsupported_operators),
+            "fvcore_unsupported_operators": None
+            if (left_out := self.costs.unsupported_operators) is None
+            else dict(left_out),
             "image_size": list(self.task.image_size),
             "num_classes": self.task.num_classes,
             "task": self.task.as_dict(),

@@ -186,11 +186,21 @@ def ray_pool(address: str, workers: int, resources: Resources) -> Iterator[RayPo
         ray.shutdown()
 
 
+_USUAL_PORT = 6379
+
+
 def _require_answer(address: str) -> None:
     """Ray itself would wait for minutes."""
     if address == _RUNNING:
         return
     host, colon, port = address.rpartition(":")
+    scheme, marks, rest = address.partition("://")
+    if marks:  # ray:// is for Ray's client, http:// for its dashboard and jobs
+        place = rest.partition("/")[0].rpartition("@")[2].rpartition(":")[0] or "HOST"
+        raise UserError(
+            f"{address!r} is an address of {scheme[:20]}, and a study joins the cluster itself: give HOST:PORT without "
+            f"'://', most often {place}:{_USUAL_PORT}, as `ray start --head` prints it; or {_RUNNING!r}, or {LOCAL!r}."
+        )
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise UserError(f"{address!r} is no address of a Ray cluster: HOST:PORT, {_RUNNING!r} or {LOCAL!r}.")
     try:

@@ -11,6 +11,7 @@ from experiments.store.records import Record
 from experiments.store.store import Store
 from experiments.workers.pool import Outcome, Pool
 from topformer.config import Candidate
+from topformer.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,13 +111,19 @@ def _record_of(outcome: Outcome, want: Want) -> Record:
         f"{want.called or want.candidate.arch.key} could not be evaluated by {want.scorer.fidelity}"
     )
     metrics = outcome.metrics
-    return Record(
-        candidate_key=want.candidate.key,
-        evaluator=want.scorer.fingerprint,
-        fidelity=want.scorer.fidelity,
-        replicate=want.replicate,
-        status="failed" if metrics is None else "complete",
-        metrics=metrics,
-        reason=outcome.reason,
-        seconds=0.0 if metrics is None else metrics.seconds,
-    )
+    try:
+        return Record(
+            candidate_key=want.candidate.key,
+            evaluator=want.scorer.fingerprint,
+            fidelity=want.scorer.fidelity,
+            replicate=want.replicate,
+            status="failed" if metrics is None else "complete",
+            metrics=metrics,
+            reason=outcome.reason,
+            seconds=0.0 if metrics is None else metrics.seconds,
+        )
+    except ValueError as error:  # an evaluator from elsewhere
+        raise UserError(
+            f"{want.scorer.fidelity} brought of {want.called or want.candidate.arch.key} what no evaluation can bring: "
+            f"{error}. Nothing is recorded; mend the evaluator."
+        ) from error

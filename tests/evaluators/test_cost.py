@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from evaluators.cost import costs
-from topformer import ANCHORS, BASE, TINY, MBConv, Task, TopFormer, TopFormerConfig
+from evaluators.cost import costs, require_runnable
+from topformer import ANCHORS, BASE, TINY, MBConv, Task, TopFormer, TopFormerConfig, UserError
 from topformer.blocks import decompose, total
 
 TASK = Task(image_size=(64, 96), num_classes=7)
@@ -92,3 +94,20 @@ def test_classification_is_counted_too() -> None:
     found = costs(TINY, task)
     assert found.params == 1_503_304
     assert found.fvcore_g == pytest.approx(0.12626, abs=5e-6)
+
+
+WIDE = BASE.replace(
+    injection_channels=4096,
+    stages=tuple(tuple(dataclasses.replace(row, channels=4096) for row in rows) for rows in BASE.stages),
+)
+
+
+@pytest.mark.parametrize(("arch", "size"), [(WIDE, 512), (BASE, 8192)])
+def test_a_network_too_large_to_be_run_is_counted_by_its_blocks(arch: TopFormerConfig, size: int) -> None:
+    """The largest legal widths took 4.6 GB of memory."""
+    task = Task(image_size=(size, size))
+    found = costs(arch, task)
+    assert found.fvcore_g == total(block.cost for block in decompose(arch, task)).fvcore_flops / 1e9
+    assert found.unsupported_operators == (None if arch is WIDE else costs(BASE, Task()).unsupported_operators)
+    with pytest.raises(UserError, match=r"takes about [\d.]+ GiB.*choose a smaller --size"):
+        require_runnable(arch, task)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_lut.counting import CountSource, CountTable, count_blocks
+from latency_lut.counting import MOST_BYTES, CountSource, CountTable, count_blocks
 from latency_lut.devices.qemu import NOTHING, QEMU, Counts, count, count_block
 from latency_lut.runtimes.ncnn import candidate_network
 from topformer import TINY, Candidate, Task, UserError
@@ -47,7 +47,7 @@ def packed(content: bytes) -> bytes:
     ("content", "sentence"),
     [
         (b"", "not counts"),
-        (b"not compressed", "not counts that this version reads|cannot read counts"),
+        (b"not compressed", "truncated or damaged"),
         (packed(TABLE.text.encode())[:-9], "truncated or damaged"),
         (packed(TABLE.text.encode())[:40] + bytes(20), "truncated or damaged"),
         (packed(b"another file\n{}\n\n"), "not counts"),
@@ -119,3 +119,9 @@ def test_lone_blocks_execute_the_vector_work_of_the_whole_network(tmp_path: Path
 
 def vector_work(counts: Counts) -> int:
     return counts.vector_fma + counts.vector_other
+
+
+def test_counts_that_unpack_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "bomb.counts.gz").write_bytes(gzip.compress(b"\n" * (MOST_BYTES + 1)))
+    with pytest.raises(UserError, match="counts of over 64 MiB"):
+        CountTable.load(tmp_path / "bomb.counts.gz")

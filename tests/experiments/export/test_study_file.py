@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from experiments.export import study_file as archive
-from experiments.export.study_file import export_study, import_study, read_archive
+from experiments.export.study_file import export_study, import_study, read_archive, unproven
 from experiments.front.pareto import front
 from experiments.search.study import run_study
 from experiments.store.store import Store
@@ -199,7 +200,31 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         ("trials.jsonl", edited("latency_ms", 0.01, line=3), r"said to take 0\.01 ms, its table says"),
         ("trials.jsonl", edited("architecture.num_blocks", 5, line=3), "key of another architecture"),
         ("trials.jsonl", edited("architecture.num_heads", -1, line=3), "trial 3: "),
-        ("trials.jsonl", edited("number", 9, line=3), "not numbered from 0"),
+        ("trials.jsonl", edited("number", 9, line=3), "trial 3 is numbered 9"),
+        ("trials.jsonl", lambda content: content + b"\n" * 10**6, "a line is empty"),
+        ("trials.jsonl", edited("record.seconds", -1e300, line=3), "trial 3: its seconds is -1e"),
+        ("trials.jsonl", edited("record.metrics.per_class_iou_pct", 30.0, line=3), "per_class_iou_pct"),
+        (
+            "trials.jsonl",
+            edited("record.metrics.per_class_iou_pct", [30.0], line=3),
+            "IoUs of 1 classes, its task has 59",
+        ),
+        (
+            "trials.jsonl",
+            edited("record.metrics.per_class_iou_pct", [200.0] * 59, line=3),
+            "its per_class_iou_pct is 200",
+        ),
+        ("trials.jsonl", edited("record.metrics.pixel_accuracy_pct", -3.0, line=3), "its pixel_accuracy_pct is -3"),
+        ("trials.jsonl", edited("anchor", "base", line=1), "said to be the anchor base, and is not"),
+        ("trials.jsonl", edited("origin", "random", line=1), "said to be the anchor small, and is not"),
+        ("trials.jsonl", edited("point.num_heads", 8, line=1), "another architecture than its point says"),
+        ("trials.jsonl", edited("point.num_heads", 7, line=1), "the point of trial 1: "),
+        ("trials.jsonl", edited("record", None, line=3), "said to be finished, and has trials without a record"),
+        ("study.json", edited("config.space", {"preset": "pyramid"}), "is not of the study's space|the point of trial"),
+        ("study.json", edited("created", ""), "its beginning is '', which is no time"),
+        ("study.json", edited("finished", "9999-12-31T23:59:59+00:00"), "its end is .* which is no time"),
+        ("front.json", edited("reference_ms", 12345.0), "its reference_ms is 12345, the study's"),
+        ("front.json", edited("reference_miou_pct", 77.0), "its reference_miou_pct is 77, the study's 0"),
         ("trials.jsonl", edited("weights", "/etc/passwd", line=3), r"weights: Extra inputs are not permitted"),
         ("trials.jsonl", edited("origin", "thin air", line=3), "origin: "),
         ("trials.jsonl", lambda content: content[: len(content) // 2], r"trials\.jsonl"),
@@ -247,6 +272,33 @@ def test_members_that_no_export_writes_are_refused(strange: str, folder: Path, t
     with pytest.raises(UserError, match="is no study archive"):
         read_archive(path)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["bad.zip"]
+
+
+def test_what_agrees_with_itself_is_still_not_proven(folder: Path) -> None:
+    doubts = unproven(read_archive(folder / "toy.zip"))
+    assert [
+        words for words in ("table toy", "toy-1 found", "who made it") if not any(words in one for one in doubts)
+    ] == []
+
+
+def test_a_mean_that_is_not_that_of_its_classes_is_refused_of_this_tools_evaluators(folder: Path) -> None:
+    record = read_archive(folder / "toy.zip").records[0]
+    assert record is not None
+    record.require_sound()
+    with pytest.raises(ValueError, match=r"its miou_pct is .*, the mean over its classes 46\.5517"):
+        replace(record, evaluator="0123456789abcdef").require_sound()
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(folder / "toy.zip") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + (b"\n" * 50_000_000 if name == "trials.jsonl" else b""))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="bytes, packed into"):
+        read_archive(path)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
 
 
 def test_a_member_beyond_the_limit_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from experiments.search.study import Event, StudyResult, run_study
 from experiments.store import database, schema
@@ -173,3 +176,36 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be used") as error:
         Store.open(f"postgresql+psycopg://postgres@/postgres?host={tmp_path}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.slow
+def test_a_transaction_that_the_server_broke_off_is_begun_again(
+    kept: bool, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the server had kept it: both times the driver hears of a closed connection alone."""
+    commit, commits = PGDialect_psycopg.do_commit, 0
+
+    def broken_off(dialect: Any, connection: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits % 3 == 0:
+            if kept:
+                commit(dialect, connection)
+            connection.driver_connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        commit(dialect, connection)
+
+    with Store.open(url, create=True):
+        monkeypatch.setattr(PGDialect_psycopg, "do_commit", broken_off)
+        monkeypatch.setattr(database, "RETRY_S", 0.0)
+    found = run(url)
+    assert commits > 30
+    assert outline(found) == outline(run_toy(tmp_path))
+    assert found.trained == len(found.trials)
+
+
+def test_what_was_there_before_is_no_repetition(url: str) -> None:
+    run(url)
+    with Store.open(url) as opened, pytest.raises(UserError, match="unknown study 'other'"):
+        opened.delete_study("other")

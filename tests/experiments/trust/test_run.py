@@ -37,7 +37,7 @@ from experiments.trust.run import (
     stratified,
     wants,
 )
-from experiments.trust.standing import TrustReport, find_report, shipped_reports, standing_in
+from experiments.trust.standing import TrustReport, find_report, shipped_reports, standing_in, stored_reports
 from experiments.views import trust as view
 from latency_lut.table import LatencyRow, LatencyTable, find_table
 from search_space import SearchSpace, blocks, preset
@@ -45,7 +45,7 @@ from tests.support.shell import Shell
 from tests.support.toys import TASK, ToyEvaluator, always, run_toy, toy_config, toy_report, toy_table, toy_url
 from tests.support.trees import folder_tree
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
-from topformer.errors import UserError
+from topformer.errors import LeftOut, UserError
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 
@@ -596,10 +596,11 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 def test_a_damaged_report_in_the_store_is_named(shell: Shell) -> None:
     with Store.open(toy_url(shell.folder), create=True) as store:
         store.add_trust_report("mine", "{")
-    for words in (("trust", "show", "mine"), ("trust", "list")):
-        said = shell.refusal(*words)
-        assert "trust report 'mine'" in said
-        assert "topformer-nas trust delete mine --storage sqlite:///" in said
+    code, out, said = shell("trust", "list", "--json")
+    assert (code, [row["from"] for row in json.loads(out)]) == (0, ["shipped"])
+    for words in (said, shell.refusal("trust", "show", "mine")):
+        assert "trust report 'mine'" in words
+        assert "topformer-nas trust delete mine --storage sqlite:///" in words
     assert "unknown trust report 'yours'" in shell.refusal("trust", "delete", "yours")
     assert shell("trust", "delete", "mine")[0] == 0
     assert [row["from"] for row in shell.json("trust", "list")] == ["shipped"]  # type: ignore[union-attr]
@@ -641,3 +642,14 @@ def test_a_report_hands_on_no_path_of_a_machine() -> None:
         "proxy-short,supernet:last.safetensors --out=o.json --space a/b.toml"
     )
     assert "/" not in "".join(report.command for report in shipped_reports())
+
+
+def test_a_damaged_report_of_a_store_hides_nothing_else(tmp_path: Path) -> None:
+    """It ended every listing until it was dropped."""
+    with Store.open(toy_url(tmp_path), create=True) as store:
+        store.add_trust_report("toy-report", toy_report(0.7).to_json())
+        store.add_trust_report("damaged", "{")
+        with pytest.warns(LeftOut, match="left out: trust report 'damaged' .* trust delete damaged"):
+            assert [one.name for one in stored_reports(store)] == ["toy-report"]
+        with pytest.raises(UserError, match=r"trust report 'damaged' of .* no trust report of this version"):
+            find_report("damaged", store)

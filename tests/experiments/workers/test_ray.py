@@ -135,3 +135,14 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         pass
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "https://me@head:8265/jobs", "ray://head"])
+def test_an_address_of_rays_client_or_dashboard_is_told_what_to_give(address: str) -> None:
+    """Its host was looked up as it stood: "Name or service not known"."""
+    usual = "head" if address.count(":") == 2 else "HOST"
+    with (
+        pytest.raises(UserError, match=f"give HOST:PORT without '://', most often {usual}:6379"),
+        ray_pool(address, 1, Resources()),
+    ):
+        pass
