@@ -423,7 +423,8 @@ def watched(every: Mapping[str, Kind], seed: int, minutes: float, folder: Path) 
                 os.dup2(null, number)
             child(every, seed, start, end, theirs, folder)
         os.close(theirs)
-        begun, rest = [start, "", None, ""], b""
+        begun: list[Any] = [start, "", None, ""]
+        rest = b""
         while True:
             if not select.select([ours], [], [], LIMIT_S)[0]:
                 os.kill(process, signal.SIGKILL)
