@@ -168,7 +168,7 @@ class FrontView:
         return rows
 
     def as_csv(self) -> str:
-        """Comma-separated, with a header; what is no plain value (architecture, task, trust) is left to JSON."""
+        """Comma-separated, with a header; no list and no mapping, which are left to JSON."""
         rows = self.as_dicts()
         names = [name for name in rows[0] if not isinstance(rows[0][name], Mapping | list)] if rows else []
         text = io.StringIO()

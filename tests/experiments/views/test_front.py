@@ -95,4 +95,4 @@ def test_a_csv_has_the_plain_columns_of_the_dictionaries(store: Store) -> None:
     view = front_view(store, "one", every=True)
     rows = list(csv.DictReader(view.as_csv().splitlines()))
     assert [int(row["trial"]) for row in rows] == numbers(view)
-    assert set(view.as_dicts()[0]) - set(rows[0]) == {"architecture", "task", "ranking_trust"}
+    assert set(view.as_dicts()[0]) - set(rows[0]) == {"architecture", "task", "ranking_trust", "not_told_apart"}
