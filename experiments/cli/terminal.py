@@ -99,15 +99,18 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     bars = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     bar = bars.add_task("", total=None)
     begun = said = time.monotonic()
+    first: tuple[int, float] | None = None
 
     def report(done: int, total: int, what: str) -> None:
-        nonlocal said
+        nonlocal first, said
+        first = first or (done, time.monotonic())
         if console.is_terminal:
             bars.start()  # not before: what is refused at once has no bar
             bars.update(bar, completed=done, total=total, description=what)
         elif (now := time.monotonic()) - said >= SAID_EVERY_S:
             said = now
-            console.print(progress_line(done, total, what, now - begun), highlight=False)
+            pace_s = (now - first[1]) / (done - first[0]) if done > first[0] else None
+            console.print(progress_line(done, total, what, now - begun, pace_s), highlight=False)
 
     try:
         yield report
@@ -115,9 +118,9 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         bars.stop()
 
 
-def progress_line(done: int, total: int, what: str, passed_s: float) -> str:
-    """How far long work is, for a log; what is left follows from the pace so far."""
-    left = f", about {duration(passed_s * (total - done) / done)} left" if 0 < done < total else ""
+def progress_line(done: int, total: int, what: str, passed_s: float, pace_s: float | None) -> str:
+    """How far long work is, for a log; `pace_s` is what a step took so far, None where that is not known yet."""
+    left = f", about {duration(pace_s * (total - done))} left" if pace_s is not None and done < total else ""
     return f"{what}: {done:,} of {total:,}, {duration(passed_s)} passed{left}"
 
 
