@@ -138,20 +138,20 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     bars = bars_of(TaskProgressColumn(), passing=True)
     console = bars.console
     bar = bars.add_task("", total=None)
-    begun: dict[str, float] = {}
+    begun: dict[str, tuple[int, float]] = {}
     said = started = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:
         nonlocal said
+        now = time.monotonic()
+        first, since = begun.setdefault(what, (done, now))
         if console.is_terminal:
             bars.start()  # not before: what is refused at once has no bar
             bars.update(bar, completed=done, total=total, description=what)
-            return
-        now = time.monotonic()
-        since = begun.setdefault(what, now if begun else started)
-        if now - said >= SAID_EVERY_S:
+        elif now - said >= SAID_EVERY_S:
             said = now
-            console.print(progress_line(done, total, what, now - since), highlight=False)
+            pace_s = (now - since) / (done - first) if done > first else None
+            console.print(progress_line(done, total, what, now - started, pace_s), highlight=False)
 
     try:
         yield report
@@ -166,9 +166,9 @@ def say(sentences: Iterable[str]) -> None:
         console.print(sentence, highlight=False)
 
 
-def progress_line(done: int, total: int, what: str, passed_s: float) -> str:
-    """How far long work is, for a log; what is left follows from the pace so far."""
-    left = f", about {duration(passed_s * (total - done) / done)} left" if 0 < done < total else ""
+def progress_line(done: int, total: int, what: str, passed_s: float, pace_s: float | None) -> str:
+    """How far long work is, for a log; `pace_s` is what a step took so far, None where that is not known yet."""
+    left = f", about {duration(pace_s * (total - done))} left" if pace_s is not None and done < total else ""
     return f"{what}: {done:,} of {total:,}, {duration(passed_s)} passed{left}"
 
 
