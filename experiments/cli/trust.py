@@ -18,7 +18,6 @@ from experiments.cli.terminal import (
     console_of,
     print_json,
     print_rows,
-    progress_bar,
     say,
     storage_flag,
 )
@@ -91,21 +90,19 @@ def trust_run(
         raise UserError(f"workers must be at least 1, not {workers}.")
     if out is not None and out.suffix != ".json":
         raise UserError(f"--out must be a .json file, not {str(out)!r}.")
-    with progress_bar() as bar:
-        plan = plan_named(
-            space,
-            name=name,
-            table=table,
-            data=data,
-            size=size,
-            reference=reference,
-            candidates=candidates,
-            sample=TrustSample(
-                count=count, band_ms=band_ms, seed=seed, replicates=replicates, repeated=repeated, orderings=orderings
-            ),
-            accept=accept or (),
-            progress=lambda done, total: bar(done, total, "looking at labels"),
-        )
+    plan = plan_named(
+        space,
+        name=name,
+        table=table,
+        data=data,
+        size=size,
+        reference=reference,
+        candidates=candidates,
+        sample=TrustSample(
+            count=count, band_ms=band_ms, seed=seed, replicates=replicates, repeated=repeated, orderings=orderings
+        ),
+        accept=accept or (),
+    )
     say(plan.notices)
     with space_rows_named(space, plan.space.task):
         members = plan.members()

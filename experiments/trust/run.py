@@ -137,7 +137,6 @@ def plan_named(
     candidates: str,
     sample: TrustSample,
     accept: Collection[str] = (),
-    progress: Callable[[int, int], None] | None = None,
 ) -> TrustPlan:
     """The plan that names ask for: a space, a table, data and a size in px, a proxy recipe and what is judged by it.
 
@@ -149,7 +148,7 @@ def plan_named(
     dataset = dataset_named(data or (study.evaluator.dataset if study else "scenes"))
     if isinstance(dataset, LabelledFiles):
         dataset.require_complete()
-    notices = examined(dataset, accept, progress=progress)
+    notices = examined(dataset, accept)
     if study is not None:
         over, anchors = study.search_space(), tuple(study.search.anchors)
         if dataset.num_classes != over.task.num_classes:
