@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluators.datasets import IGNORE
-from evaluators.datasets.acceptance import PUBLISHED, Evidence, Warned, labels_are_sparse, remember_evidence
+from evaluators.datasets.acceptance import (
+    IGNORED_STOPS_PCT,
+    PUBLISHED,
+    Evidence,
+    Warned,
+    labels_are_sparse,
+    remember_evidence,
+)
 from evaluators.datasets.checking import Checkable, DatasetReport, SplitReport, check
 from evaluators.datasets.files import DataError, LabelledFiles
 from evaluators.datasets.imagenet import ClassFolders
@@ -161,12 +168,13 @@ def checked_dataset(
     report = check(dataset, sample=sample, seed=seed, workers=workers, progress=_named(progress, "reading images"))
     complete = all(part.looked_at == part.images for part in report.splits.values())
     fingerprint, why_none = _fingerprint(dataset, complete, _named(progress, "fingerprint"))
-    own = isinstance(dataset, LabelledFiles) and dataset.name not in PUBLISHED
-    sparse = own and fingerprint is not None and labels_are_sparse(dataset)  # type: ignore[arg-type]
-    said = isinstance(dataset, LabelledFiles) and dataset.resize == "sparse"
+    own = dataset if isinstance(dataset, LabelledFiles) and dataset.name not in PUBLISHED else None
+    mostly_ignored = (report.splits["train"].ignored_pct or 0) > IGNORED_STOPS_PCT
+    sparse = own is not None and fingerprint is not None and mostly_ignored and labels_are_sparse(own)
+    said = own is not None and own.resize == "sparse"
     evidence = Evidence.of(report, dataset.class_names, sparse=sparse, said_sparse=said)
-    if isinstance(dataset, LabelledFiles) and own and fingerprint is not None and report.sound:
-        remember_evidence(dataset, evidence)
+    if own is not None and fingerprint is not None and report.sound:
+        remember_evidence(own, evidence)
     return DatasetView(
         dataset=dataset,
         report=report,
