@@ -48,6 +48,8 @@ class Row(NamedTuple):
 
     name: str
     colour: Colour | None
+    number: int | None = None
+    """Where the list itself numbers its rows."""
 
     @property
     def ignored(self) -> bool:
@@ -215,6 +217,7 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
         raise UserError(f"{root}: {len(rows)} classes and ignored rows are too many for numbers below {IGNORE}.")
     numbers = [mask for mask in seen if mask.used is not None]
     _require_one_palette(root, numbers)
+    _require_own_numbers(root, rows)
     by_colour = {row.colour: number for number, row in enumerate(rows)}
     _require_usual_palettes(root, rows, [mask for mask in numbers if _vote(mask, by_colour, rows) != "same"])
     used = {value for mask in numbers for value in mask.used or ()}
@@ -231,6 +234,25 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
         num_classes=len(rows),
     )
     return Reading(values=chosen, doubts=doubts, remarks=_remarks(used, rows))
+
+
+def _require_own_numbers(root: Path, rows: Sequence[Row]) -> None:
+    """Raises `AmbiguousError` where the class list numbers its rows otherwise than from 0."""
+    numbers = [row.number for row in rows]
+    if None in numbers or numbers == list(range(len(rows))) or len(set(numbers)) < len(numbers):
+        return
+    own = {
+        "classes": [_entry(row, row.number or 0) for row in rows if not row.ignored],
+        "ignored": [row.number for row in rows if row.ignored],
+    }
+    raise AmbiguousError(
+        root,
+        "masks can be read",
+        [
+            (f"the values are the numbers in the class list, {_listed(numbers)}", own),
+            ("row n is value n", _numbered(rows)),
+        ],
+    )
 
 
 def _require_first(root: Path, rows: Sequence[Row], used: Iterable[int]) -> None:

@@ -10,6 +10,7 @@ decided by what they hold (`evaluators.datasets.evidence`); what is not sure is 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ NAME = "folder"
 LOOKS_FOR = ("images", "masks", "classes.txt or classes.csv", "or dataset.toml")
 _NAMES, _TABLE = "classes.txt", "classes.csv"
 _COLUMNS = ("name", "red", "green", "blue")
+_NUMBER_COLUMNS = ("id", "value", "label", "index", "number", "class", "class_id", "train_id", "trainid")
+_NUMBER_FIRST = re.compile(r"(?P<number>\d{1,5})(?:\s*[:;,.=]\s*|\s+-?\s*)(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,5})")
 _LOOKED_AT = 20
 _BENCHMARKS = (
     ade20k.found_at,
@@ -141,12 +145,25 @@ def class_rows(root: Path, pairs: list[Pair]) -> tuple[Row, ...]:
     if table.is_file():
         return _with_colours(table)
     if text.is_file():
-        return _distinct(tuple(Row(line, None) for line in read_list(text)), text)
+        return _distinct(_lines(text), text)
     raise UserError(
         f"{root} has no classes.txt: write one with a class name a line, in the order of the mask values from 0 "
         f"({_values_seen(masks_seen(root, pairs[:_LOOKED_AT], MOST_CLASSES))}); or classes.csv with "
         f"name,red,green,blue for masks in colours; or a {FILE}, see: topformer-nas datasets layouts --example"
     )
+
+
+def _lines(path: Path) -> tuple[Row, ...]:
+    """The rows of a list of names, which may number them itself: "1 road", "road: 1"."""
+    lines = read_list(path)
+    if comment := next((line for line in lines if line.startswith("#")), None):
+        raise UserError(f"{path}: is {comment[:100]!r} a class or a comment? Remove the line, or its #.")
+    for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
+        found = [pattern.fullmatch(line) for line in lines]
+        numbers = [int(match["number"]) for match in found if match]
+        if len(numbers) == len(lines) and numbers != list(range(len(lines))):
+            return tuple(Row(match["name"], None, int(match["number"])) for match in found if match)
+    return tuple(Row(line, None) for line in lines)
 
 
 def _with_colours(path: Path) -> tuple[Row, ...]:
@@ -166,7 +183,9 @@ def _with_colours(path: Path) -> tuple[Row, ...]:
                 f"{path}, class {number}: needed are a name and three numbers from 0 to 255, not "
                 f"{','.join((name, *parts))!r}."
             )
-        known.append(Row(name, (int(parts[0]), int(parts[1]), int(parts[2]))))
+        said = next((row[column] for column in row if str(column).strip().lower() in _NUMBER_COLUMNS), None)
+        own = int(said) if said and said.strip().isascii() and said.strip().isdigit() else None
+        known.append(Row(name, (int(parts[0]), int(parts[1]), int(parts[2])), own))
     colours: list[Colour | None] = [row.colour for row in known]
     if len(set(colours)) < len(colours):
         raise UserError(f"{path}: two rows have one colour; masks could not tell them apart.")

@@ -160,11 +160,14 @@ def _only(root: Path, description: Description, name: str) -> Iterable[str] | No
 def _homes(root: Path) -> list[Home]:
     """Pairs of folders that may hold images and masks; of several that do not pair at all, the first."""
     below = _folders(root)
-    flat = [Home(i, m) for i in _known(below, IMAGE_FOLDERS) for m in _known(below, MASK_FOLDERS)]
+    masks = _known(below, MASK_FOLDERS)
+    others = [name for name in below if name not in masks and not role_of(name)]
+    flat = [Home(i, m) for i in _known(below, IMAGE_FOLDERS) or others for m in masks]
     if Home(*USUAL) in flat:
         return [Home(*USUAL)]
     homes = [*flat, *_homes_split_first(root, below), *_homes_with_split_in_names(below)]
-    return [home for home in homes if _pairs_at_all(root, home)] or homes[:1]
+    known = [home for home in homes if home.images not in others or home.images.lower() in IMAGE_FOLDERS]
+    return [home for home in homes if _pairs_at_all(root, home)] or known[:1]
 
 
 def _homes_split_first(root: Path, below: Sequence[str]) -> list[Home]:
@@ -217,7 +220,9 @@ def _split(root: Path, home: Home) -> Places:
     roles = _roles(root, inside[home.images], f"folders in {home.images}")
     if "train" in roles and "val" in roles:
         masks = f"{home.masks}/{SPLIT}" if inside[home.masks] else home.masks
-        return _of_folders(root, Home(f"{home.images}/{SPLIT}", masks), roles)
+        found = _of_folders(root, Home(f"{home.images}/{SPLIT}", masks), roles)
+        _require_lists_agree(root, home, found)
+        return found
     flat = Places(images=_any_in(home.images), masks=_any_in(home.masks), splits={}, held_out=HELD_OUT)
     if lists := _lists(root, flat):
         return lists
@@ -227,6 +232,35 @@ def _split(root: Path, home: Home) -> Places:
     if roles or inside[home.masks]:
         _require_both(root, roles, home.images, "folder")
     return flat
+
+
+def _require_lists_agree(root: Path, home: Home, found: Places) -> None:
+    """Raises `AmbiguousError` where there are lists, too, that split the images otherwise than their folders do."""
+    flat = Places(images=_any_in(home.images), masks=_any_in(home.masks), splits={})
+    try:
+        lists = _lists(root, flat)
+    except UserError:  # a half of a split, or two: not as good as the folders
+        return
+    if lists is None or lists.lists is None:
+        return
+    images = by_name(root, _images_in(home.images))
+    short = {name.rpartition("/")[2]: path for name, path in images.items()}
+    for split, name in lists.splits.items():
+        lines = read_list(root / lists.lists.replace(SPLIT, name))
+        listed = {one for line in lines if (one := _one_of(line.split()[0], home.images, images, short))}
+        folder = f"{home.images}/{found.splits.get(split, '')}/"
+        if listed and listed != {path for path in images.values() if path.startswith(folder)}:
+            ways = [
+                (f"by the folders {found.images}", found.values),
+                (f"by the lists {lists.lists}, which say otherwise", lists.values),
+            ]
+            raise AmbiguousError(root, "images can be split", ways)
+
+
+def _one_of(text: str, folder: str, images: Mapping[str, str], short: Mapping[str, str]) -> str | None:
+    """The image that a word of a list names."""
+    names = _names_of(text, _images_in(folder))
+    return next((known[name] for known in (images, short) for name in names if name in known), None)
 
 
 def _require_val(root: Path, home: Home, roles: Mapping[Split, str], there: Sequence[str]) -> None:
@@ -346,7 +380,7 @@ def _with_affixes(root: Path, places: Places) -> Places:
         folders = (each.replace(SPLIT, split).rpartition("/")[0] for each in (places.images, places.masks))
         which = (kind(folder) for kind, folder in zip((_images_in, _masks_in), folders, strict=True))
         for found, named in zip((images, masks), which, strict=True):
-            found |= {f"{split}/{name}": path for name, path in by_name(root, named).items()}
+            found |= {f"{split}/{name}" if split else name: path for name, path in by_name(root, named).items()}
     if not images or not masks or images.keys() & masks.keys():
         return places
     for own in dict.fromkeys((_NOTHING, _Affix("", _common_end(images)), _Affix(_common_start(images), ""))):
@@ -492,7 +526,7 @@ class _Listed:
             elif pair := _two_paths(root, line, both, images, masks):
                 self.names.add(_names_of(pair.image, which)[0])
                 self.pairs.add(pair)
-            elif len(line.split()) > 1:
+            elif len(re.split(r"[\s,;]+", line)) > 1:
                 raise DataError(f"{path}, line {number}: {line[:200]!r} names no image here; {_LINE}")
             else:
                 self.absent.append(_names_of(line, which)[0])

@@ -183,6 +183,29 @@ def test_lists_as_labelme_writes_them_are_numbered_from_the_background(tmp_path:
     assert "numbered from 0" in refusal(write(tmp_path / "near", [stripes(0, 1, 2)] * 3, names=names))
 
 
+@pytest.mark.parametrize("names", [("1 a", "2 b", "3 c"), ("a: 0", "b: 128", "c: 255"), ("10,a", "20,b", "30,c")])
+def test_a_list_that_numbers_its_classes_otherwise_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    assert "the values are the numbers in the class list" in refusal(write(tmp_path, ABC, names=names))
+
+
+def test_a_table_that_numbers_its_classes_otherwise_is_refused_unless_masks_show_its_colours(tmp_path: Path) -> None:
+    rows = ["name,red,green,blue,id", "a,0,0,0,7", "b,255,0,0,8", "c,0,255,0,11"]
+    root = write(tmp_path, ABC)
+    trees.save_lines(root / "classes.csv", rows)
+    assert "(1) the values are the numbers in the class list, 7, 8, 11" in refusal(root)
+    for path in (root / "masks").rglob("*.png"):
+        own.save(path, own.colour_masks(stripes(0, 1, 2).astype(np.uint8), COLOURS[:3], (9, 9, 9)), "RGB")
+    assert train_labels(root) == [0, 1, 2]
+
+
+def test_a_comment_in_a_class_list_is_no_class(tmp_path: Path) -> None:
+    assert "is '# mine' a class or a comment?" in refusal(write(tmp_path, ABC, names=("# mine", *NAMES)))
+
+
+def test_names_that_begin_with_numbers_are_names(tmp_path: Path) -> None:
+    assert opened(write(tmp_path, ABC, names=("2-wheeler", "4-wheeler", "3D"))).class_names[0] == "2-wheeler"
+
+
 def test_values_from_1_are_not_taken_for_those_from_0(tmp_path: Path) -> None:
     assert "values begin at 1" in refusal(write(tmp_path, [stripes(1, 2)] * 3))
 
@@ -268,6 +291,21 @@ def test_a_benchmark_in_other_photographs_is_read(tmp_path: Path) -> None:
 def test_folders_of_images_and_masks_are_no_classes_of_images(tmp_path: Path) -> None:
     root = write(tmp_path, ABC, images="{split}/images/{name}.jpg", masks="{split}/masks/{name}.png")
     assert not isinstance(any_dataset_named(str(root)), ClassFolders)
+
+
+def test_a_folder_of_another_name_is_that_of_the_images(tmp_path: Path) -> None:
+    root = write(tmp_path, [stripes(0, 1, 2)] * 30, images="CXR_png/{name}.png", masks="masks/{name}_mask.png")
+    dataset = opened(root)
+    assert (dataset.length("train") + dataset.length("val"), dataset.unpaired) == (30, ())
+
+
+def test_lists_that_split_otherwise_than_folders_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, ABC)
+    trees.save_lines(root / "train.txt", ["n0", "n1", "n2"])
+    trees.save_lines(root / "val.txt", ["n3"])
+    assert opened(root).length("val") == 1
+    trees.save_lines(root / "val.txt", ["n2"])
+    assert "(2) by the lists {split}.txt, which say otherwise" in refusal(root)
 
 
 FLAT = {"images": "images/{name}.jpg", "masks": "masks/{name}.png"}
