@@ -40,6 +40,7 @@ IGNORED_NAMES = ("ignore", "ignored", "__ignore__")
 _LABELME = "__ignore__"
 _FEW = 3
 """Classes up to which 255 may be the last of them, written as white, though two others are seen beside it."""
+_WHITE = (255, 255, 255)
 _SHOWN_COLOURS = 64
 
 
@@ -225,10 +226,11 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
     table = _table(chosen)
     beside = frozenset[int]().union(*(beside_ignored(mask.used or (), table) for mask in numbers))
     _require_first(root, rows, used)
-    if IGNORE in used and table[IGNORE] == IGNORE:
+    said = any(row.ignored and row.colour == _WHITE for row in rows)
+    if IGNORE in used and table[IGNORE] == IGNORE and not said:
         _require_sure_ignored(root, rows, used, beside)
     doubts = Doubts(
-        lone_ignored=IGNORE not in used,
+        lone_ignored=IGNORE not in used and not said,
         colours=tuple((row.colour, _label_of_row(rows, number)) for number, row in enumerate(rows) if row.colour),
         palette=_palette_labels(numbers, table),
         num_classes=len(rows),

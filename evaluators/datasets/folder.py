@@ -100,8 +100,13 @@ def guessed(root: Path) -> Guess:
     rows = class_rows(root, every)
     reading = reading_of(root, rows, masks_seen(root, every, len(rows)))
     description = described(places.values | dict(reading.values), str(root))
+    held_out = (f"no split was found: one image in {places.held_out} is held out",) if places.held_out else ()
     return Guess(
-        description=description, doubts=reading.doubts, remarks=reading.remarks, pairs=pairs, unpaired=unpaired
+        description=description,
+        doubts=reading.doubts,
+        remarks=(*held_out, *reading.remarks),
+        pairs=pairs,
+        unpaired=unpaired,
     )
 
 

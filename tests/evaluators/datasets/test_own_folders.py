@@ -115,6 +115,12 @@ def test_a_table_that_names_both_greys_says_what_255_is(tmp_path: Path) -> None:
     assert train_labels(write(tmp_path, [stripes(0, 255)] * 3, names=("bg", "lesion"), table=table)) == [0, 1]
 
 
+def test_a_table_that_ignores_white_says_what_255_is(tmp_path: Path) -> None:
+    table = [(0, 0, 0), (255, 255, 255)]
+    root = write(tmp_path, [stripes(0, 255)] * 3, names=("background", "ignore"), table=table)
+    assert train_labels(root) == [0, IGNORE]
+
+
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 3, 0, 2)])
 def test_palettes_in_the_colours_of_the_table_are_read_by_colour(order: tuple[int, ...], tmp_path: Path) -> None:
     palette = {number: COLOURS[label] for number, label in enumerate(order)}
