@@ -137,6 +137,8 @@ class Description(_Section):
                 "one of these says what is for validation: {split} in images, lists, or held_out; there "
                 f"{'are ' + str(sum(ways)) if sum(ways) else 'is none'}"
             )
+        if self.images == self.masks:
+            raise ValueError("images and masks are the same files")
         if SPLIT in self.masks and SPLIT not in self.images:
             raise ValueError("masks has {split}, but images has not")
         self._require_readable_classes()

@@ -81,10 +81,19 @@ def opened(root: Path) -> LabelledFiles:
     path = root / FILE
     if path.exists():
         description = read_description(path)
+        _require_folders(path, description)
         pairs, unpaired = files_of(root, description)
         return _opened(root, description, pairs, unpaired, None, ())
     found = guessed(root)
     return _opened(root, found.description, found.pairs, found.unpaired, found.doubts, found.remarks)
+
+
+def _require_folders(path: Path, description: Description) -> None:
+    """Raises `UserError` where a folder that the description names is not there."""
+    for split in description.splits.train, description.splits.val:
+        for which in (description.image_files(split), description.mask_files(split)):
+            if not (path.parent / which.folder).is_dir():
+                raise UserError(f"{path}: there is no folder {which.folder!r}; found {contents(path.parent)}.")
 
 
 def guessed(root: Path) -> Guess:

@@ -172,4 +172,8 @@ def _advice(root: Path) -> str:
     below = sorted(path for path in root.iterdir() if path.is_dir())[:_LOOKED_INTO]
     if inner := next((path for path in below if _layout_of(path)), None):
         return f"{inner} is laid out as {_layout_of(inner)}: give that."
-    return "looked for " + "; ".join(f"{n}: {', '.join(layout.looks_for)}" for n, layout in LAYOUTS.items()) + "."
+    looked_for = "; ".join(f"{name}: {', '.join(layout.looks_for)}" for name, layout in LAYOUTS.items())
+    return (
+        f"looked for {looked_for}. Where images and masks are may be said in a {FILE}, see: topformer-nas datasets "
+        "layouts --example"
+    )

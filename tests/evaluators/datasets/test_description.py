@@ -136,6 +136,7 @@ def test_a_described_white_is_what_photographs_are_scaled_by(tmp_path: Path) -> 
         ({"images": "../{split}/{name}.png"}, "images: a pattern is a path below this folder"),
         ({"images": "/data/{split}/{name}.png"}, "images: a pattern is a path below this folder"),
         ({"masks": "maps/{split}.png"}, "masks: a pattern has {name} once, in its last part"),
+        ({"masks": KEYS["images"]}, "images and masks are the same files"),
         ({"images": "photos/{name}.png"}, "one of these says what is for validation"),
         (
             {"held_out": 10},
@@ -175,6 +176,12 @@ def test_what_is_no_description_is_one_sentence(content: bytes, tmp_path: Path) 
     (tmp_path / "dataset.toml").write_bytes(content)
     with pytest.raises(UserError, match=r"dataset\.toml"):
         opened(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    root = folder(tmp_path, stripes(3, 200), splits={"train": "left", "val": "rihgt"})
+    with pytest.raises(UserError, match=r"there is no folder 'photos/rihgt'; found dataset.toml, maps/, photos/"):
+        opened(root)
 
 
 def chosen(text: str, reading: int) -> str:
