@@ -27,7 +27,7 @@ NAME, SPLIT, ANY = "{name}", "{split}", ".*"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 SPARE_SUFFIXES = (".npy", ".gif", ".pgm", ".ppm", ".webp", ".jpg", ".jpeg")
-"""Files that are no label maps where there is one of `MASK_SUFFIXES`, and may be where there is none."""
+"""Files that are no label maps where there are some of `MASK_SUFFIXES`, and may be where there are none."""
 EXAMPLE = """\
 # Where images and masks lie below this folder. {name} is what an image and its mask have in common, {split} the name
 # of a split; .* stands for every suffix that is read.

@@ -238,7 +238,7 @@ class Named(NamedTuple):
     folder: str
     suffixes: tuple[str, ...]
     spare: tuple[str, ...] = ()
-    """Suffixes of files that count where no file of that name has one of the former."""
+    """Suffixes of files that count where none in the folder has one of the former."""
     prefix: str = ""
     """What names begin with and do not have in common."""
 
@@ -303,7 +303,7 @@ def by_name(root: Path, which: Named) -> dict[str, str]:
                     f"{root}: {into[key]} and {_below(which.folder, path)} have the same name; keep one of them."
                 )
             into[key] = _below(which.folder, path)
-    return spare | found
+    return found or spare
 
 
 def _suffix(name: str, suffixes: Sequence[str]) -> str | None:

@@ -454,6 +454,14 @@ def test_a_file_of_many_bands_is_refused_by_their_number(tmp_path: Path) -> None
         read_image(tmp_path / "photo.tif")
 
 
+def test_pictures_of_masks_beside_masks_are_no_masks(tmp_path: Path) -> None:
+    root = write(tmp_path, ABC)
+    for name in ("n0.jpg", "overlay.jpg", "n1.npy"):
+        (root / "masks" / "train" / name).write_bytes(b"")
+    dataset = opened(root)
+    assert (dataset.unpaired, dataset.pairs["train"][0].labels) == ((), "masks/train/n0.png")
+
+
 def test_transparent_pixels_are_no_labels(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([stripes(0, 1), stripes(255, 0)]).astype(np.uint8), "LA").save(tmp_path / "m.png")
     with pytest.raises(UserError, match=r"mode LA: some pixels are transparent \(alpha 0 to 255\)"):
