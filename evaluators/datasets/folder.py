@@ -41,6 +41,7 @@ NAME = "folder"
 LOOKS_FOR = ("images", "masks", "classes.txt or classes.csv", "or dataset.toml")
 _NAMES, _TABLE = "classes.txt", "classes.csv"
 _COLUMNS = ("name", "red", "green", "blue")
+_SHORT = {"r": "red", "g": "green", "b": "blue"}
 _NUMBER_COLUMNS = ("id", "value", "label", "index", "number", "class", "class_id", "train_id", "trainid")
 _NUMBER_FIRST = re.compile(r"(?P<number>\d{1,5})(?:\s*[:;,.=]\s*|\s+-?\s*)(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,5})")
@@ -182,7 +183,8 @@ def _lines(path: Path) -> tuple[Row, ...]:
 
 def _with_colours(path: Path) -> tuple[Row, ...]:
     try:
-        rows = list(csv.DictReader(read_list(path)))
+        table = csv.DictReader(read_list(path))
+        rows = [{_SHORT.get(str(key), key): value for key, value in row.items()} for row in table]
     except csv.Error as error:
         raise DataError(f"{path} is no table of {','.join(_COLUMNS)} ({error}).") from None
     if not rows or any(column not in rows[0] for column in _COLUMNS):

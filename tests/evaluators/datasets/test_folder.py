@@ -113,7 +113,12 @@ def test_classes_are_read_whatever_editor_wrote_them(written: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "written", ["\ufeffname,red,green,blue\r\na,1,2,3\r\nb, 4 ,5,6\r\n", "blue,name,red,green\n3,a,1,2\n6,b,4,5"]
+    "written",
+    [
+        "\ufeffname,red,green,blue\r\na,1,2,3\r\nb, 4 ,5,6\r\n",
+        "blue,name,red,green\n3,a,1,2\n6,b,4,5",
+        "name,r,g,b\na,1,2,3\nb,4,5,6",
+    ],
 )
 def test_class_tables_are_read_whatever_editor_wrote_them(written: str, tmp_path: Path) -> None:
     trees.folder_tree(tmp_path)
