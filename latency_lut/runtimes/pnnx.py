@@ -159,16 +159,21 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 def _take_in(path: Path, proto: onnx.ModelProto) -> None:
     """Put weights that other files have into the model; these must lie in its folder, as exporters write them."""
     taken = 0
+    files: dict[Path, int] = {}
     for tensor in _tensors(proto):
         if not _is_external(tensor):
             continue
         told = {entry.key: entry.value for entry in tensor.external_data}
+        found = _beside(path, told.get("location", ""))
+        files[found] = found.stat().st_size
         taken += (length := _stored_bytes(path, tensor))
         if taken > MAX_FILE_BYTES:
             raise UserError(
                 f"{path} has over 2 GiB of weights with those in other files; a network here has at most 2."
             )
-        tensor.raw_data = _part_of(_beside(path, told.get("location", "")), told, length, path)
+        if taken > sum(files.values()):  # or a small file would fill the memory
+            raise _not_held(found, path)
+        tensor.raw_data = _part_of(found, told, length, path)
         tensor.data_location = tensor.DEFAULT
         del tensor.external_data[:]
 
@@ -217,7 +222,11 @@ def _part_of(found: Path, told: dict[str, str], length: int, path: Path) -> byte
         if offset >= 0 and said == length and offset + length <= found.stat().st_size:
             file.seek(offset)
             return file.read(length)
-    raise UserError(f"{found} does not hold the weights that {path} says it does; take a fresh copy of both.")
+    raise _not_held(found, path)
+
+
+def _not_held(found: Path, path: Path) -> UserError:
+    return UserError(f"{found} does not hold the weights that {path} says it does; take a fresh copy of both.")
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:

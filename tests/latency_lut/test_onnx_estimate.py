@@ -412,6 +412,14 @@ def test_a_second_file_that_is_too_short_is_refused(path: Path) -> None:
         read_onnx(path, size=None)
 
 
+def test_one_second_file_does_not_hold_ten_times_its_size(path: Path) -> None:
+    (path.parent / "weights.data").write_bytes(weight().raw_data)
+    tensors = [elsewhere(f"weight{index}" if index else "weight") for index in range(10)]
+    for tensor in tensors:
+        tensor.external_data[0].value = "weights.data"
+    assert "does not hold the weights" in refusal(path, model(weights=tensors))
+
+
 @pytest.mark.parametrize("how", ["up", "link"])
 def test_a_second_file_that_leads_out_of_the_folder_is_not_read(how: str, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
