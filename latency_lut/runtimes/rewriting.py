@@ -149,7 +149,7 @@ class _Graph:
         self.readers = Counter(name for node in proto.graph.node for name in node.input)
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except onnx.shape_inference.InferenceError:
+        except (onnx.shape_inference.InferenceError, MemoryError):  # of a file that says absurd sizes, too
             inferred = proto
         known = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
         self._types = {value.name: value.type.tensor_type for value in known}
