@@ -204,7 +204,7 @@ def _vote(mask: Seen, by_colour: Mapping[Colour | None, int], rows: Sequence[Row
         return "none" if None in read else "number"
     if seen == read:
         return "coloured" if mask.kind.startswith("RGB") else "same"
-    palette = mask.kind == "1" or (mask.kind in PALETTES and not _is_ramp(mask))
+    palette = (mask.kind == "1" and len(mask.used) > 1) or (mask.kind in PALETTES and not _is_ramp(mask))
     return "colour" if palette or max(mask.used) >= len(rows) else "both"
 
 
@@ -226,11 +226,12 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
     table = _table(chosen)
     beside = frozenset[int]().union(*(beside_ignored(mask.used or (), table) for mask in numbers))
     _require_first(root, rows, used)
-    said = any(row.ignored and row.colour == _WHITE for row in rows)
+    shown = [mask for mask in numbers if IGNORE in (mask.used or ())]
+    said = by_colour.keys() >= {_WHITE} and all(_vote(mask, by_colour, rows) in ("same", "coloured") for mask in shown)
     if IGNORE in used and table[IGNORE] == IGNORE and not said:
         _require_sure_ignored(root, rows, used, beside)
     doubts = Doubts(
-        lone_ignored=IGNORE not in used and not said,
+        lone_ignored=IGNORE not in used,
         colours=tuple((row.colour, _label_of_row(rows, number)) for number, row in enumerate(rows) if row.colour),
         palette=_palette_labels(numbers, table),
         num_classes=len(rows),

@@ -84,6 +84,10 @@ class Doubts:
         """Raises `DoubtError` naming both readings."""
         used = found.used
         labels = {value: _label(value, classes) for value in used}
+        by_colour = dict(self.colours)
+        shown = {value: found.shown(value) for value in used}
+        if all(colour in by_colour and by_colour[colour] == labels[value] for value, colour in shown.items()):
+            return  # the class table has these colours for these numbers
         lone = IGNORE in used and len(beside_ignored(used, classes)) < LEAST_BESIDE
         if self.lone_ignored and lone and labels[IGNORE] == IGNORE:
             others = " and ".join(str(value) for value in used if value != IGNORE) or "nothing else"
@@ -91,15 +95,8 @@ class Doubts:
                 f"{path} has {IGNORE} beside {others}, as masks looked at before have not: is it ignored, or an "
                 f"object? {DESCRIBE} FOLDER"
             )
-        if said := self._contradicted(found, labels) or self._odd(found, labels):
+        if said := self._contradicted(found, labels) or odd_palette(found, self.num_classes):
             raise DoubtError(f"{path} can be read in two ways: {said}. {DESCRIBE} FOLDER")
-
-    def _odd(self, found: Stored, labels: dict[int, int]) -> str | None:
-        by_colour = dict(self.colours)
-        colours = {value: found.shown(value) for value in labels}
-        if all(colour in by_colour and by_colour[colour] == labels[value] for value, colour in colours.items()):
-            return None  # the class table has these colours for these numbers
-        return odd_palette(found, self.num_classes)
 
     def _contradicted(self, found: Stored, labels: dict[int, int]) -> str | None:
         shown = {value: found.shown(value) for value in labels}

@@ -64,7 +64,9 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
 """Examples of what is recognised, for people: title, images, masks."""
 _SHOWN = 3
 _DECORATION = re.compile(r"[-_ ]*(?:sets?|data|splits?|\d+)$")
+_LISTED = re.compile(r"[-_ ]*(?:list|files?|names|images|ids?)$", re.IGNORECASE)
 _SEPARATORS = "_-. "
+_LOOKED_AT = 20
 
 
 class AmbiguousError(UserError):
@@ -309,7 +311,7 @@ def _split_candidates(root: Path, home: Home) -> list[str]:
 def _roles(root: Path, names: Sequence[str], where: str) -> dict[Split, str]:
     found: dict[Split, str] = {}
     for name in names:
-        role = role_of(name)
+        role = role_of(name) or role_of_list(name)
         assert role is not None
         if role in found:
             raise UserError(
@@ -339,6 +341,11 @@ def role_of(name: str) -> Split | None:
     return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
 
 
+def role_of_list(name: str) -> Split | None:
+    """Likewise for the name of a list, which may say that it is one."""
+    return role_of(_LISTED.sub("", name))
+
+
 def _lists(root: Path, flat: Places) -> Places | None:
     """The places as lists split them; None without lists. Raises `UserError` where a half of them is there."""
 
@@ -347,16 +354,19 @@ def _lists(root: Path, flat: Places) -> Places | None:
 
     complete: list[tuple[str, dict[Split, str]]] = []
     partial: list[tuple[str, dict[Split, str]]] = []
-    for home in _list_homes(root):
-        files = [p for p in sorted((root / home).iterdir()) if p.suffix in LIST_SUFFIXES and p.is_file()]
+    sure = False  # lists where lists usually are come before those in other folders
+    for home in _list_homes(root, flat):
         for end in LIST_SUFFIXES:
-            names = [p.stem for p in files if p.suffix == end]
-            roles = _roles(root, [name for name in names if role_of(name)], f"lists in {home}")
-            if not roles:
-                continue
+            names = [name.removesuffix(end) for name in _files(root / home, end)]
+            roles = _roles(root, [name for name in names if role_of_list(name)], f"lists in {home}")
             pattern = f"{SPLIT}{end}" if home == "." else f"{home}/{SPLIT}{end}"
+            usual = home.lower() in LIST_HOMES
+            if not roles or not (usual or (not sure and _names_images(root, flat, pattern, roles))):
+                continue
+            sure |= usual and {"train", "val"} <= roles.keys()
             (complete if {"train", "val"} <= roles.keys() else partial).append((pattern, roles))
-    if len(complete) > 1 and complete[0][0] != f"{SPLIT}.txt":
+    first = complete[0][0] if complete else ""
+    if len(complete) > 1 and "/" in first:
         ways = [(f"by the lists {pattern}", listed(pattern, roles).values) for pattern, roles in complete]
         raise AmbiguousError(root, "images can be split", ways)
     if not complete and partial:
@@ -365,11 +375,30 @@ def _lists(root: Path, flat: Places) -> Places | None:
     return listed(*complete[0]) if complete else None
 
 
-def _list_homes(root: Path) -> list[str]:
-    there = {name.lower(): name for name in _folders(root)}
-    nested = [f"{name}/{inner}" for low, name in there.items() if low == "imagesets" for inner in _folders(root / name)]
-    there |= {".": "."} | {path.lower(): path for path in nested}
-    return [there[home] for home in LIST_HOMES if home in there]
+def _list_homes(root: Path, flat: Places) -> list[str]:
+    """Folders that may hold lists: this one, those that lists are usually in, and all others but those of images."""
+    used = {flat.images.partition("/")[0], flat.masks.partition("/")[0]}
+    below = [name for name in _folders(root) if name not in used]
+    there = [".", *below, *(f"{name}/{inner}" for name in below for inner in _folders(root / name))]
+    usual = [home for known in LIST_HOMES for home in there if home.lower() == known]
+    return usual + [home for home in there if home not in usual]
+
+
+def _files(folder: Path, end: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name.endswith(end) and entry.is_file())
+
+
+def _names_images(root: Path, flat: Places, pattern: str, roles: Mapping[Split, str]) -> bool:
+    """Do the lists of a folder of any name begin with names of images?"""
+    folder = flat.images.rpartition("/")[0]
+    images = by_name(root, _images_in(folder))
+    short = {name.rpartition("/")[2]: path for name, path in images.items()}
+    for name in roles.values():
+        lines = read_list(root / pattern.replace(SPLIT, name))[:_LOOKED_AT]
+        if any(_one_of(re.split(r"[\s,;]+", line)[0], folder, images, short) for line in lines):
+            return True
+    return False
 
 
 def _with_affixes(root: Path, places: Places) -> Places:

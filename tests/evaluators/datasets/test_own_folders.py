@@ -339,6 +339,31 @@ def test_lists_are_read_wherever_they_lie_and_whatever_their_columns(line: str, 
     assert [pair.labels for pair in dataset.pairs["val"]] == ["masks/n3.png"]
 
 
+@pytest.mark.parametrize("name", ["meta/{}.txt", "meta/one/{}_list.lst", "ImageSets/Main/{}.txt"])
+def test_lists_in_a_folder_of_any_name_are_read_where_they_name_images(name: str, tmp_path: Path) -> None:
+    root = write(tmp_path, ABC, **FLAT)
+    for split, listed in (("train", ["n0", "n1"]), ("val", ["n3"])):
+        trees.save_lines(root / name.format(split), listed)
+        trees.save_lines(root / f"logs/{split}.txt", ["epoch 1", "epoch 2"])
+    assert [len(opened(root).pairs[split]) for split in ("train", "val")] == [2, 1]  # type: ignore[index]
+
+
+def test_lists_for_segmentation_come_before_others(tmp_path: Path) -> None:
+    root = write(tmp_path, ABC, **FLAT)
+    for split, name in (("train", "n0"), ("val", "n3")):
+        trees.save_lines(root / f"ImageSets/Segmentation/{split}.txt", [name])
+        trees.save_lines(root / f"ImageSets/Main/{split}.txt", ["n2"])
+    assert [pair.image for pair in opened(root).pairs["val"]] == ["images/n3.jpg"]
+
+
+def test_lists_of_several_folds_are_refused_with_all(tmp_path: Path) -> None:
+    root = write(tmp_path, ABC, **FLAT)
+    for fold, name in enumerate(("n0", "n1")):
+        trees.save_lines(root / f"folds/{fold}/train.txt", ["n2", "n3"])
+        trees.save_lines(root / f"folds/{fold}/val.txt", [name])
+    assert "(1) by the lists folds/0/{split}.txt; (2) by the lists folds/1/{split}.txt" in refusal(root)
+
+
 def test_a_column_may_name_a_mask_of_another_name(tmp_path: Path) -> None:
     root = write(tmp_path, ABC, images="images/{name}.jpg", masks="masks/{name}.png")
     (root / "masks/n0.png").rename(root / "masks/other.png")
@@ -482,3 +507,15 @@ def test_what_was_read_right_before_is_read_by_the_same_reader(tmp_path: Path) -
         for split in ("folders", "lists", "none"):
             dataset = opened(trees.folder_tree(tmp_path / masks / split, masks=masks, split=split))
             assert (dataset.name, repr(dataset.read_labels), dataset.white) == ("folder", reader, None)
+
+
+def test_a_bit_that_never_occurs_leaves_colours_and_numbers_two_readings(tmp_path: Path) -> None:
+    table = [(1, 1, 1), (0, 0, 0)]
+    root = write(tmp_path, [stripes(0)] * 3, mode="1", names=("house", "ignore"), table=table)
+    assert "(1) by number, row n of classes.csv is value n" in refusal(root)
+
+
+def test_white_is_only_ignored_as_the_table_says_where_masks_show_its_colours(tmp_path: Path) -> None:
+    table = [(19, 49, 53), (255, 255, 255), (216, 251, 38)]
+    root = write(tmp_path, [stripes(0, 2), stripes(0, 255)] * 2, names=("a", "ignore", "b"), table=table)
+    assert "255 is ignored" in refusal(root)
