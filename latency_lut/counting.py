@@ -33,8 +33,8 @@ MOST_BYTES = 64 * MIB
 """Of counts, also unpacked."""
 _SECONDS_PER_BLOCK = 0.15
 _SECONDS_PER_GMAC = 10.0
-"""Of one core: fitted to 24 random blocks of `pyramid` at 384x512, counted on a 2.5 GHz Xeon; what another machine takes
-is not known, so that it is said as "about"."""
+"""Of one core: fitted to 24 random blocks of `pyramid` at 384x512, counted on a 2.5 GHz Xeon; another machine takes
+another time, so that it is said as "about"."""
 _MAGIC = "topformer-nas counts, format 1"
 
 

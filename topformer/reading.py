@@ -22,6 +22,8 @@ MOST_TEXT_BYTES = 64 * MIB
 MOST_DEPTH = 64
 """Tables and lists within each other."""
 LARGEST_INTEGER = 2**63 - 1
+MOST_VALUES = 250_000
+"""Of a record, or a trial."""
 _SHOWN = 200
 _LONGEST_INTEGER = 20
 _HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
@@ -83,6 +85,18 @@ def strict_json(text: str | bytes) -> Any:
     text = text.decode() if isinstance(text, bytes) else text
     values = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
     return _without_half_letters(values) if _HALF_LETTER.search(text) else values
+
+
+def require_few(values: Any) -> None:
+    """Raise `ValueError` where JSON holds more values than any record: each wrong one would get an error of its own."""
+    rest, count = [values] if isinstance(values, dict | list) else [], 0
+    while rest:
+        value = rest.pop()
+        inside = value.values() if isinstance(value, dict) else value
+        count += len(inside)
+        if count > MOST_VALUES:
+            raise ValueError(f"it has over {MOST_VALUES:,} values")
+        rest += [one for one in inside if isinstance(one, dict | list)]
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from latency_lut.table import LatencyTable, available_tables
 from topformer.blocks import candidate_blocks
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, first_line
-from topformer.reading import MIB, ordinary_file, strict_json
+from topformer.reading import MIB, ordinary_file, require_few, strict_json
 from topformer.version import DISTRIBUTION, tool_version
 from topformer.writing import write_whole
 
@@ -374,8 +374,8 @@ def _contents(path: Path) -> dict[str, bytes]:
 
 def _parsed(path: Path, member: str, kind: type[Entry], content: bytes) -> Entry:
     try:
+        require_few(strict_json(content))  # what a field may be at will holds no other numbers either
         found = kind.model_validate_json(content)
-        strict_json(content)  # what a field may be at will holds no other numbers either
     except ValidationError as error:
         _refuse(path, member, first_mistake(error))
     except (ValueError, RecursionError, UserError) as error:

@@ -19,7 +19,7 @@ from experiments.store.store import Store
 from experiments.study_config import Strict
 from topformer.config import Candidate, Task, TopFormerConfig, content_key
 from topformer.errors import UserError, first_line, unknown_name
-from topformer.reading import MIB, file_content, strict_json
+from topformer.reading import MIB, file_content, require_few, strict_json
 from topformer.writing import write_whole
 
 FORMAT = "topformer-nas records"
@@ -126,7 +126,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _evaluation(path: Path, number: int, text: bytes) -> Evaluation:
     try:
-        values = strict_json(text)
+        require_few(values := strict_json(text))
         line = _Line.model_validate_json(text)
         arch, task = TopFormerConfig.from_dict(line.architecture), Task.from_dict(line.task)
         found = Evaluation(

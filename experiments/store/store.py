@@ -81,7 +81,7 @@ from experiments.study_config import StudyConfig
 from latency_lut.table import LatencyEstimate
 from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
 from topformer.errors import UserError, unknown_name
-from topformer.reading import strict_json
+from topformer.reading import MOST_VALUES, require_few, strict_json
 
 LEASE = timedelta(seconds=60)
 RENEWAL_S = 5.0
@@ -629,7 +629,7 @@ class Store:
         said = (row.total_ms, row.miou_pct)
         if said != (latency.total_ms, record and record.value):  # as add_study and settle write them
             raise ValueError(f"it is listed with {said[0]:g} ms and mIoU {said[1]}, and has others")
-        point = _POINT.validate_json(row.point_json, strict=True)
+        point = _POINT.validate_json(_few(row.point_json), strict=True)
         return like(Trial, row, candidate=candidate, point=point, latency=latency, **settled)
 
 
@@ -815,7 +815,7 @@ def _estimate_json(estimate: LatencyEstimate) -> str:
 
 def _estimate(text: str) -> LatencyEstimate:
     """Raises `ValueError` for what no table says: a time below 0, an interval beside it, another sum of blocks."""
-    found = _ESTIMATE.validate_json(text, strict=True)
+    found = _ESTIMATE.validate_json(_few(text), strict=True)
     times = [found.low_ms, found.total_ms, found.high_ms, *(ms for _, ms in found.by_block)]
     if not all(math.isfinite(ms) and ms >= 0 for ms in times) or times[:3] != sorted(times[:3]):
         raise ValueError(
@@ -825,6 +825,13 @@ def _estimate(text: str) -> LatencyEstimate:
     if abs(total_ms - found.total_ms) > _CLOSE * max(total_ms, 1.0) or not (found.kinds and 0 < found.level < 1):
         raise ValueError(f"its latency is {found.total_ms:g} ms, the sum of its blocks {total_ms:g}")
     return found
+
+
+def _few(text: str) -> str:
+    """The same JSON; raises `ValueError` where a row holds more than any that this tool writes."""
+    if len(text) > MOST_VALUES:  # no shorter one can
+        require_few(strict_json(text))
+    return text
 
 
 @contextmanager
@@ -878,7 +885,7 @@ def _study(row: StudyRow) -> Study:
             raise ValueError(f"its configuration is of {config.name!r}")
         require_moment("its beginning", row.created)
         require_moment("its end", row.finished)
-        rungs = tuple(_RUNGS.validate_json(row.rungs_json, strict=True))
+        rungs = tuple(_RUNGS.validate_json(_few(row.rungs_json), strict=True))
     return like(Study, row, config=config, rungs=rungs)
 
 
@@ -908,7 +915,7 @@ def _record(row: RecordRow) -> Record:
     _require_types(row)
     if row.status not in get_args(Status):
         raise ValueError(f"its status is {row.status[:40]!r}")
-    metrics = None if row.metrics_json is None else METRICS.validate_json(row.metrics_json, strict=True)
+    metrics = None if row.metrics_json is None else METRICS.validate_json(_few(row.metrics_json), strict=True)
     found = like(Record, row, metrics=metrics)
     found.require_sound()
     return found

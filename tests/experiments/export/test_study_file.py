@@ -202,6 +202,7 @@ def test_the_archive_says_what_the_study_says(folder: Path) -> None:
         ("trials.jsonl", edited("architecture.num_heads", -1, line=3), "trial 3: "),
         ("trials.jsonl", edited("number", 9, line=3), "trial 3 is numbered 9"),
         ("trials.jsonl", lambda content: content + b"\n" * 10**6, "a line is empty"),
+        ("trials.jsonl", edited("record.metrics.per_class_iou_pct", ["a"] * 300_000, line=3), "over 250,000 values"),
         ("trials.jsonl", edited("record.seconds", -1e300, line=3), "trial 3: its seconds is -1e"),
         ("trials.jsonl", edited("record.metrics.per_class_iou_pct", 30.0, line=3), "per_class_iou_pct"),
         (
