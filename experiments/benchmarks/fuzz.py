@@ -477,6 +477,8 @@ def main() -> None:
     if asked.out:
         asked.out.write_text("\n".join(lines) + "\n")
     bad = [one for one in found if one[2] in words[2:]]
+    firsts = {one[1]: one for one in reversed(bad)}.values()  # of each kind, before others
+    bad = [*firsts, *(one for one in bad if one not in firsts)]
     for index, kind, what, said in bad[:SHOWN]:
         print(f"\n== {what}: --only '{kind}' --index {index}\n{said}")
     sys.exit(1 if bad else 0)

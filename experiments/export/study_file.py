@@ -434,16 +434,17 @@ def _confirmations(path: Path, study: _StudyEntry, trials: Sequence[_TrialEntry]
     member = "confirmations.jsonl"
     keys = {trial.candidate_key for trial in trials}
     places = {(rung.evaluator, rung.fidelity, number) for rung in study.rungs for number in range(rung.replicates)}
-    seen = set()
+    seen: dict[tuple[str, str, int], list[_ConfirmationEntry]] = {}
     for line in _lines(path, member, content):
         entry = _parsed(path, member, _ConfirmationEntry, line)
         what = f"the confirmation of {entry.candidate_key}"
         if entry.candidate_key not in keys or (entry.evaluator, entry.fidelity, entry.replicate) not in places:
             _refuse(path, member, f"{what} is of no trial, or of no rung, of study {study.name!r}")
         identity = (entry.candidate_key, entry.evaluator, entry.replicate)
-        if identity in seen:
+        before = seen.setdefault(identity, [])
+        if any(one != entry for one in before) or len(before) == len(study.rungs):  # rungs may share trainings
             _refuse(path, member, f"{what} is there twice")
-        seen.add(identity)
+        before.append(entry)
         with _sound(path, member, what):
             record = like(Record, entry)
             record.require_sound(classes=study.config.task.num_classes)

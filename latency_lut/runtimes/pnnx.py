@@ -139,7 +139,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
     except DecodeError:
         raise UserError(f"{path} is not an ONNX file, or a truncated one; take a fresh copy.") from None
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # the latter of a name that is no text
         raise UserError(f"{path} is not a valid ONNX model, or a truncated one: {_first_line(error)}") from None
     return proto
 

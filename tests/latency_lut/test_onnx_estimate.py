@@ -720,3 +720,14 @@ class TestWithPayload:
         path.write_bytes(model(*nodes, weights=[weight(), wide], images=((1, 3, 1024, 1024),)).SerializeToString())
         with pytest.raises(UserError, match="pnnx cannot convert the network"):
             convert(read_onnx(path, size=None))
+
+
+@pytest.mark.parametrize("name", [b"Relu"])
+def test_a_name_that_is_no_text_is_refused(name: bytes, tmp_path: Path) -> None:
+    """Found by `make fuzz`: the checker's own message could not be read."""
+    node = onnx.helper.make_node("Relu", ["first"], ["second"])
+    ends = [onnx.helper.make_tensor_value_info(end, 1, [1, 3, 8, 8]) for end in ("first", "second")]
+    content = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:])).SerializeToString()
+    (tmp_path / "a.onnx").write_bytes(content.replace(name, name[:-1] + b"\xdf"))
+    with pytest.raises(UserError, match=r"a\.onnx is not"):
+        read_onnx(tmp_path / "a.onnx", size=None)
