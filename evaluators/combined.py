@@ -35,7 +35,8 @@ COMBINED_VERSION = 1
 FORMAT = 1
 """Version of the file; see docs/formats.md."""
 LEAST_KNOWN = 8
-"""Architectures that a prediction can be fitted to."""
+MOST_KNOWN = 500
+"""Architectures that a prediction can be fitted to: at the most, its matrices take 200 MB."""
 _USUAL = np.array([0.0, 0.0, 0.0, 0.0, -3.0])
 """Where the logarithms of the amounts are expected: of fidelities, counting, likeness, its length, and noise."""
 _SPREAD = np.array([1.5, 1.5, 1.5, 1.5, 2.0])
@@ -102,10 +103,10 @@ class Predictor:
         reference_evaluator: str,
     ) -> Predictor:
         """Learn from architectures with labels; raises `UserError` for fewer than 8, or where all score alike."""
-        if len(known) < LEAST_KNOWN or len({one.label_pct for one in known}) < 2:
+        if not LEAST_KNOWN <= len(known) <= MOST_KNOWN or len({one.label_pct for one in known}) < 2:
             raise UserError(
                 f"trust report {report!r} has {len(known)} architectures with a score by {reference}; a prediction is "
-                f"fitted to at least {LEAST_KNOWN}, of different scores."
+                f"fitted to {LEAST_KNOWN} to {MOST_KNOWN}, of different scores."
             )
         unfitted = cls(
             format=FORMAT,
@@ -168,6 +169,7 @@ class Predictor:
             wrong = first_line(error)
         if wrong:
             raise UserError(f"{path} is no combined evaluator ({wrong}); make one with: topformer-nas trust fit")
+        _ = found.candidates  # its task and architectures are refused now, not in a worker
         return found
 
     def wrong(self) -> str | None:
@@ -178,8 +180,10 @@ class Predictor:
             return f"amounts must be 1 to {_TRIED} rows of {len(_USUAL)} numbers"
         if any(abs(value) > MOST_AMOUNT for one in self.amounts for value in one):
             return f"amounts must be from -{MOST_AMOUNT} to {MOST_AMOUNT}"
-        if len(self.known) < LEAST_KNOWN:
-            return f"it knows {len(self.known)} architectures, at least {LEAST_KNOWN} are needed"
+        if not LEAST_KNOWN <= len(self.known) <= MOST_KNOWN:
+            return f"it knows {len(self.known)} architectures, not {LEAST_KNOWN} to {MOST_KNOWN}"
+        if len({one.label_pct for one in self.known}) < 2:
+            return "all its architectures score alike"
         if not self.parts or any(len(one.values) != len(self.parts) for one in self.known):
             return "each architecture must have a value for each of its parts"
         return None

@@ -42,7 +42,8 @@ MOST_CLASSES = IGNORE
 ILLEGAL = -1
 """A value of a label map that stands for no class."""
 FINGERPRINT_VERSION = 1
-MOST_PIXELS = 2 * (PillowImage.MAX_IMAGE_PIXELS or 0)
+MOST_PIXELS = 8192**2
+"""Of one image: decoded, looked at and resized, it then takes well under 1 GiB."""
 _SHOWN = 8
 _UNHEARD = logging.NullHandler()
 
@@ -195,7 +196,7 @@ def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sheer size: the pixels are what counts
             with PillowImage.open(path) as image:
-                return read(image)
+                return read(_no_giant(image))
     except PillowImage.DecompressionBombError:
         raise DataError(f"{path} has over {MOST_PIXELS:,} pixels; cut it into pieces.") from None
     except MemoryError:
@@ -203,6 +204,12 @@ def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
     except Exception as error:  # of a damaged file decoders raise anything
         what = sort_of(path) or "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise DataError(f"{path} cannot be read ({what}); replace or remove it with its partner.") from None
+
+
+def _no_giant(image: PillowImage.Image) -> PillowImage.Image:
+    if image.width * image.height > MOST_PIXELS:
+        raise PillowImage.DecompressionBombError
+    return image
 
 
 def require_file(path: Path) -> None:

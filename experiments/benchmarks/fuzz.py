@@ -39,7 +39,9 @@ from typing import Any, NamedTuple
 import torch
 
 from evaluators.checkpoints import RunFolder
+from evaluators.combined import Predictor
 from evaluators.datasets.checking import check
+from evaluators.datasets.description import read_description
 from evaluators.datasets.named import any_dataset_named
 from experiments.cli import main as cli
 from experiments.export.onnx import onnx_graph
@@ -323,6 +325,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
             changed_counts,
             CountTable.load,
         ),
+        "combined evaluator": Kind(seeds("combined.json"), changed_text, Predictor.load),
+        "description": Kind(seeds("dataset.toml"), changed_text, read_description),
         "archive": Kind(seeds("study.zip"), changed_archive, read_archive),
         "trust report": Kind(
             seeds("trust_report.json"),

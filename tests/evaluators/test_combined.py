@@ -107,6 +107,7 @@ def test_too_few_architectures_are_refused() -> None:
         ({"amounts": [[0, 0, 0, 0, 1e9]]}, "amounts must be from -30 to 30"),
         ({"known": []}, "it knows 0 architectures"),
         ({"parts": []}, "a value for each of its parts"),
+        ({"task": {"image_size": [1, 1]}}, "task of a combined evaluator"),
         ({"reference": 3}, "reference: Input should be a valid string"),
         ({"more": 3}, "more: Unexpected keyword argument"),
     ],
