@@ -20,7 +20,7 @@ from statistics import mean
 import matplotlib as mpl
 
 from experiments.benchmarks.evidence import keep
-from experiments.store.store import RENEWAL_S
+from experiments.store.lease import RENEWAL_S
 
 RESULTS = Path(__file__).parents[1] / "results"
 WORKERS = tuple(2**power for power in range(3, 13))

@@ -8,28 +8,21 @@ otherwise. Weights lie beside the file, in `<database>.artefacts/`; those of a s
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast, get_args
+from typing import Any, Self, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import (
-    CursorResult,
     Engine,
     delete,
     func,
-    inspect,
     make_url,
     select,
     update,
@@ -42,29 +35,37 @@ from sqlalchemy.orm import Session
 from experiments import DEFAULT_URL, without_password
 from experiments.store.artefacts import Artefacts, file_sha256
 from experiments.store.database import BEGUN_AGAIN, await_server, engine_of, one_sentence, outlasting, sqlite_file
+from experiments.store.lease import Lease, driver_of
 from experiments.store.records import (
-    METRICS,
     BatchStatistics,
     Counts,
     Evaluation,
-    Origin,
     Outlines,
     Proposal,
     Record,
     Rung,
-    Status,
     Study,
     Trial,
-    first_mistake,
-    like,
     mean_of,
-    require_moment,
-    stored,
+)
+from experiments.store.rows import (
+    batch_of,
+    candidate_of,
+    name_of_weights,
+    now,
+    record_of,
+    row_of_proposal,
+    row_of_record,
+    study_of,
+    study_row,
+    trial_of,
+    trust_report_of,
+    undamaged,
+    weights_name,
 )
 from experiments.store.schema import (
     HEAD,
     REVISIONS,
-    Base,
     BatchRow,
     CandidateRow,
     ProposalRow,
@@ -78,14 +79,10 @@ from experiments.store.schema import (
     revision_of,
 )
 from experiments.study_config import StudyConfig
-from latency_lut.table import LatencyEstimate
-from topformer.config import ANCHORS, Candidate, Task, TopFormerConfig
+from topformer.config import Candidate
 from topformer.errors import UserError, unknown_name
-from topformer.reading import MOST_VALUES, require_few, strict_json
+from topformer.reading import strict_json
 
-LEASE = timedelta(seconds=60)
-RENEWAL_S = 5.0
-"""Sooner a lease is not prolonged again: trials may take less."""
 CHUNK = 500
 """Rows asked for, or written, at once."""
 T = TypeVar("T")
@@ -166,7 +163,7 @@ class Store:
             bring_up(self.engine, backup=sqlite_file(self.url, suffix=f".{revision}-backup"))
 
     @contextmanager
-    def _session(self) -> Iterator[Session]:
+    def session(self) -> Iterator[Session]:
         with one_sentence(self._whole_url):
             await_server(self.engine)
             with Session(self.engine) as session, session.begin():
@@ -175,20 +172,20 @@ class Store:
     # ---- studies
 
     def create_study(self, config: StudyConfig, *, evaluator: str, fidelity: str, table_text: str) -> Study:
-        with self._session() as session:
+        with self.session() as session:
             if BEGUN_AGAIN.get() and (row := session.scalar(select(StudyRow).where(StudyRow.name == config.name))):
-                return _study(row)
+                return study_of(row)
             row = StudyRow(
                 name=config.name,
                 config_json=json.dumps(config.model_dump()),
                 evaluator=evaluator,
                 fidelity=fidelity,
                 table_text=table_text,
-                created=_now(),
+                created=now(),
             )
             session.add(row)
             session.flush()
-            return _study(row)
+            return study_of(row)
 
     def add_study(
         self,
@@ -203,7 +200,7 @@ class Store:
 
         Raises `UserError` for a name that is taken, and where the store knows another result of an evaluation.
         """
-        with self._session() as session:
+        with self.session() as session:
             created = session.scalar(select(StudyRow.created).where(StudyRow.name == study.name))
             if created == study.created and BEGUN_AGAIN.get():
                 return
@@ -235,7 +232,7 @@ class Store:
         _add_candidates(session, [proposal.candidate for _, _, proposal, _, _ in trials])
         found = self._same_or_new(session, [record for _, _, _, record, _ in trials if record is not None])
         session.add_all(
-            _proposal_row(
+            row_of_proposal(
                 study_id,
                 number,
                 batch,
@@ -259,10 +256,10 @@ class Store:
         for record in records:
             known = found.get(_identity(record))
             if known is None:
-                found[_identity(record)] = row = _record_row_of(record)
+                found[_identity(record)] = row = row_of_record(record)
                 row.created = (created or {}).get(_identity(record), row.created)
                 session.add(row)
-            elif (value := _record(known).value) != record.value:
+            elif (value := record_of(known).value) != record.value:
                 raise UserError(
                     f"{self.url} has another result of candidate {record.candidate_key} by {record.fidelity}: "
                     f"{value}, not {record.value}; import into a new --storage."
@@ -271,9 +268,9 @@ class Store:
         return found
 
     def find_study(self, name: str) -> Study | None:
-        with self._session() as session:
+        with self.session() as session:
             row = session.scalar(select(StudyRow).where(StudyRow.name == name))
-            return _study(row) if row else None
+            return study_of(row) if row else None
 
     def study(self, name: str) -> Study:
         found = self.find_study(name)
@@ -284,44 +281,44 @@ class Store:
         return found
 
     def studies(self) -> tuple[Study, ...]:
-        with self._session() as session:
-            return tuple(_study(row) for row in session.scalars(select(StudyRow).order_by(StudyRow.id)))
+        with self.session() as session:
+            return tuple(study_of(row) for row in session.scalars(select(StudyRow).order_by(StudyRow.id)))
 
     def screens(self, name: str) -> list[str]:
         """Fingerprints of the screens that a study uses, in order."""
-        with self._session() as session, _undamaged(f"study {name!r}"):
-            return [str(one) for one in strict_json(_study_row(session, name).screens_json)]
+        with self.session() as session, undamaged(f"study {name!r}"):
+            return [str(one) for one in strict_json(study_row(session, name).screens_json)]
 
     def set_screens(self, name: str, fingerprints: Sequence[str]) -> None:
-        with self._session() as session:
-            _study_row(session, name).screens_json = json.dumps(list(fingerprints))
+        with self.session() as session:
+            study_row(session, name).screens_json = json.dumps(list(fingerprints))
 
     def set_rungs(self, name: str, rungs: Sequence[Rung]) -> None:
-        with self._session() as session:
-            _study_row(session, name).rungs_json = json.dumps([asdict(rung) for rung in rungs])
+        with self.session() as session:
+            study_row(session, name).rungs_json = json.dumps([asdict(rung) for rung in rungs])
 
     def update_config(self, config: StudyConfig) -> None:
-        with self._session() as session:
-            row = _study_row(session, config.name)
+        with self.session() as session:
+            row = study_row(session, config.name)
             row.config_json = json.dumps(config.model_dump())
             row.finished = None
 
     def delete_study(self, name: str) -> None:
         """Forget a study and its trials; its evaluations stay, for other studies to draw on."""
-        with self._session() as session:
+        with self.session() as session:
             if BEGUN_AGAIN.get() and session.scalar(select(StudyRow.id).where(StudyRow.name == name)) is None:
                 return
-            row = _study_row(session, name)
-            if driver := _driver(row):
+            row = study_row(session, name)
+            if driver := driver_of(row):
                 raise UserError(f"study {name!r} is being driven by {driver}; stop it first.")
             for table in (ProposalRow, BatchRow):
                 session.execute(delete(table).where(table.study_id == row.id))
             session.delete(row)
 
     def finish_study(self, name: str) -> None:
-        with self._session() as session:
-            row = _study_row(session, name)
-            row.finished = row.finished or _now()  # run again when it is done, it was done before
+        with self.session() as session:
+            row = study_row(session, name)
+            row.finished = row.finished or now()  # run again when it is done, it was done before
 
     @contextmanager
     def lease(self, name: str) -> Iterator[Lease]:
@@ -339,8 +336,8 @@ class Store:
         self, name: str, *, batch: int, proposals: Sequence[Proposal], statistics: BatchStatistics
     ) -> tuple[Trial, ...]:
         """Write a whole batch, or nothing; gives its trials, numbered on from the study's last."""
-        with self._session() as session:
-            study = _study_row(session, name)
+        with self.session() as session:
+            study = study_row(session, name)
             study.finished, study_id = None, study.id
             if BEGUN_AGAIN.get() and session.get(BatchRow, (study_id, batch)) is not None:
                 of_batch = select(ProposalRow).where(ProposalRow.study_id == study_id, ProposalRow.batch == batch)
@@ -350,7 +347,7 @@ class Store:
             last = session.scalar(select(func.max(ProposalRow.number)).where(ProposalRow.study_id == study_id))
             start = 0 if last is None else last + 1
             _add_candidates(session, [proposal.candidate for proposal in proposals])
-            rows = [_proposal_row(study_id, number, batch, one) for number, one in enumerate(proposals, start=start)]
+            rows = [row_of_proposal(study_id, number, batch, one) for number, one in enumerate(proposals, start=start)]
             session.add_all(rows)
             session.add(BatchRow(study_id=study_id, batch=batch, **asdict(statistics)))
             session.flush()
@@ -362,7 +359,7 @@ class Store:
         for candidate_key, evaluator, replicate in identities:
             wanted.setdefault((evaluator, replicate), []).append(candidate_key)
         known: dict[tuple[str, str, int], Record] = {}
-        with self._session() as session:
+        with self.session() as session:
             for (evaluator, replicate), keys in wanted.items():
                 for chunk in _chunks(keys):
                     rows = session.scalars(
@@ -372,25 +369,25 @@ class Store:
                             RecordRow.replicate == replicate,
                         )
                     )
-                    with _undamaged(f"a record by {evaluator}"):
-                        known |= {(row.candidate_key, evaluator, replicate): _record(row) for row in rows}
+                    with undamaged(f"a record by {evaluator}"):
+                        known |= {(row.candidate_key, evaluator, replicate): record_of(row) for row in rows}
         return known
 
     def find_record(self, candidate_key: str, evaluator: str, replicate: int) -> Record | None:
-        with self._session() as session, _undamaged(f"the record of candidate {candidate_key}"):
-            row = _record_row(session, candidate_key, evaluator, replicate)
-            return _record(row) if row else None
+        with self.session() as session, undamaged(f"the record of candidate {candidate_key}"):
+            row = _row_found(session, candidate_key, evaluator, replicate)
+            return record_of(row) if row else None
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Every evaluation of the store, in the order in which they were written."""
-        with self._session() as session, _undamaged("a record"):
+        with self.session() as session, undamaged("a record"):
             rows = session.execute(
                 select(RecordRow, CandidateRow)
                 .outerjoin(CandidateRow, CandidateRow.key == RecordRow.candidate_key)
                 .order_by(RecordRow.id)
             )
             return tuple(
-                Evaluation(candidate=_candidate(candidate), record=_record(row), created=row.created)
+                Evaluation(candidate=candidate_of(candidate), record=record_of(row), created=row.created)
                 for row, candidate in rows
             )
 
@@ -399,7 +396,7 @@ class Store:
 
         Raises `UserError` where the store knows another result of one.
         """
-        with self._session() as session:
+        with self.session() as session:
             before = session.scalar(select(func.count(RecordRow.id))) or 0
             for chunk in _chunks(evaluations):
                 _add_candidates(session, [one.candidate for one in chunk])
@@ -414,12 +411,12 @@ class Store:
         `candidate` is written too where no proposal has brought it. Raises `UserError` where the weights cannot be
         kept, with the record written.
         """
-        with self._kept(weights) as kept, self._session() as session:
+        with self._kept(weights) as kept, self.session() as session:
             if candidate is not None:
                 _add_candidates(session, [candidate])
-            if _record_row(session, record.candidate_key, record.evaluator, record.replicate):
+            if _row_found(session, record.candidate_key, record.evaluator, record.replicate):
                 return
-            session.add(_record_row_of(record, weights=kept))
+            session.add(row_of_record(record, weights=kept))
 
     @contextmanager
     def _kept(self, weights: Path | None) -> Iterator[Path | None]:
@@ -441,13 +438,13 @@ class Store:
 
         Raises `UserError` where the weights cannot be kept, with the record written.
         """
-        with self._kept(weights) as kept, self._session() as session:
-            row = _record_row(session, record.candidate_key, record.evaluator, record.replicate)
+        with self._kept(weights) as kept, self.session() as session:
+            row = _row_found(session, record.candidate_key, record.evaluator, record.replicate)
             if row is None:
-                row = _record_row_of(record, weights=kept)
+                row = row_of_record(record, weights=kept)
                 session.add(row)
                 session.flush()
-            settled = replace(trial, from_cache=from_cache, **self._settled(row))
+            settled = replace(trial, from_cache=from_cache, **self._of_record(row))
             study_id = select(StudyRow.id).where(StudyRow.name == name).scalar_subquery()
             session.execute(
                 update(ProposalRow)
@@ -457,14 +454,14 @@ class Store:
             )
             return settled
 
-    def _settled(self, row: RecordRow | None) -> dict[str, Any]:
+    def _of_record(self, row: RecordRow | None) -> dict[str, Any]:
         """What of a trial its record decides."""
         if row is None:
             return {"state": "proposed", "record": None, "weights": None, "weights_sha256": None}
         return {
             "state": row.status,
-            "record": _record(row),
-            "weights": None if row.weights_path is None else self.artefacts.path(_weights_name(row)),
+            "record": record_of(row),
+            "weights": None if row.weights_path is None else self.artefacts.path(weights_name(row)),
             "weights_sha256": row.weights_sha256,
         }
 
@@ -480,7 +477,7 @@ class Store:
         for trial in self.trials(name):
             repeats = found.get(trial.candidate.key, [])
             if (records := [one["record"] for one in repeats]) and [one.replicate for one in records] == numbers:
-                with _undamaged(f"a confirmation of trial {trial.number}"):
+                with undamaged(f"a confirmation of trial {trial.number}"):
                     members.append(replace(trial, **repeats[0] | {"record": mean_of(records, fidelity=rung.label)}))
         return tuple(members)
 
@@ -489,23 +486,23 @@ class Store:
         return tuple(settled["record"] for settled in self._confirmations(name, rung))
 
     def _confirmations(self, name: str, rung: Rung) -> list[dict[str, Any]]:
-        with self._session() as session, _undamaged(f"a record of study {name!r}"):
+        with self.session() as session, undamaged(f"a record of study {name!r}"):
             rows = session.scalars(
                 select(RecordRow)
                 .join(ProposalRow, ProposalRow.candidate_key == RecordRow.candidate_key)
                 .where(
-                    ProposalRow.study_id == _study_row(session, name).id,
+                    ProposalRow.study_id == study_row(session, name).id,
                     RecordRow.evaluator == rung.evaluator,
                     RecordRow.replicate < rung.replicates,
                 )
                 .order_by(RecordRow.replicate, ProposalRow.number)
             )
-            return [self._settled(row) for row in rows]
+            return [self._of_record(row) for row in rows]
 
     def trials(self, name: str, *, numbers: Iterable[int] | None = None) -> tuple[Trial, ...]:
         """Trials of a study, by number: all of them, or those of these numbers."""
-        with self._session() as session:
-            study_id = _study_row(session, name).id
+        with self.session() as session:
+            study_id = study_row(session, name).id
             chosen = select(ProposalRow).where(ProposalRow.study_id == study_id).order_by(ProposalRow.number)
             if numbers is not None:
                 chosen = chosen.where(ProposalRow.number.in_(list(numbers)))
@@ -513,7 +510,7 @@ class Store:
 
     def outlines(self, name: str) -> Outlines:
         """What a front needs to know of every trial; read from an index, without the trials."""
-        with self._session() as session, _undamaged(f"a trial of study {name!r}"):
+        with self.session() as session, undamaged(f"a trial of study {name!r}"):
             rows = session.execute(
                 select(
                     ProposalRow.number,
@@ -522,7 +519,7 @@ class Store:
                     ProposalRow.total_ms,
                     ProposalRow.miou_pct,
                 )
-                .where(ProposalRow.study_id == _study_row(session, name).id)
+                .where(ProposalRow.study_id == study_row(session, name).id)
                 .order_by(ProposalRow.number)
             ).all()
             number, batch, anchor, total_ms, miou_pct = zip(*rows, strict=True) if rows else ((),) * 5
@@ -544,38 +541,38 @@ class Store:
 
     def counts(self, name: str) -> Counts:
         """How many trials a study has, without reading them."""
-        with self._session() as session:
+        with self.session() as session:
             trials, settled, complete = session.execute(
                 select(
                     func.count(ProposalRow.id), func.count(ProposalRow.record_id), func.count(ProposalRow.miou_pct)
-                ).where(ProposalRow.study_id == _study_row(session, name).id)
+                ).where(ProposalRow.study_id == study_row(session, name).id)
             ).one()
         return Counts(trials, complete, settled - complete)
 
     def batches(self, name: str) -> tuple[BatchStatistics, ...]:
-        with self._session() as session:
-            study_id = _study_row(session, name).id
+        with self.session() as session:
+            study_id = study_row(session, name).id
             rows = session.scalars(select(BatchRow).where(BatchRow.study_id == study_id).order_by(BatchRow.batch))
-            with _undamaged(f"a batch of study {name!r}"):
-                return tuple(_batch(row) for row in rows)
+            with undamaged(f"a batch of study {name!r}"):
+                return tuple(batch_of(row) for row in rows)
 
     # ---- trust reports
 
     def add_trust_report(self, name: str, report_json: str) -> None:
         """Keep a report; one of the same name is replaced."""
-        with self._session() as session:
+        with self.session() as session:
             session.execute(delete(TrustReportRow).where(TrustReportRow.name == name))
-            session.add(TrustReportRow(name=name, created=_now(), report_json=report_json))
+            session.add(TrustReportRow(name=name, created=now(), report_json=report_json))
 
     def trust_reports(self) -> tuple[tuple[str, str], ...]:
         """Names and contents, the newest first."""
-        with self._session() as session:
+        with self.session() as session:
             rows = session.scalars(select(TrustReportRow).order_by(TrustReportRow.id.desc()))
-            with _undamaged("a trust report"):
-                return tuple(_trust_report(row) for row in rows)
+            with undamaged("a trust report"):
+                return tuple(trust_report_of(row) for row in rows)
 
     def delete_trust_report(self, name: str) -> None:
-        with self._session() as session:
+        with self.session() as session:
             found = session.scalars(select(TrustReportRow.name)).all()
             if name not in found and not BEGUN_AGAIN.get():
                 raise unknown_name("trust report", name, found, advice=f"They are those of {self.url}.")
@@ -585,7 +582,7 @@ class Store:
 
     def weights_path(self, candidate_key: str, evaluator: str, replicate: int) -> Path:
         """Where an evaluation's weights are written."""
-        return self.artefacts.path(_name_of_weights(candidate_key, evaluator, replicate))
+        return self.artefacts.path(name_of_weights(candidate_key, evaluator, replicate))
 
     def fetched_weights(self, trial: Trial) -> Path | None:
         """The kept weights of a trial, as a local file; None where they are not kept or gone."""
@@ -593,44 +590,25 @@ class Store:
 
     def drop_weights(self, records: Iterable[tuple[str, str, int]]) -> None:
         """Delete the weights of records, each given by candidate key, evaluator and replicate; the records stay."""
-        with self._session() as session:
+        with self.session() as session:
             for key in records:
-                row = _record_row(session, *key)
+                row = _row_found(session, *key)
                 if row is not None and row.weights_path is not None:
-                    with _undamaged(f"the record of candidate {str(row.candidate_key)[:100]}"):
-                        self.artefacts.delete(_weights_name(row))
+                    with undamaged(f"the record of candidate {str(row.candidate_key)[:100]}"):
+                        self.artefacts.delete(weights_name(row))
                     row.weights_path = row.weights_sha256 = None
 
     def restore_weights(self, candidate_key: str, evaluator: str, replicate: int, weights: Path) -> None:
         """Note weights that were trained again for a record."""
         self.artefacts.keep(weights.name)
-        with self._session() as session:
-            row = _record_row(session, candidate_key, evaluator, replicate)
+        with self.session() as session:
+            row = _row_found(session, candidate_key, evaluator, replicate)
             assert row is not None, "weights belong to a record"
             row.weights_path, row.weights_sha256 = weights.name, file_sha256(weights)
 
     def _trial(self, row: ProposalRow) -> Trial:
-        with _undamaged(f"trial {str(row.number)[:40]}"):
-            return self._built_trial(row)
-
-    def _built_trial(self, row: ProposalRow) -> Trial:
-        _require_types(row)
-        candidate = _candidate(row.candidate)
-        if row.origin not in get_args(Origin) or row.anchor not in (None, *ANCHORS):
-            raise ValueError(f"its origin is {row.origin[:40]!r}, its anchor {str(row.anchor)[:40]!r}")
-        if row.anchor is not None and candidate.arch != ANCHORS[row.anchor]:
-            raise ValueError(f"it is said to be the anchor {row.anchor}, and is another architecture")
-        latency, settled = _estimate(row.latency_json), self._settled(row.record)
-        record: Record | None = settled["record"]
-        if record is not None:
-            if record.candidate_key != candidate.key:
-                raise ValueError(f"its record is of candidate {record.candidate_key[:40]!r}")
-            record.require_sound(classes=candidate.task.num_classes)
-        said = (row.total_ms, row.miou_pct)
-        if said != (latency.total_ms, record and record.value):  # as add_study and settle write them
-            raise ValueError(f"it is listed with {said[0]:g} ms and mIoU {said[1]}, and has others")
-        point = _POINT.validate_json(_few(row.point_json), strict=True)
-        return like(Trial, row, candidate=candidate, point=point, latency=latency, **settled)
+        with undamaged(f"trial {str(row.number)[:40]}"):
+            return trial_of(row, self._of_record(row.record))
 
 
 @contextmanager
@@ -643,83 +621,7 @@ def store_if_any(url: str) -> Iterator[Store | None]:
         yield store
 
 
-@outlasting
-class Lease:
-    """The right to drive a study, renewed by `beat`."""
-
-    def __init__(self, store: Store, name: str, owner: str) -> None:
-        self._store = store
-        self._name = name
-        self._owner = owner
-        self._renewed = 0.0
-
-    def take(self) -> None:
-        with self._store._session() as session:
-            row = _study_row(session, self._name, lock=True)
-            if (driver := _driver(row)) and driver != self._owner:
-                raise UserError(
-                    f"study {self._name!r} is being driven by {driver} (lease until {row.lease_until}); "
-                    "wait for it, or stop it first."
-                )
-            taken = session.execute(
-                update(StudyRow)
-                .where(StudyRow.id == row.id, StudyRow.lease_owner.is_not_distinct_from(row.lease_owner))
-                .values(lease_owner=self._owner, lease_until=_lease_end())
-            )
-            if cast("CursorResult[Any]", taken).rowcount != 1:  # another driver was faster by a moment
-                raise UserError(f"study {self._name!r} has just been taken by another driver; wait for it, or stop it.")
-
-    def beat(self) -> None:
-        """Prolong, a few seconds after the last time; raises `UserError` if another driver took over meanwhile."""
-        if time.monotonic() - self._renewed < RENEWAL_S:
-            return
-        with self._store._session() as session:
-            row = _study_row(session, self._name, lock=True)
-            if row.lease_owner != self._owner:
-                raise UserError(f"study {self._name!r} was taken over by {row.lease_owner}; this driver stops.")
-            row.lease_until = _lease_end()
-        self._renewed = time.monotonic()
-
-    def give_back(self) -> None:
-        with self._store._session() as session:
-            row = _study_row(session, self._name)
-            if row.lease_owner == self._owner:
-                row.lease_owner = row.lease_until = None
-
-
-def _driver(row: StudyRow) -> str | None:
-    """Who holds the study's lease; None where nobody does, or it ran out, or its process is gone."""
-    held = row.lease_owner and row.lease_until and row.lease_until > _now() and not _is_dead(row.lease_owner)
-    return row.lease_owner if held else None
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that is gone."""
-    host, _, rest = owner.partition(" process ")
-    if not rest.strip():
-        return True  # no owner that this tool wrote
-    return (
-        host == socket.gethostname() and not Path(f"/proc/{rest.split()[0]}").exists() and Path("/proc/self").exists()
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def _lease_end() -> str:
-    return (datetime.now(UTC) + LEASE).isoformat()
-
-
-def _study_row(session: Session, name: str, *, lock: bool = False) -> StudyRow:
-    query = select(StudyRow).where(StudyRow.name == name)
-    row = session.scalar(query.with_for_update() if lock else query)
-    if row is None:
-        raise unknown_name("study", name, session.scalars(select(StudyRow.name)))
-    return row
-
-
-def _record_row(session: Session, candidate_key: str, evaluator: str, replicate: int) -> RecordRow | None:
+def _row_found(session: Session, candidate_key: str, evaluator: str, replicate: int) -> RecordRow | None:
     return session.scalar(
         select(RecordRow).where(
             RecordRow.candidate_key == candidate_key, RecordRow.evaluator == evaluator, RecordRow.replicate == replicate
@@ -737,61 +639,6 @@ def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def _name_of_weights(candidate_key: str, evaluator: str, replicate: int) -> str:
-    return f"{candidate_key}-{evaluator[:16]}-{replicate}.safetensors"
-
-
-def _weights_name(row: RecordRow) -> str:
-    """The file of a record's weights, in the folder of the store. Raises `ValueError` for any other name: whoever edits
-    a database must not choose which files are read and deleted."""
-    wanted = _name_of_weights(row.candidate_key, row.evaluator, row.replicate)
-    if row.weights_path != wanted:
-        raise ValueError(f"its weights are {str(row.weights_path)[:100]!r}, not {wanted[:100]!r}")
-    return wanted
-
-
-def _record_row_of(record: Record, *, weights: Path | None = None) -> RecordRow:
-    return RecordRow(
-        candidate_key=record.candidate_key,
-        evaluator=record.evaluator,
-        fidelity=record.fidelity,
-        replicate=record.replicate,
-        status=record.status,
-        metrics_json=None if record.metrics is None else json.dumps(stored(record.metrics)),
-        reason=record.reason,
-        seconds=record.seconds,
-        created=_now(),
-        weights_path=None if weights is None else weights.name,
-        weights_sha256=None if weights is None else file_sha256(weights),
-    )
-
-
-def _proposal_row(
-    study_id: int,
-    number: int,
-    batch: int,
-    proposal: Proposal,
-    *,
-    record_id: int | None = None,
-    miou_pct: float | None = None,
-    from_cache: bool = False,
-) -> ProposalRow:
-    return ProposalRow(
-        study_id=study_id,
-        number=number,
-        batch=batch,
-        candidate_key=proposal.candidate.key,
-        point_json=json.dumps(dict(proposal.point)),
-        origin=proposal.origin,
-        anchor=proposal.anchor,
-        latency_json=_estimate_json(proposal.latency),
-        record_id=record_id,
-        from_cache=from_cache,
-        total_ms=proposal.latency.total_ms,
-        miou_pct=miou_pct,
-    )
-
-
 def _add_candidates(session: Session, candidates: Iterable[Candidate]) -> None:
     """Write those that are not there."""
     by_key = {candidate.key: candidate for candidate in candidates}
@@ -807,115 +654,3 @@ def _add_candidates(session: Session, candidates: Iterable[Candidate]) -> None:
         if key not in known
     )
     session.flush()
-
-
-def _estimate_json(estimate: LatencyEstimate) -> str:
-    return json.dumps(asdict(estimate) | {"kinds": sorted(estimate.kinds)})
-
-
-def _estimate(text: str) -> LatencyEstimate:
-    """Raises `ValueError` for what no table says: a time below 0, an interval beside it, another sum of blocks."""
-    found = _ESTIMATE.validate_json(_few(text), strict=True)
-    times = [found.low_ms, found.total_ms, found.high_ms, *(ms for _, ms in found.by_block)]
-    if not all(math.isfinite(ms) and ms >= 0 for ms in times) or times[:3] != sorted(times[:3]):
-        raise ValueError(
-            f"its latency is {found.total_ms:g} ms, from {found.low_ms:g} to {found.high_ms:g}, or a block's"
-        )
-    total_ms = math.fsum(ms for _, ms in found.by_block)
-    if abs(total_ms - found.total_ms) > _CLOSE * max(total_ms, 1.0) or not (found.kinds and 0 < found.level < 1):
-        raise ValueError(f"its latency is {found.total_ms:g} ms, the sum of its blocks {total_ms:g}")
-    return found
-
-
-def _few(text: str) -> str:
-    """The same JSON; raises `ValueError` where a row holds more than any that this tool writes."""
-    if len(text) > MOST_VALUES:  # no shorter one can
-        require_few(strict_json(text))
-    return text
-
-
-@contextmanager
-def _undamaged(what: str) -> Iterator[None]:
-    """What this tool wrote reads back; anything else was written by someone else."""
-    try:
-        yield
-    except ValidationError as error:
-        raise UserError(f"{what} in the store is damaged ({first_mistake(error)}); restore a backup.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, UserError) as error:
-        raise UserError(
-            f"{what} in the store is damaged ({type(error).__name__}: {error}); restore a backup."
-        ) from error
-
-
-_RUNGS = TypeAdapter(list[Rung])
-_ESTIMATE = TypeAdapter(LatencyEstimate)
-_POINT = TypeAdapter(dict[str, int | str])
-_CLOSE = 1e-9
-
-
-@lru_cache
-def _column_types(kind: type[Base]) -> tuple[tuple[str, type | tuple[type, ...], bool], ...]:
-    """Of each column: name, what it may hold, whether it may be empty."""
-    columns = inspect(kind).columns
-    return tuple(
-        (one.key, (int, float) if one.type.python_type is float else one.type.python_type, bool(one.nullable))
-        for one in columns
-        if one.key != "id"  # no row has another kind of it, and a new one has none yet
-    )
-
-
-def _require_types(row: Base) -> None:
-    """SQLite keeps anything in any column; raises `TypeError` for what this tool has not written."""
-    for name, wanted, optional in _column_types(type(row)):
-        if not (optional and getattr(row, name) is None):
-            _require_type(name, getattr(row, name), wanted)
-
-
-def _require_type(name: str, value: object, wanted: type | tuple[type, ...]) -> None:
-    fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
-    if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise TypeError(f"{name} is {str(value)[:40]!r}")
-
-
-def _study(row: StudyRow) -> Study:
-    with _undamaged(f"study {str(row.name)[:100]!r}"):
-        _require_types(row)
-        config = StudyConfig.checked(strict_json(row.config_json), where="its configuration")
-        if config.name != row.name:
-            raise ValueError(f"its configuration is of {config.name!r}")
-        require_moment("its beginning", row.created)
-        require_moment("its end", row.finished)
-        rungs = tuple(_RUNGS.validate_json(_few(row.rungs_json), strict=True))
-    return like(Study, row, config=config, rungs=rungs)
-
-
-def _candidate(row: CandidateRow | None) -> Candidate:
-    if row is None:
-        raise ValueError("its candidate is not there")
-    _require_types(row)
-    found = Candidate(
-        arch=TopFormerConfig.from_dict(strict_json(row.arch_json)), task=Task.from_dict(strict_json(row.task_json))
-    )
-    if (found.key, found.arch.key) != (row.key, row.arch_key):
-        raise ValueError(f"candidate {row.key[:40]!r} has another architecture or task than its key says")
-    return found
-
-
-def _trust_report(row: TrustReportRow) -> tuple[str, str]:
-    _require_types(row)
-    return row.name, row.report_json
-
-
-def _batch(row: BatchRow) -> BatchStatistics:
-    _require_types(row)
-    return like(BatchStatistics, row)
-
-
-def _record(row: RecordRow) -> Record:
-    _require_types(row)
-    if row.status not in get_args(Status):
-        raise ValueError(f"its status is {row.status[:40]!r}")
-    metrics = None if row.metrics_json is None else METRICS.validate_json(_few(row.metrics_json), strict=True)
-    found = like(Record, row, metrics=metrics)
-    found.require_sound()
-    return found

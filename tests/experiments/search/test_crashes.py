@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import event
 
 from experiments.search.study import Event, run_study
-from experiments.store import database
-from experiments.store import store as store_module
+from experiments.store import database, lease
 from experiments.store.store import Store
 from experiments.workers import pool as workers
 from tests.support.toys import ToyEvaluator, outline, run_toy, toy_config, toy_table, toy_url
@@ -99,7 +98,7 @@ def test_a_database_that_fails_in_the_middle_is_one_sentence_and_nothing_is_lost
     assert "\n" not in str(error.value)
     other.close()
     assert kept <= settled(folder) < 14
-    monkeypatch.setattr(store_module, "_is_dead", lambda _: True)  # its driver, this process, would have ended
+    monkeypatch.setattr(lease, "_is_dead", lambda _: True)  # its driver, this process, would have ended
     kept = settled(folder)
     found = run_toy(folder)
     assert found.trained == len(found.trials) - kept

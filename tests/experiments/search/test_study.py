@@ -20,7 +20,8 @@ from experiments.search.guided import Guide
 from experiments.search.opening import require_rows
 from experiments.search.samplers import SAMPLERS, OptunaSampler, Request, left_out_agreement, next_batch
 from experiments.search.study import Event, run_study
-from experiments.store.store import Lease, Store
+from experiments.store.lease import Lease
+from experiments.store.store import Store
 from experiments.study_config import SearchSection, StudyConfig
 from experiments.workers.pool import Pool
 from latency_lut.table import find_table
