@@ -36,7 +36,7 @@ def export(
     from experiments.export import onnx
     from experiments.export.weights import network_of
     from experiments.front.lookup import chosen, task_of
-    from experiments.latency.plan import rows_named
+    from experiments.latency.plan import saying_what_measures
     from latency_lut.table import find_table
     from topformer.weights import class_count
     from topformer.writing import require_writable
@@ -47,7 +47,7 @@ def export(
         classes = class_count(weights)
     task = task_of(found, size, classes, output=output)
     named = find_table(table) if table else None
-    with rows_named(arch, task):
+    with saying_what_measures(arch, task):
         model, provenance = network_of(
             found,
             task,

@@ -276,7 +276,7 @@ def savings(
 ) -> None:
     """Which single change within a space saves how much? Exact by the table, which is additive; most first."""
     from experiments.front.lookup import chosen
-    from experiments.latency.plan import space_rows_named
+    from experiments.latency.plan import saying_what_measures_space
     from experiments.study_config import space_named
     from experiments.views.what_if import savings
     from latency_lut.table import find_table
@@ -284,7 +284,7 @@ def savings(
     found = chosen(arch, storage=storage)
     over = space_named(space, size=size, classes=classes, base=found.task)
     task = over.task if found.task is None or size is not None or classes is not None else found.task
-    with space_rows_named(space, over.task):
+    with saying_what_measures_space(space, over.task):
         shown = savings(found, task, over, find_table(table), save_ms=save_ms)
     show(shown, _print_savings, as_json=as_json)
 
@@ -326,7 +326,7 @@ def scan(
     as_json: AsJson = False,
 ) -> None:
     """Which share of a space fits a budget, and how are its latencies distributed?"""
-    from experiments.latency.plan import space_rows_named
+    from experiments.latency.plan import saying_what_measures_space
     from experiments.latency.scan import ScanPlan
     from experiments.study_config import space_named
     from experiments.views.what_if import scanned
@@ -335,7 +335,7 @@ def scan(
     plan = ScanPlan(budget_ms=latency_max, samples=samples, seed=seed)
     prices = find_table(table)
     over = space_named(space, size=size, classes=classes)
-    with space_rows_named(space, over.task), progress_bar() as report:
+    with saying_what_measures_space(space, over.task), progress_bar() as report:
         shown = scanned(over, prices, plan, report=report)
     if plot is not None:
         from experiments.reports.figures import draw_scan

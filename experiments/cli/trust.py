@@ -81,7 +81,7 @@ def trust_run(
 
     Every evaluation is kept at once: stopped, the same command goes on where it was.
     """
-    from experiments.latency.plan import space_rows_named
+    from experiments.latency.plan import saying_what_measures_space
     from experiments.store.store import Store
     from experiments.trust.run import TrustSample, placeless, plan_named, run_trust
     from experiments.views.trust import report_view
@@ -104,7 +104,7 @@ def trust_run(
         accept=accept or (),
     )
     say(plan.notices)
-    with space_rows_named(space, plan.space.task):
+    with saying_what_measures_space(space, plan.space.task):
         members = plan.members()
     command = placeless(("topformer-nas", *sys.argv[1:]))
     with Store.open(storage, create=True) as store, _evaluations() as report:

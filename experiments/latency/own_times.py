@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.front.lookup import chosen, task_of
-from experiments.latency.plan import network_name, rows_named, table_path
+from experiments.latency.plan import network_name, saying_what_measures, table_path
 from latency_lut.anchoring import OwnTime, Residual, anchored, residuals
 from latency_lut.table import SUFFIX, LatencyTable, available_tables, find_table
 from topformer.blocks import decompose
@@ -122,7 +122,7 @@ def own_time(
     found = chosen(arch, storage=storage)
     task = task_of(found, sized["size"] if sized else size, classes, output=output)
     own = OwnTime(blocks=decompose(found.arch, task), ms=_milliseconds(ms, text))
-    with rows_named(arch, task):
+    with saying_what_measures(arch, task):
         table.estimate(own.blocks)  # rows that are not there are named with the options that measure them
     return network_name(found.label, task), own
 

@@ -83,12 +83,12 @@ def spaces_of(
     return tuple(preset(space or "quickstart", task=task) for task in tasks)
 
 
-def rows_named(arch: str, task: Task) -> AbstractContextManager[None]:
+def saying_what_measures(arch: str, task: Task) -> AbstractContextManager[None]:
     """Errors about rows that an architecture lacks end with the options of `latency measure` that measure them."""
     return _needed_for("--arch", arch, *_task_options(task))
 
 
-def space_rows_named(name: str, task: Task) -> AbstractContextManager[None]:
+def saying_what_measures_space(name: str, task: Task) -> AbstractContextManager[None]:
     """Errors about rows that a space lacks end with the options of `latency measure` that measure them."""
     return _needed_for(*space_options(name, task))
 

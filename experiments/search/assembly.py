@@ -23,7 +23,7 @@ from topformer.errors import UserError, located
 
 
 def build_evaluator(config: StudyConfig) -> Evaluator:
-    """The proxy this study trains candidates with; refuses a task whose classes are not the data set's."""
+    """The evaluator that this study's recipe names; refuses a task whose classes are not the data set's."""
     dataset = dataset_of(config)
     with _key(config, "evaluator.recipe"):
         return evaluator_named(config.evaluator.recipe, dataset)

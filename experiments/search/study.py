@@ -254,11 +254,15 @@ class _Run:
         trials = self.open_trials()
         wants = [self._want(trial) for trial in trials]
 
-        def settle(answer: Answer, weights: Path | None) -> None:
-            self._settle(trials[answer.number], answer, weights)
-
         taken = 0
-        for answered, answer in enumerate(answers(wants, self.store, pool, beat=beat, write=settle), start=1):
+        found = answers(
+            wants,
+            self.store,
+            pool,
+            beat=beat,
+            write=lambda answer, weights: self._settle(trials[answer.number], answer, weights),
+        )
+        for answered, answer in enumerate(found, start=1):
             if not answer.cached:
                 taken += 1
                 self._stop_on_failures()
@@ -305,6 +309,28 @@ class _Run:
         self.store.drop_weights((trial.candidate.key, self.evaluator.fingerprint, 0) for trial in doomed)
         for trial in doomed:
             self.trials[trial.number] = replace(trial, weights=None, weights_sha256=None)
+
+    def report_so_far(self) -> None:
+        study, gates = self.store.study(self.config.name), self.store.batches(self.config.name)
+        gate = BatchStatistics.total(gates)
+        reference = hypervolume_reference(study, self.trials)
+        area = hypervolume_of(self.trials, fidelity=self.evaluator.fidelity, reference=reference)
+        saved = {
+            "from the store": self.cached,
+            "over the budget": gate.over_budget,
+            "known already": gate.duplicates,
+            "turned away by a screen": gate.screened,
+        }
+        words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
+        asynchronous = self.config.search.asynchronous
+        note = f"{self.done} of {self.total}" if asynchronous else f"batch {len(gates) - 1}"
+        note += f" done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
+        note += f"; so far not evaluated: {words}." if words else "."
+        done = evaluated(self.trials, fidelity=self.evaluator.fidelity)
+        if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
+            tau, error_pct = left_out_agreement(done, self.guide())
+            note += f" Each trial is predicted from the others with an error of {error_pct:.2f} points, tau {tau:.2f}."
+        self.report_progress(note=note)
 
     def confirm(self, pool: Pool, beat: Callable[[], None]) -> None:
         """Train the best, and the anchors, at each rung in turn."""
@@ -356,28 +382,6 @@ class _Run:
                     f"drawn at random takes {min(drawn):.1f} ms"
                 )
         return f"the space holds no further candidate: {len(self.trials)} trials are all that there are for this study"
-
-    def report_so_far(self) -> None:
-        study, gates = self.store.study(self.config.name), self.store.batches(self.config.name)
-        gate = BatchStatistics.total(gates)
-        reference = hypervolume_reference(study, self.trials)
-        area = hypervolume_of(self.trials, fidelity=self.evaluator.fidelity, reference=reference)
-        saved = {
-            "from the store": self.cached,
-            "over the budget": gate.over_budget,
-            "known already": gate.duplicates,
-            "turned away by a screen": gate.screened,
-        }
-        words = ", ".join(f"{count} {what}" for what, count in saved.items() if count)
-        asynchronous = self.config.search.asynchronous
-        note = f"{self.done} of {self.total}" if asynchronous else f"batch {len(gates) - 1}"
-        note += f" done: hypervolume {area:,.0f} ms x % under {reference[0]:.1f} ms"
-        note += f"; so far not evaluated: {words}." if words else "."
-        done = evaluated(self.trials, fidelity=self.evaluator.fidelity)
-        if self.config.search.sampler == "auto" and len(done) > LEAST_POINTS:
-            tau, error_pct = left_out_agreement(done, self.guide())
-            note += f" Each trial is predicted from the others with an error of {error_pct:.2f} points, tau {tau:.2f}."
-        self.report_progress(note=note)
 
     def report_progress(self, trial: Trial | None = None, *, note: str = "") -> None:
         self.report(Event(done=self.done, total=self.total, trial=trial, note=note))

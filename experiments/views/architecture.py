@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.front.lookup import Chosen
-from experiments.latency.plan import rows_named
+from experiments.latency.plan import saying_what_measures
 from latency_lut.table import LatencyEstimate, LatencyTable
 from topformer.blocks import MODULES, Block, decompose
 from topformer.config import Task, TopFormerConfig, anchor_name
@@ -134,7 +134,7 @@ class Priced:
 def priced(found: Chosen, task: Task, table: LatencyTable) -> Priced:
     """Raises `UserError` naming the rows that the table lacks, and the command that measures them."""
     blocks = decompose(found.arch, task)
-    with rows_named(found.text, task):
+    with saying_what_measures(found.text, task):
         estimate = table.estimate(blocks)
     own = {module: [block for block in blocks if block.module == module] for module in MODULES}
     return Priced(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.front.lookup import Chosen
-from experiments.latency.plan import network_name, rows_named
+from experiments.latency.plan import network_name, saying_what_measures
 from latency_lut.compare import NetworkComparison, RowRatio, TableComparison, compare_network, compare_tables
 from latency_lut.table import LatencyTable, NetworkCheck, available_tables, find_table
 from topformer.blocks import decompose
@@ -223,7 +223,7 @@ def compared(
         if leave_out and min(a.coverage(blocks), b.coverage(blocks)) < 1:
             left_out.append(name)
         else:
-            with rows_named(found.text, task):
+            with saying_what_measures(found.text, task):
                 both.append(compare_network(name, blocks, a, b))
     return Compared(a=a, b=b, tables=compare_tables(a, b), networks=tuple(both), not_in_both=tuple(left_out))
 

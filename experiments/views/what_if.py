@@ -11,7 +11,7 @@ from typing import Any
 
 from evaluators.compiled import CompiledTable, Saving
 from experiments.front.lookup import Chosen
-from experiments.latency.plan import network_name, rows_named
+from experiments.latency.plan import network_name, saying_what_measures
 from experiments.latency.scan import Scan, ScanPlan, scan
 from latency_lut.gap import Cause, Gap, Setup, explain
 from latency_lut.table import LEVEL, LatencyEstimate, LatencyTable, find_table
@@ -75,7 +75,7 @@ def savings(found: Chosen, task: Task, space: SearchSpace, table: LatencyTable, 
         raise UserError(f"--save-ms must be a number of ms from 0, not {save_ms}.")
     candidate = Candidate(arch=found.arch, task=task)
     point = space.encode(candidate)  # a stranger to the space is told so before the table is read
-    with rows_named(found.text, task):
+    with saying_what_measures(found.text, task):
         estimate = table.estimate(candidate_blocks(candidate))
     return Savings(
         chosen=found,
@@ -175,7 +175,7 @@ def explained(found: Chosen, task: Task, measured_ms: float, setup: Setup, *, ta
     Raises `UserError` naming the rows that the table lacks, and the command that measures them.
     """
     prices = find_table(table)
-    with rows_named(found.text, task):
+    with saying_what_measures(found.text, task):
         gap = explain(prices, found.arch, task, measured_ms, setup)
     own = f"{found.text}@{task.pixels}={measured_ms:g}"
     advice = f"topformer-nas latency anchor --table {table} --measured '{own}' --out {prices.name}-mine"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.front.lookup import Chosen, task_of
-from experiments.latency.plan import rows_named, space_options, spaces_of
+from experiments.latency.plan import saying_what_measures, space_options, spaces_of
 from experiments.study_config import space_named
 from latency_lut.table import MissingRows
 from search_space import preset
@@ -62,7 +62,7 @@ def test_a_task_is_the_trial_s_unless_it_is_said_otherwise() -> None:
 def test_missing_rows_are_named_with_the_options_that_measure_them() -> None:
     with (
         pytest.raises(UserError, match=r"--arch mine\.json --size 64x64 --classes 59 --table toy"),
-        rows_named("mine.json", TASK),
+        saying_what_measures("mine.json", TASK),
     ):
         raise MissingRows(TOY_HEADER, decompose(TINY, TASK)[:1])
     assert space_options("study.toml", TASK) == ("--study", "study.toml")
