@@ -40,6 +40,8 @@ IGNORED_NAMES = ("ignore", "ignored", "__ignore__")
 _LABELME = "__ignore__"
 _FEW = 3
 """Classes up to which 255 may be the last of them, written as white, though two others are seen beside it."""
+_EXIF_ORIENTATION = 274
+_OFTEN_IGNORED = ("void", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "background_ignore")
 _WHITE = (255, 255, 255)
 _SHOWN_COLOURS = 64
 
@@ -155,6 +157,17 @@ def white_of(root: Path, pairs: Sequence[Pair]) -> White | None:
         if white is not None:
             found.append(white)
     return max(found, default=None)
+
+
+def turned_in(root: Path, pairs: Sequence[Pair]) -> tuple[int, int]:
+    """Photographs of the sample that say how they are to be turned, and how many were looked at."""
+    turned, sample = 0, spread(pairs)
+    for pair in sample:
+        try:
+            turned += decoded(root / pair.image, lambda image: image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
+        except DataError:
+            continue
+    return turned, len(sample)
 
 
 def _white(image: PillowImage.Image) -> White:
@@ -402,6 +415,11 @@ def _remarks(used: Iterable[int], rows: Sequence[Row]) -> tuple[str, ...]:
     found = [f"row {n} of the class list, {row.name!r}, is ignored" for n, row in enumerate(rows) if row.ignored]
     if IGNORE in used:
         found.append(f"{IGNORE} is ignored: it lies beside several classes, and the class list has no such row")
+    found += [
+        f"{row.name!r} is learnt like any other class; if it is not one, call its row ignore"
+        for row in rows
+        if row.name.lower() in _OFTEN_IGNORED
+    ]
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, pascal_context
 from evaluators.datasets.description import FILE, Description, described, read_description
-from evaluators.datasets.evidence import Row, Seen, masks_seen, reading_of, white_of
+from evaluators.datasets.evidence import Row, Seen, masks_seen, reading_of, turned_in, white_of
 from evaluators.datasets.files import (
     MOST_CLASSES,
     DataError,
@@ -45,6 +45,9 @@ _SHORT = {"r": "red", "g": "green", "b": "blue"}
 _NUMBER_COLUMNS = ("id", "value", "label", "index", "number", "class", "class_id", "train_id", "trainid")
 _NUMBER_FIRST = re.compile(r"(?P<number>\d{1,5})(?:\s*[:;,.=]\s*|\s+-?\s*)(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,5})")
+_HEADING = r"(?:id|index|value|label|number|nr|no)\s*[,;:\t]\s*\w+.*"
+_NO_NAME = re.compile(rf"names\s*:.*|-\s+\S.*|[\[\]{{}}].*|{_HEADING}", re.IGNORECASE)
+"""Lines of YAML or JSON, and a heading."""
 _LOOKED_AT = 20
 _BENCHMARKS = (
     ade20k.found_at,
@@ -134,6 +137,13 @@ def _opened(
         white = White(float(description.white), usual=white.usual and white.value == description.white)
     if white is not None:
         remarks = (*remarks, f"photographs have more than 8 bits; {white.value:g} is white")
+    turned, looked_at = turned_in(root, every)
+    if turned:
+        remarks = (
+            *remarks,
+            f"{turned} of {looked_at} photographs looked at say how they are to be turned (EXIF), and are turned "
+            "before their labels are laid over them: look at --preview",
+        )
     where = str(root / FILE) if (root / FILE).exists() else f"topformer-nas datasets describe {root}"
     return LabelledFiles(
         name=NAME,
@@ -158,7 +168,14 @@ def class_rows(root: Path, pairs: list[Pair]) -> tuple[Row, ...]:
     """The class list in its order, with what is ignored. Raises `UserError`."""
     table, text = root / _TABLE, root / _NAMES
     if table.is_file():
-        return _with_colours(table)
+        rows = _with_colours(table)
+        names, others = [row.name for row in rows], list(read_list(text)) if text.is_file() else []
+        if names != others and sorted(names) == sorted(others):
+            raise UserError(
+                f"{root}: {_TABLE} and {_NAMES} name the same classes in another order, {', '.join(names[:4])} and "
+                f"{', '.join(others[:4])}; keep the one that is right."
+            )
+        return rows
     if text.is_file():
         return _distinct(_lines(text), text)
     raise UserError(
@@ -173,6 +190,11 @@ def _lines(path: Path) -> tuple[Row, ...]:
     lines = read_list(path)
     if comment := next((line for line in lines if line.startswith("#")), None):
         raise UserError(f"{path}: is {comment[:100]!r} a class or a comment? Remove the line, or its #.")
+    if odd := next((line for line in lines if _NO_NAME.fullmatch(line)), None):
+        raise UserError(
+            f"{path}: {odd[:100]!r} is no class name; a line is a name and nothing else, or a number and a name in all "
+            "lines. Remove headings, dashes and braces."
+        )
     for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
         found = [pattern.fullmatch(line) for line in lines]
         numbers = [int(match["number"]) for match in found if match]

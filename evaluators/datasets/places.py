@@ -165,8 +165,10 @@ def _homes(root: Path) -> list[Home]:
     masks = _known(below, MASK_FOLDERS)
     others = [name for name in below if name not in masks and not role_of(name)]
     flat = [Home(i, m) for i in _known(below, IMAGE_FOLDERS) or others for m in masks]
-    if Home(*USUAL) in flat:
-        return [Home(*USUAL)]
+    if (usual := Home(*USUAL)) in flat:
+        beside = [home for home in flat if home.images == usual.images and home != usual]
+        others_too = [home for home in beside if _pairs_at_all(root, home)]
+        return [usual, *others_too] if others_too and _pairs_at_all(root, usual) else [usual]
     homes = [*flat, *_homes_split_first(root, below), *_homes_with_split_in_names(below)]
     known = [home for home in homes if home.images not in others or home.images.lower() in IMAGE_FOLDERS]
     return [home for home in homes if _pairs_at_all(root, home)] or known[:1]
@@ -544,7 +546,8 @@ class _Listed:
         self.absent: list[str] = []
         self.pairs: set[Pair] = set()
         alone: set[str] = set()
-        for number, line in enumerate(read_list(path), start=1):
+        for number, text in enumerate(read_list(path), start=1):
+            line = text if text in images else text.replace("\\", "/")  # as Windows writes paths
             name = next((n for n in _names_of(line, which) if n in images or n in masks), None)
             if name is not None:
                 self.names.add(name)

@@ -519,3 +519,45 @@ def test_white_is_only_ignored_as_the_table_says_where_masks_show_its_colours(tm
     table = [(19, 49, 53), (255, 255, 255), (216, 251, 38)]
     root = write(tmp_path, [stripes(0, 2), stripes(0, 255)] * 2, names=("a", "ignore", "b"), table=table)
     assert "255 is ignored" in refusal(root)
+
+
+def test_two_class_lists_in_another_order_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, ABC, table=[(0, 0, 0), (1, 1, 1), (2, 2, 2)])
+    trees.save_lines(tmp_path / "classes.txt", NAMES)
+    assert train_labels(tmp_path) == [0, 1, 2]
+    trees.save_lines(tmp_path / "classes.txt", ("b", "a", "c"))
+    assert "in another order, a, b, c and b, a, c; keep the one that is right" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lines", [("id,name", "0,a", "1,b", "2,c"), ("names:", "  0: a", "  1: b"), ("- a", "- b", "- c"), ('["a", "b"]',)]
+)
+def test_headings_and_dashes_are_no_class_names(lines: tuple[str, ...], tmp_path: Path) -> None:
+    assert "is no class name; a line is a name" in refusal(write(tmp_path, ABC, names=lines))
+
+
+@pytest.mark.parametrize("name", ["labels", "gt"])
+def test_a_second_folder_of_masks_is_not_passed_over_in_silence(name: str, tmp_path: Path) -> None:
+    write(tmp_path, ABC)
+    write(tmp_path, [stripes(0, 1)] * 4, masks=f"{name}/{{split}}/{{name}}.png")
+    assert f"images/{{split}} with {name}" in refusal(tmp_path) or f"images with {name}" in refusal(tmp_path)
+
+
+def test_photographs_that_are_turned_and_names_that_are_often_ignored_are_said(tmp_path: Path) -> None:
+    write(tmp_path, ABC, names=("a", "void", "c"))
+    turned = Image.Exif()
+    turned[274] = 3
+    path = tmp_path / "images" / "train" / "n0.jpg"
+    with Image.open(path) as image:
+        image.save(path, exif=turned)
+    remarks = opened(tmp_path).remarks
+    assert any("1 of 4 photographs looked at say how they are to be turned (EXIF)" in one for one in remarks)
+    assert any("'void' is learnt like any other class" in one for one in remarks)
+
+
+def test_lists_with_paths_as_windows_writes_them_are_read(tmp_path: Path) -> None:
+    write(tmp_path, ABC, images="images/{name}.jpg", masks="masks/{name}.png")
+    trees.save_lines(tmp_path / "train.txt", [f"images\\n{number}.jpg\tmasks\\n{number}.png" for number in range(3)])
+    trees.save_lines(tmp_path / "val.txt", ["images\\n3.jpg\tmasks\\n3.png"])
+    found = opened(tmp_path).pairs
+    assert [len(found[split]) for split in ("train", "val")] == [3, 1]
