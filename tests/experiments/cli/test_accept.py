@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluators.datasets.acceptance import NAMES
-from experiments.export.onnx import settle_random_weights
+from experiments.export.weights import settle_random_weights
 from experiments.search.study import run_study
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig

@@ -101,9 +101,13 @@ def test_archives_that_are_damaged_or_lie_are_refused(studied: Shell) -> None:
                 archive.writestr(name, value)
         return studied.refusal("study", "verify", "one.zip")
 
-    assert "front.json: hypervolume" in edited("front.json", b'"hypervolume": ', b'"hypervolume": NaN, "x": ')
+    assert "front.json: NaN is no finite number" in edited(
+        "front.json", b'"hypervolume": ', b'"hypervolume": NaN, "x": '
+    )
     assert "study.json: its name is" in edited("study.json", b'"name": "one"', b'"name": "../one"')
-    assert "trials.jsonl: latency_ms" in edited("trials.jsonl", b'"latency_ms": ', b'"latency_ms": NaN, "x": ')
+    assert "trials.jsonl: NaN is no finite number" in edited(
+        "trials.jsonl", b'"latency_ms": ', b'"latency_ms": NaN, "x": '
+    )
     path.write_bytes(whole)
     assert "'a b' cannot be a study's name" in studied.refusal("study", "import", "one.zip", "--as", "a b")
 
