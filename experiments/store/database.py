@@ -180,6 +180,8 @@ def one_sentence(whole_url: str) -> Iterator[None]:
             ) from error
         with _sentence_of(url, cause):
             raise
+    except UnicodeDecodeError as error:  # a damaged name of a table or column
+        raise UserError(f"database {url} is damaged ({first_line(error)}); restore a backup.") from error
     except OverflowError as error:  # SQLite's sizes of integers
         raise UserError(f"{url} cannot keep this, nothing was written: {first_line(error)}.") from error
 

@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 
 from experiments.search.study import Event
 from experiments.store import schema
+from experiments.store.database import one_sentence
 from experiments.store.store import Store
 from tests.support.toys import ToyEvaluator, outline, run_toy, toy_config, toy_url
 from topformer.errors import UserError
@@ -381,3 +382,9 @@ def test_a_store_on_a_read_only_file_system_is_read(tmp_path: Path) -> None:
             store.counts("toy")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_name_in_a_database_that_is_no_text_is_a_sentence() -> None:
+    """A fuzzed file whose schema held a byte that is no UTF-8 brought a traceback."""
+    with pytest.raises(UserError, match=r"is damaged .* restore a backup"), one_sentence("sqlite:///a.db"):
+        b"\xc5\x20".decode()
