@@ -9,9 +9,9 @@ import importlib.resources
 import json
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -53,8 +53,13 @@ class Standing:
     """Architectures that the report ranks."""
     alike: int = 0
     """Those of them that count here: all, or the ones that are like what a space holds."""
-    beyond: Beyond | None = None
-    """How that compares with counting, which trains nothing; None where the report cannot tell."""
+    look_beyond: Callable[[], Beyond | None] | None = field(default=None, compare=False, repr=False)
+    """Finds `beyond`, which takes half a second the first time and which not everybody asks for."""
+
+    @property
+    def beyond(self) -> Beyond | None:
+        """How the order compares with counting, which trains nothing; None where no report can tell."""
+        return None if self.look_beyond is None else self.look_beyond()
 
     def noise_of(self, replicates: int) -> float | None:
         """Likewise of means of so many trainings."""
@@ -101,8 +106,8 @@ class Standing:
         if self.trust.band is not None:
             text += f", {interval_text(self.trust.band.kendall)} at equal latency"
         text += f" (trust report {self.report}, {which})"
-        if self.beyond is not None:
-            text += f"; {self.beyond.sentence}"
+        if (beyond := self.beyond) is not None:
+            text += f"; {beyond.sentence}"
         return text if self.trusted else f"{text}; below {TRUSTED_TAU:g}: its order cannot be relied upon"
 
     @property
@@ -113,13 +118,14 @@ class Standing:
     def as_dict(self) -> dict[str, Any]:
         overall = None if self.trust is None else self.trust.overall
         band = None if self.trust is None else self.trust.band
+        beyond = self.beyond
         return {
             "verdict": self.verdict,
             "tau": None if overall is None else asdict(overall.kendall),
             "band_tau": None if band is None else asdict(band.kendall),
             "architectures": None if overall is None else overall.count,
             "report": self.report,
-            "beyond": None if self.beyond is None else self.beyond.as_dict(),
+            "beyond": None if beyond is None else beyond.as_dict(),
         }
 
 
@@ -141,7 +147,7 @@ def standing(evaluator: str, store: Store | None, space: SearchSpace | None = No
                     noise_pct=one.noise_pct,
                     ranked=len(report.ranked),
                     alike=len(members),
-                    beyond=beyond(report, members, one.fidelity),
+                    look_beyond=partial(beyond, report, members, one.fidelity),
                 )
     return Standing(report=None, trust=None)
 

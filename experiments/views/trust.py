@@ -77,7 +77,7 @@ class ReportView:
         told = {one.fidelity: beyond(self.report, self.report.ranked, one.fidelity) for one in self.report.fidelities}
         return asdict(self.report) | {
             "beyond": {name: None if one is None else one.as_dict() for name, one in told.items()},
-            "baselines": [dict(cells) for cells in _baseline_cells(self.report)],
+            "baselines": [dict(cells) for cells in self.agreement[1 + len(self.report.fidelities) :]],
         }
 
 

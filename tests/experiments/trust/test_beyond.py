@@ -53,7 +53,9 @@ def test_a_fidelity_that_knows_the_truth_adds_to_counting_and_noise_does_not() -
 def test_the_sentence_of_a_standing_names_the_rule_what_is_added_and_the_ceiling() -> None:
     report = report_of(lambda score: score)
     told = beyond(report, report.ranked, "toy")
-    said = Standing(report="toy-report", trust=report.fidelities[0], ranked=24, alike=24, beyond=told).sentence
+    said = Standing(
+        report="toy-report", trust=report.fidelities[0], ranked=24, alike=24, look_beyond=lambda: told
+    ).sentence
     assert "by scales, then MACs, which trains nothing, 0." in said
     assert "to which this adds 1.00 (1.00 to 1.00); a perfect ranker would have 0.9" in said
 
