@@ -37,7 +37,7 @@ from evaluators.datasets.files import (
     remember_digests,
 )
 from evaluators.datasets.imagenet import ClassFolders
-from evaluators.datasets.photographs import is_deep
+from evaluators.datasets.photographs import is_deep, is_turned
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError
 
@@ -54,7 +54,6 @@ _TRIED, _TRIED_S, _WORTH_S = 16, 0.5, 4.0
 _MOST_TWINS = 1000
 _PLAIN_MODES = ("L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "YCbCr")
 """Pillow's names for pictures that any reader makes RGB of: it is enough that their pixels can be decoded."""
-_EXIF_ORIENTATION = 0x0112
 
 
 class Problem(NamedTuple):
@@ -439,7 +438,7 @@ def _decoded_size(image: PillowImage.Image) -> tuple[int, int] | None:
     Of a JPEG every byte is read, but only an eighth of the pixels is made: a file that is cut off or damaged fails
     alike.
     """
-    if image.mode not in _PLAIN_MODES or is_deep(image) or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+    if image.mode not in _PLAIN_MODES or is_deep(image) or is_turned(image):
         return None
     size = image.height, image.width
     if image.format == "JPEG":

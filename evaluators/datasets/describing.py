@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluators.datasets import IGNORE
 from evaluators.datasets.description import as_text, described
-from evaluators.datasets.evidence import Reading, Seen, masks_seen, reading_of, unnamed, white_of
+from evaluators.datasets.evidence import Reading, Seen, masks_seen, photographs_seen, reading_of, unnamed
 from evaluators.datasets.files import DataError, wrong_layout
 from evaluators.datasets.folder import LOOKS_FOR, class_rows, has_class_list
 from evaluators.datasets.label_maps import DoubtError
@@ -124,7 +124,7 @@ def _require_no_doubt(root: Path, pairs: list[Pair], keys: Mapping[str, Any], re
 
 
 def _photographs(root: Path, pairs: list[Pair]) -> tuple[dict[str, Any], dict[str, str]]:
-    white = white_of(root, pairs)
+    white = photographs_seen(root, pairs).white
     if white is None:
         return {}, {}
     value = int(white.value) if white.value.is_integer() else white.value

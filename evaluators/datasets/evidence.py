@@ -26,7 +26,7 @@ from evaluators.datasets.label_maps import (
     odd_palette,
     stored,
 )
-from evaluators.datasets.photographs import DEEPEST, White, deep_values, is_deep, own_white
+from evaluators.datasets.photographs import DEEPEST, White, deep_values, is_deep, is_turned, own_white
 from evaluators.datasets.places import AmbiguousError
 from topformer.errors import UserError
 
@@ -40,7 +40,6 @@ IGNORED_NAMES = ("ignore", "ignored", "__ignore__")
 _LABELME = "__ignore__"
 _FEW = 3
 """Classes up to which 255 may be the last of them, written as white, though two others are seen beside it."""
-_EXIF_ORIENTATION = 274
 _OFTEN_IGNORED = ("void", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "background_ignore")
 _WHITE = (255, 255, 255)
 _SHOWN_COLOURS = 64
@@ -146,28 +145,34 @@ def unnamed(root: Path, seen: Sequence[Seen]) -> Reading:
     )
 
 
-def white_of(root: Path, pairs: Sequence[Pair]) -> White | None:
-    """What is white in photographs of more than 8 bits, by the sample; None where there are none."""
-    found = []
-    for pair in spread(pairs):
-        try:
-            white = decoded(root / pair.image, lambda image: _white(image) if is_deep(image) else None)
-        except DataError:
-            continue
-        if white is not None:
-            found.append(white)
-    return max(found, default=None)
+class Photographs(NamedTuple):
+    """What the sample says of a data set's photographs."""
+
+    white: White | None
+    """What is white in those of more than 8 bits; None where there are none."""
+    turned: int
+    """How many say in their EXIF data how they are to be turned."""
+    looked_at: int
 
 
-def turned_in(root: Path, pairs: Sequence[Pair]) -> tuple[int, int]:
-    """Photographs of the sample that say how they are to be turned, and how many were looked at."""
-    turned, sample = 0, spread(pairs)
+def photographs_seen(root: Path, pairs: Sequence[Pair]) -> Photographs:
+    """What is white in the photographs of the sample, and which of them are turned; each is opened once."""
+    sample, whites, turned = spread(pairs), list[White](), 0
     for pair in sample:
         try:
-            turned += decoded(root / pair.image, lambda image: image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
+            white, says_turned = decoded(root / pair.image, _photograph)
         except DataError:
             continue
-    return turned, len(sample)
+        turned += says_turned
+        if white is not None:
+            whites.append(white)
+    return Photographs(max(whites, default=None), turned, len(sample))
+
+
+def _photograph(image: PillowImage.Image) -> tuple[White | None, bool]:
+    """The white of a deep one, and whether it says that it is to be turned, as far as that takes no decoding."""
+    says = image.format != "PNG" or "exif" in image.info  # a PNG's pixels would be decoded to look behind them
+    return _white(image) if is_deep(image) else None, says and is_turned(image)
 
 
 def _white(image: PillowImage.Image) -> White:

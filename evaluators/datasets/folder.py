@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, pascal_context
 from evaluators.datasets.description import FILE, Description, described, read_description
-from evaluators.datasets.evidence import Row, Seen, masks_seen, reading_of, turned_in, white_of
+from evaluators.datasets.evidence import Row, Seen, masks_seen, photographs_seen, reading_of
 from evaluators.datasets.files import (
     MOST_CLASSES,
     DataError,
@@ -132,17 +132,17 @@ def _opened(
     remarks: tuple[str, ...],
 ) -> LabelledFiles:
     every = [pair for part in pairs.values() for pair in part]
-    white = white_of(root, every)
+    seen = photographs_seen(root, every)
+    white = seen.white
     if description.white is not None and white is not None:
         white = White(float(description.white), usual=white.usual and white.value == description.white)
     if white is not None:
         remarks = (*remarks, f"photographs have more than 8 bits; {white.value:g} is white")
-    turned, looked_at = turned_in(root, every)
-    if turned:
+    if seen.turned:
         remarks = (
             *remarks,
-            f"{turned} of {looked_at} photographs looked at say how they are to be turned (EXIF), and are turned "
-            "before their labels are laid over them: look at --preview",
+            f"{seen.turned} of {seen.looked_at} photographs looked at say how they are to be turned (EXIF), and are "
+            "turned before their labels are laid over them: look at --preview",
         )
     where = str(root / FILE) if (root / FILE).exists() else f"topformer-nas datasets describe {root}"
     return LabelledFiles(

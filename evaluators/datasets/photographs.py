@@ -28,6 +28,7 @@ _BIG_TIFF = 43
 _SAMPLES, _BITS, _FORMAT = 277, 258, 339
 """TIFF tags."""
 _FLOAT = 3
+_EXIF_ORIENTATION = 0x0112
 _OTHER_END = {f"{kind};16{a}": f"{kind};16{b}" for kind in ("RGB", "RGBA", "RGBX") for a, b in ("LB", "BL", "NB")}
 """Pillow keeps one byte of two; decoded as if the bytes lay the other way round, it keeps the second one."""
 
@@ -76,6 +77,11 @@ def is_deep(image: PillowImage.Image) -> bool:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return True
     return raw_mode(image) in _OTHER_END
+
+
+def is_turned(image: PillowImage.Image) -> bool:
+    """Do its EXIF data say that it is to be turned? Of a PNG that says nothing early on all pixels are decoded."""
+    return bool(image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
 
 
 def raw_mode(image: PillowImage.Image) -> str:
