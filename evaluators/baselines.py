@@ -62,11 +62,16 @@ def described(candidate: Candidate) -> dict[str, float]:
     return {**dict(_flat(candidate.arch.as_dict())), "log macs": log_macs(candidate)}
 
 
+def columns(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> Floats:
+    """(rows, names); what a description does not have is 0."""
+    return np.array([[row.get(name, 0.0) for name in names] for row in rows], float).reshape(len(rows), len(names))
+
+
 def _features(candidates: Sequence[Candidate]) -> Floats:
     """(architectures, features), standardised; what does not vary is left out."""
     rows = [described(one) for one in candidates]
     names = sorted(set().union(*rows))
-    table = np.array([[row.get(name, 0.0) for name in names] for row in rows])
+    table = columns(rows, names)
     varied = table[:, table.std(axis=0) > 0]
     return np.asarray((varied - varied.mean(axis=0)) / varied.std(axis=0))
 

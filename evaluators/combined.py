@@ -9,7 +9,7 @@ architectures of a trust report.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.stats import multivariate_normal, norm
 
 from evaluators.base import STRICT, Metrics, Scorer, clocks
-from evaluators.baselines import described, log_macs
+from evaluators.baselines import columns, described, log_macs
 from evaluators.trust import Z_90, Estimate
 from topformer.config import Candidate, Task, TopFormerConfig, content_key
 from topformer.errors import UserError, first_line
@@ -235,14 +235,14 @@ class Predictor:
         """Names of what a description varies in, and mean and spread of each column of the three groups."""
         rows = [described(one) for one in self.candidates]
         names = tuple(sorted(set().union(*rows)))
-        groups = (np.array([one.values for one in self.known]), _counted(self.candidates), _columns(rows, names))
+        groups = (np.array([one.values for one in self.known]), _counted(self.candidates), columns(rows, names))
         found, counted, alike = ((group.mean(axis=0), group.std(axis=0)) for group in groups)
         return names, found, counted, alike
 
     def _standardised(self, candidates: Sequence[Candidate], values: Floats) -> Groups:
         """(n, columns) of each group; a column that does not vary among the known says nothing."""
         names, found, counted, alike = self._scales
-        groups = (values, _counted(candidates), _columns([described(one) for one in candidates], names))
+        groups = (values, _counted(candidates), columns([described(one) for one in candidates], names))
         return tuple(  # type: ignore[return-value]
             np.divide(group - mean, spread, out=np.zeros_like(group), where=spread > 0)
             for group, (mean, spread) in zip(groups, (found, counted, alike), strict=True)
@@ -335,10 +335,6 @@ def _shares(logs: Floats) -> Floats:
 def _counted(candidates: Sequence[Candidate]) -> Floats:
     """(n, 2): injected scales, and the logarithm of multiply-adds."""
     return np.array([[len(one.arch.injected_strides), log_macs(one)] for one in candidates], float)
-
-
-def _columns(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> Floats:
-    return np.array([[row.get(name, 0.0) for name in names] for row in rows], float).reshape(len(rows), len(names))
 
 
 _READER = TypeAdapter(Predictor)

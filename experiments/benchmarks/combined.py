@@ -12,7 +12,6 @@ or narrowed until it covers the same share. Differences with 90 % intervals by r
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from scipy.stats import kendalltau
 from evaluators.baselines import Floats, ridge
 from evaluators.combined import Known, Part, Predictor
 from experiments.benchmarks.evidence import keep
+from experiments.store.ledger import read_records
 from experiments.trust.standing import TrustReport, shipped_reports
 from topformer.config import Candidate, Task, TopFormerConfig
 
@@ -97,14 +97,10 @@ def on_scenes(report: TrustReport) -> dict[str, Any]:
 def on_photographs(report: TrustReport, records: Path) -> dict[str, Any]:
     """Every fidelity that has evaluated all architectures of the report, but for what is counted."""
     values: Mapping[str, dict[str, float]] = defaultdict(dict)
-    for line in records.read_text().splitlines():
-        record = json.loads(line)
-        if record.get("architecture") and record.get("replicate") == 0 and (metrics := record["metrics"]):
-            judged = metrics.get("judge_miou_pct") if record["fidelity"] == "reference" else None
-            key = TopFormerConfig.from_dict(record["architecture"]).key
-            values[record["fidelity"]][key] = (
-                metrics.get("miou_pct", metrics.get("value")) if judged is None else judged
-            )
+    for one in read_records(records):
+        judged, value = one.record.judge_miou_pct, one.record.value
+        if one.record.replicate == 0 and value is not None:
+            values[one.record.fidelity][one.candidate.arch.key] = value if judged is None else judged
     keys = [one.key for one in report.ranked]
     counted = {one.fidelity for one in report.fidelities if one.zero_cost} | {"reference"}
     fidelities = sorted(name for name, found in values.items() if name not in counted and found.keys() >= set(keys))

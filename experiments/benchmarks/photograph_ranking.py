@@ -18,12 +18,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluators.base import ClassCounts
+from evaluators.baselines import MACS, SCALES_THEN_MACS, rules
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.ranking_baselines import RESAMPLES, Floats, predictors
 from experiments.store.ledger import read_records
 from experiments.store.records import Record
 from experiments.trust.standing import shipped_reports
-from topformer.blocks import candidate_blocks
 from topformer.config import TINY, Candidate, Task, TopFormerConfig
 
 RULE = "injected scales, then MACs"
@@ -85,11 +85,9 @@ def main() -> None:
     ranked = [one for one in report.ranked if {"reference", *cheap} <= found.get(one.key, {}).keys()]
     archs = [TopFormerConfig.from_dict(one.architecture) for one in ranked]
     task = Task(image_size=SIZE, num_classes=report.num_classes)
-    macs_g = np.array(
-        [sum(block.macs for block in candidate_blocks(Candidate(arch=arch, task=task))) / 1e9 for arch in archs]
-    )
+    counted = rules([Candidate(arch=arch, task=task) for arch in archs])
     scales = np.array([len(arch.injected_strides) for arch in archs], float)
-    columns = {RULE: scales * 1000 + macs_g, "injected scales": scales, "MACs": macs_g}
+    columns = {RULE: counted[SCALES_THEN_MACS], "injected scales": scales, MACS: counted[MACS]}
     columns |= {f"photographs, {name}": np.array([found[one.key][name].value for one in ranked]) for name in cheap}
     for name in (report.reference, *(one.fidelity for one in report.fidelities if not one.zero_cost)):
         columns[f"scenes, {name}"] = np.array([np.mean(one.values[name]) for one in ranked])

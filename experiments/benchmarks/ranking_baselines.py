@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from evaluators.baselines import MACS, SCALES_THEN_MACS, rules
 from evaluators.trust import replicate_noise
 from experiments.benchmarks.evidence import keep
 from experiments.trust.standing import shipped_reports
-from topformer.blocks import candidate_blocks
 from topformer.config import TINY, Candidate, Task, TopFormerConfig
 
 RESAMPLES = 2000
@@ -109,12 +109,10 @@ def main() -> None:
     noise_pct = replicate_noise([values[arch.key, report.reference] for arch in archs])
     assert noise_pct is not None
     task = Task(image_size=(512, 512), num_classes=report.num_classes)
-    macs_g = np.array(
-        [sum(block.macs for block in candidate_blocks(Candidate(arch=arch, task=task))) / 1e9 for arch in archs]
-    )
+    counted = rules([Candidate(arch=arch, task=task) for arch in archs])
     scales = np.array([len(arch.injected_strides) for arch in archs], float)
     rule = "injected scales, then MACs"
-    columns = {rule: scales * 1000 + macs_g, "injected scales": scales, "MACs": macs_g}
+    columns = {rule: counted[SCALES_THEN_MACS], "injected scales": scales, MACS: counted[MACS]}
     for one in report.fidelities:
         columns[one.fidelity] = np.array([values[arch.key, one.fidelity][0] for arch in archs])
     in_band = np.array([report.in_band(one) for one in ranked])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Accept, AsJson, Storage, bars_of, print_json, print_rows, say
+from experiments.cli.terminal import SAID_EVERY_S, Accept, AsJson, Storage, bars_of, print_json, print_rows, say
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def bars() -> Iterator[Callable[[str, int, int, str], None]]:
             if what not in tasks:
                 tasks[what] = shown.add_task(what, total=total, says=says)
             shown.update(tasks[what], completed=done, total=total, says=says)
-        elif time.monotonic() - said > _SAID_EVERY_S:  # in a log, a line now and then
+        elif time.monotonic() - said > SAID_EVERY_S:  # in a log, a line now and then
             said = time.monotonic()
             console.print(f"{what} {done} of {total}: {says}", highlight=False)
 
@@ -315,7 +315,6 @@ def bars() -> Iterator[Callable[[str, int, int, str], None]]:
         shown.stop()
 
 
-_SAID_EVERY_S = 30.0
 _MOST = 2**63 - 1
 """What torch takes for a seed."""
 
