@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from latency_lut.devices import Burst, device_named
-from latency_lut.devices.adb import Adb
+from latency_lut.devices.adb import READY, Adb, connected_phones
 from latency_lut.devices.machine import Machine, require_label
 from latency_lut.devices.qemu import QEMU
 from latency_lut.devices.remote import FOLDER_NAME, Remote, Transport
@@ -88,10 +88,13 @@ class AdbPhone(Phone):
         self.daemon.kill()
 
     def plug(self) -> None:
+        """adb's server forgets the lost phone before the new one answers: else it may drop the new one for the old."""
+        serial = self.daemon.serial
         if self.daemon.killed:
+            adb("disconnect", serial)
+            wait_for(lambda: serial not in connected_phones())
             self.daemon = FakeAdbd(self.root, self.daemon.port)
-            adb("disconnect", self.daemon.serial)
-        assert "connected to" in adb("connect", self.daemon.serial)
+        wait_for(lambda: "connected to" in adb("connect", serial) and connected_phones().get(serial) == READY)
 
 
 class SshPhone(Phone):
