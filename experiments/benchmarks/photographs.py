@@ -26,6 +26,7 @@ from experiments.workers.recorded import Want, recorded
 from topformer.config import BASE, SMALL, TINY, Candidate, Task, TopFormerConfig
 
 SPLITS = {"train": "fit", "val": "pick", "test": "judge"}
+FOUND = Path(__file__).parents[1] / "results/search/found_front.json"
 CHEAP = "proxy-short,parameters,macs,naswot,synflow"
 ORDERINGS = (
     TINY,
@@ -75,14 +76,25 @@ def wants(step: str, data: str) -> Iterator[Want]:
             for seed in range(3):
                 for arch in ORDERINGS:
                     yield Want(scorer=reference, candidate=candidate(arch), replicate=seed)
+        case "v":  # T, S, B and what the search on `scenes` found, three seeds
+            for seed in range(3):
+                for arch in (TINY, SMALL, BASE, *found_on_scenes()):
+                    yield Want(scorer=reference, candidate=candidate(arch), replicate=seed)
         case _:
-            raise SystemExit(f"no step {step!r}; there are iii and iv.")
+            raise SystemExit(f"no step {step!r}; there are iii, iv and v.")
 
 
 def shipped_architectures() -> tuple[TopFormerConfig, ...]:
     """Those that the shipped report on `scenes` ranks."""
     (report,) = (one for one in shipped_reports() if one.name == "pyramid-scenes")
     return tuple(TopFormerConfig.from_dict(one.architecture) for one in report.ranked)
+
+
+def found_on_scenes() -> tuple[TopFormerConfig, ...]:
+    """For each of T, S and B, what is better at its latency, and what is as good and faster."""
+    anchors = json.loads(FOUND.read_text())["anchors"]
+    entries = (anchors[anchor].get(kind) for anchor in ("tiny", "small", "base") for kind in ("better", "faster"))
+    return tuple(TopFormerConfig.from_dict(entry["architecture"]) for entry in entries if entry)
 
 
 def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | None) -> None:
