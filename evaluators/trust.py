@@ -161,22 +161,21 @@ def decide(ordering: Ordering, first: Sequence[float], second: Sequence[float], 
     margin = Z_90 * noise_pct * math.sqrt(1 / len(first) + 1 / len(second))
     return Decision(
         ordering=ordering,
-        verdict=_verdict(ordering.relation, difference, margin),
+        verdict=verdict(ordering.relation, difference - margin, difference + margin),
         difference_pct=difference,
         margin_pct=margin,
     )
 
 
-def _verdict(relation: Relation, difference: float, margin: float) -> Verdict:
+def verdict(relation: Relation, low_pct: float, high_pct: float) -> Verdict:
+    """What the 90 % interval of the first's mIoU less the second's says of their published relation."""
     if relation == "nearly equal":
-        if abs(difference) + margin <= NEARLY_EQUAL_PCT:
+        if low_pct >= -NEARLY_EQUAL_PCT and high_pct <= NEARLY_EQUAL_PCT:
             return "reproduced"
-        return "inverted" if abs(difference) - margin > NEARLY_EQUAL_PCT else "undecided"
-    if difference < -margin:
+        return "inverted" if low_pct > NEARLY_EQUAL_PCT or high_pct < -NEARLY_EQUAL_PCT else "undecided"
+    if high_pct < 0:
         return "inverted"
-    if difference > margin:
-        return "reproduced"
-    return "undecided"
+    return "reproduced" if low_pct > 0 else "undecided"
 
 
 def published_orderings() -> tuple[Ordering, ...]:

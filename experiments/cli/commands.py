@@ -14,6 +14,7 @@ from experiments.cli.export import export
 from experiments.cli.front import front
 from experiments.cli.help import SETTINGS, Grouped, WholeSentences
 from experiments.cli.latency import latency
+from experiments.cli.paper import paper
 from experiments.cli.search import search
 from experiments.cli.studies import study_commands
 from experiments.cli.supernet import supernet
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, predict, recipes, search, front, describe, export):
+for command in (train, evaluate, predict, recipes, search, front, describe, export, paper):
     app.command()(command)
 for name, group in {
     "latency": latency,

@@ -22,6 +22,7 @@ from latency_lut.table import LatencyTable
 from topformer.errors import UserError
 from topformer.writing import write_whole
 
+PICTURES = (".png", ".svg", ".pdf")
 BAND_PCT = 5
 """Around equality of predicted and measured latencies."""
 MOST_NAMES = 200
@@ -36,7 +37,7 @@ def draw_front(view: FrontView, path: Path) -> None:
         raise UserError(f"study {study.name!r} has no completed evaluation to draw yet.")
     members = front(done, fidelity=study.fidelity)
     anchors = [trial for trial in done if trial.anchor]
-    with _drawn(path, 8, 5) as figure:
+    with drawn(path, 8, 5) as figure:
         axes = figure.add_subplot()
         axes.scatter(*_placed(done), s=28, color="0.75", label="dominated", zorder=2)
         axes.errorbar(
@@ -89,7 +90,7 @@ def draw_trust(report: TrustReport, path: Path) -> None:
             {"edgecolors": "tab:red", "facecolors": "none", "marker": "o", "s": 90},
         ),
     )
-    with _drawn(path, 4.2 * columns, 3.6 * rows, font_size=9) as figure:
+    with drawn(path, 4.2 * columns, 3.6 * rows, font_size=9) as figure:
         for place, fidelity in enumerate(report.fidelities, start=1):
             axes = figure.add_subplot(rows, columns, place)
             for label, members, style in groups:
@@ -106,7 +107,7 @@ def draw_trust(report: TrustReport, path: Path) -> None:
 
 def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
     """How many candidates of a space have which latency, and the budget."""
-    with _drawn(path, 8, 4) as figure:
+    with drawn(path, 8, 4) as figure:
         axes = figure.add_subplot()
         axes.hist(scan.latencies_ms, bins=60, weights=[100 / scan.counted] * scan.counted, color="tab:blue")
         label = f"budget {scan.budget_ms:g} ms: {100 * scan.share:.1f} % of the space"
@@ -121,7 +122,7 @@ def draw_scan(scan: Scan, table: LatencyTable, path: Path) -> None:
 def draw_agreement(title: str, measured_ms: Sequence[float], predicted_ms: Sequence[float], path: Path) -> None:
     """A table's prediction against the measured latency of whole networks, with a band around equality."""
     ends = np.array([0.9 * min((*measured_ms, *predicted_ms)), 1.1 * max((*measured_ms, *predicted_ms))])
-    with _drawn(path, 6, 6) as figure:
+    with drawn(path, 6, 6) as figure:
         axes = figure.add_subplot()
         low, high = ends * (1 - BAND_PCT / 100), ends * (1 + BAND_PCT / 100)
         axes.fill_between(ends, low, high, color="0.9", label=f"within {BAND_PCT} %", zorder=1)
@@ -145,7 +146,7 @@ def draw_classes(title: str, counts: Mapping[str, Mapping[str, int]], unit: str,
     names = sorted(first, key=lambda name: -first[name])
     least = min(share for by_name in shares.values() for share in by_name.values() if share)
     floor = 10 ** (np.floor(np.log10(least)) - 0.3)  # a bar of the rarest class is still seen
-    with _drawn(path, min(max(7.0, 0.16 * len(names)), 28.0), 4.5) as figure:
+    with drawn(path, min(max(7.0, 0.16 * len(names)), 28.0), 4.5) as figure:
         axes = figure.add_subplot()
         width = 0.8 / len(shares)
         for offset, (split, by_name) in enumerate(shares.items()):
@@ -179,12 +180,12 @@ def _shares_pct(counts: Mapping[str, int]) -> dict[str, float]:
 
 def require_figure(path: Path) -> None:
     """Raise `UserError` for a name that no figure can have, before the work for it is done."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
+    if path.suffix not in PICTURES:
         raise UserError(f"cannot write the figure {str(path)!r}; name a .png, .svg or .pdf.")
 
 
 @contextmanager
-def _drawn(path: Path, width: float, height: float, *, font_size: int = 10) -> Iterator[Figure]:
+def drawn(path: Path, width: float, height: float, *, font_size: int = 10) -> Iterator[Figure]:
     """An empty figure, written to a file when it is filled."""
     with mpl.rc_context({"font.size": font_size, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -195,9 +196,9 @@ def _drawn(path: Path, width: float, height: float, *, font_size: int = 10) -> I
 def _save(figure: Figure, path: Path) -> None:
     require_figure(path)
     try:
-        drawn = io.BytesIO()
-        figure.savefig(drawn, dpi=130, format=path.suffix.removeprefix("."))
-        write_whole(path, drawn.getvalue())
+        content = io.BytesIO()
+        figure.savefig(content, dpi=130, format=path.suffix.removeprefix("."))
+        write_whole(path, content.getvalue())
     except OSError as error:
         raise UserError(f"cannot write the figure {str(path)!r} ({error.strerror}).") from None
     except ValueError as error:
