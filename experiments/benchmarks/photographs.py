@@ -2,10 +2,13 @@
 
 python experiments/benchmarks/photographs.py split CAMVID OUT          the folder that the steps take as DATA
 python experiments/benchmarks/photographs.py run STEP DATA --storage URL [--until 11:30] [--workers N]
+python experiments/benchmarks/photographs.py run v DATA --storage URL --study NAME [--fidelity LABEL]
 
 CAMVID is the SegNet tutorial's CamVid in the `folder` layout, with fit.txt, pick.txt and judge.txt: the 367 training
 photographs in blocks of 12 by name, some of which only judge. OUT refers to its files and copies none. What is known
-is not evaluated again; `topformer-nas trust records export` writes the ledger.
+is not evaluated again; `topformer-nas trust records export` writes the ledger. Step v trains T, S, B and what was found
+on drawn scenes, and, of a study of photographs in the same store, the best no slower than each of T, S and B; its first
+seed keeps the weights.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from pathlib import Path
 from evaluators.datasets.named import dataset_named
 from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE
+from experiments.benchmarks.found_front import chosen
+from experiments.front.lookup import at_rung
 from experiments.store.store import Store
 from experiments.trust.standing import shipped_reports
 from experiments.workers.pool import worker_pool
@@ -58,8 +63,8 @@ def split(camvid: Path, out: Path) -> None:
     print(json.dumps({ours: len((out / f"{ours}.txt").read_text().split()) for ours in SPLITS}))
 
 
-def wants(step: str, data: str) -> Iterator[Want]:
-    """Evaluations of a step, the most telling ones first."""
+def wants(step: str, data: str, found: Sequence[TopFormerConfig] = ()) -> Iterator[Want]:
+    """Evaluations of a step, the most telling ones first; `found` is what a study of photographs brought."""
     dataset = dataset_named(data)
     (reference,) = scorers_named("reference", REFERENCE, dataset)
     cheap = scorers_named(CHEAP, REFERENCE, dataset)
@@ -76,10 +81,11 @@ def wants(step: str, data: str) -> Iterator[Want]:
             for seed in range(3):
                 for arch in ORDERINGS:
                     yield Want(scorer=reference, candidate=candidate(arch), replicate=seed)
-        case "v":  # T, S, B and what the search on `scenes` found, three seeds
+        case "v":  # T, S, B and what searches found on `scenes` and on photographs, three seeds
             for seed in range(3):
-                for arch in (TINY, SMALL, BASE, *found_on_scenes()):
-                    yield Want(scorer=reference, candidate=candidate(arch), replicate=seed)
+                for arch in dict.fromkeys((TINY, SMALL, BASE, *found_on_scenes().values(), *found)):
+                    one = candidate(arch)
+                    yield Want(scorer=reference, candidate=one, replicate=seed, keeps_weights=seed == 0)
         case _:
             raise SystemExit(f"no step {step!r}; there are iii, iv and v.")
 
@@ -90,11 +96,29 @@ def shipped_architectures() -> tuple[TopFormerConfig, ...]:
     return tuple(TopFormerConfig.from_dict(one.architecture) for one in report.ranked)
 
 
-def found_on_scenes() -> tuple[TopFormerConfig, ...]:
-    """For each of T, S and B, what is better at its latency, and what is as good and faster."""
+def found_on_scenes() -> dict[str, TopFormerConfig]:
+    """For each of T, S and B, what is better at its latency, and what is as good and faster; by both words."""
     anchors = json.loads(FOUND.read_text())["anchors"]
-    entries = (anchors[anchor].get(kind) for anchor in ("tiny", "small", "base") for kind in ("better", "faster"))
-    return tuple(TopFormerConfig.from_dict(entry["architecture"]) for entry in entries if entry)
+    entries = {
+        f"{kind} than {anchor}": anchors[anchor].get(kind)
+        for anchor in ("tiny", "small", "base")
+        for kind in ("better", "faster")
+    }
+    return {name: TopFormerConfig.from_dict(entry["architecture"]) for name, entry in entries.items() if entry}
+
+
+def found_on_photographs(storage: str, study: str, fidelity: str | None) -> dict[str, TopFormerConfig]:
+    """For each of T, S and B, the best no slower, as the study's last confirmation has it, or `fidelity`."""
+    with Store.open(storage, read_only=True) as store:
+        rungs = store.study(study).rungs
+        known, members = at_rung(store, study, fidelity or (rungs[-1].label if rungs else None))
+    groups = chosen(members, fidelity=known.fidelity)
+    found = {
+        f"better than {name}": group["better"].candidate.arch for name, group in groups.items() if "better" in group
+    }
+    if not found:
+        raise SystemExit(f"study {study!r} has nothing beside T, S and B by {known.fidelity}; name another --fidelity.")
+    return found
 
 
 def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | None) -> None:
@@ -114,6 +138,13 @@ def run(every: Sequence[Want], storage: str, *, workers: int, until: datetime | 
     print(f"all {len(every)} evaluations are known", flush=True)
 
 
+def time_of_today(text: str | None) -> datetime | None:
+    """From hours and minutes; None for nothing."""
+    if text is None:
+        return None
+    return datetime.combine(datetime.now().date(), datetime.strptime(text, "%H:%M").time())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -126,14 +157,19 @@ def main() -> None:
     running.add_argument("--storage", required=True)
     running.add_argument("--workers", type=int, default=1)
     running.add_argument("--until", help="a time of today; no evaluation begins after it")
+    running.add_argument("--study", help="a study of photographs in the store, whose best step v trains, too")
+    running.add_argument("--fidelity", help="by which these are the best; by default the last confirmation")
     asked = parser.parse_args()
     if asked.command == "split":
         split(asked.camvid, asked.out)
         return
-    until = None
-    if asked.until:
-        until = datetime.combine(datetime.now().date(), datetime.strptime(asked.until, "%H:%M").time())
-    run(list(wants(asked.step, asked.data)), asked.storage, workers=asked.workers, until=until)
+    found = found_on_photographs(asked.storage, asked.study, asked.fidelity).values() if asked.study else ()
+    run(
+        list(wants(asked.step, asked.data, tuple(found))),
+        asked.storage,
+        workers=asked.workers,
+        until=time_of_today(asked.until),
+    )
 
 
 if __name__ == "__main__":

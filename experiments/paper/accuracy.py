@@ -243,7 +243,7 @@ def decided(
     blocks = [one.blocks for one in (*first, *second)]
     interval, in_blocks = None, False
     if min(len(first), len(second)) > 1 and all(one is not None for one in blocks):
-        interval, in_blocks = _resampled(first, second), True
+        interval, in_blocks = resampled(first, second), True
     elif noise_pct is not None:
         margin = Z_90 * noise_pct * math.sqrt(1 / len(first) + 1 / len(second))
         interval = difference - margin, difference + margin
@@ -268,7 +268,7 @@ def decided(
     )
 
 
-def _resampled(first: Sequence[Training], second: Sequence[Training]) -> tuple[float, float]:
+def resampled(first: Sequence[Training], second: Sequence[Training]) -> tuple[float, float]:
     """90 % interval of the difference of the means; the same blocks of images are drawn for both networks."""
     rng = np.random.default_rng(0)
     ours, theirs = ([one.blocks for one in side if one.blocks is not None] for side in (first, second))
