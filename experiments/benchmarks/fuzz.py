@@ -44,7 +44,8 @@ from evaluators.datasets.checking import check
 from evaluators.datasets.description import read_description
 from evaluators.datasets.named import any_dataset_named
 from experiments.cli import main as cli
-from experiments.export.onnx import onnx_graph
+from experiments.export.formats import Network
+from experiments.export.formats.onnx import onnx_graph
 from experiments.export.study_file import read_archive
 from experiments.front.lookup import chosen
 from experiments.store.ledger import read_records
@@ -357,7 +358,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
 def onnx_kind() -> Kind:
 
     model = saved_model(SEEDS / "weights.safetensors")
-    graph = onnx_graph(model, Task(image_size=(64, 64), num_classes=model.num_classes))
+    graph = onnx_graph(Network(model=model, task=Task(image_size=(64, 64), num_classes=model.num_classes)))
     return Kind({"a.onnx": graph}, changed_bytes, lambda path: read_onnx(path, size=None))
 
 

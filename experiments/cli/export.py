@@ -11,7 +11,10 @@ from experiments.cli.terminal import Accept, Arch, AsJson, Classes, Size, Storag
 
 def export(
     arch: Arch,
-    out: Annotated[Path, typer.Option(help="Folder for the ONNX file and its card.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files and their card; empty, or not there yet.")],
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAMES", help="onnx, mnn, ncnn, ncnn-fp16; several with commas between.")
+    ] = "onnx",
     weights: Annotated[
         Path | None, typer.Option(help="Our safetensors file or a released segmentation checkpoint.")
     ] = None,
@@ -20,6 +23,15 @@ def export(
     size: Size = None,
     classes: Classes = None,
     output: Annotated[str, typer.Option(help="What the graph returns: logits, resized or labels.")] = "logits",
+    normalise_inside: Annotated[
+        bool, typer.Option("--normalise-inside", help="The graph takes RGB from 0 to 255, and normalises it itself.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="Of the ONNX file.", show_default="20")] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Data set of images to compare on. [default: drawn scenes]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is in the folder.")] = False,
     table: Annotated[str | None, typer.Option(help="Latency table for the card. [default: the study's]")] = None,
     fidelity: Annotated[
         str | None,
@@ -29,11 +41,15 @@ def export(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Write an architecture as a verified ONNX file.
+    """Write an architecture as verified files for the runtimes of devices.
 
-    The file is proven equal to the network, and a JSON card lies beside it.
+    Every file is proven equal to the network, and a JSON card lies beside them.
     """
-    from experiments.export import onnx
+    from experiments.export.bundle import export as exported
+    from experiments.export.bundle import require_free
+    from experiments.export.formats import Network, Options
+    from experiments.export.formats.named import formats_asked
+    from experiments.export.images import compared_images
     from experiments.export.weights import network_of
     from experiments.front.lookup import chosen, task_of
     from experiments.latency.plan import saying_what_measures
@@ -41,7 +57,9 @@ def export(
     from topformer.weights import class_count
     from topformer.writing import require_writable
 
+    asked = formats_asked(formats)
     require_writable(out)  # before minutes of work
+    require_free(out, overwrite=overwrite)
     found = chosen(arch, storage=storage, fidelity=fidelity)
     if classes is None and weights is not None and not (random_weights or retrain):
         classes = class_count(weights)
@@ -58,17 +76,21 @@ def export(
             table=named,
             accept=accept or (),
         )
-    result = onnx.export(model, task, out, name=found.label, provenance=provenance)
-    content = {
-        "onnx_path": str(result.onnx_path),
-        "card_path": str(result.card_path),
-        "max_abs_error": result.max_abs_error,
-        "opset": result.opset,
-    }
+    result = exported(
+        Network(model=model, task=task, normalise_inside=normalise_inside),
+        asked,
+        out,
+        name=found.label,
+        options=Options(opset=opset),
+        images=compared_images(calibration, task),
+        provenance=provenance,
+        overwrite=overwrite,
+    )
     if as_json:
-        print_json(content)
+        print_json(result.as_dict())
         return
-    print(f"{result.onnx_path}: opset {result.opset}, onnxruntime equals torch within {result.max_abs_error:.2g}")
+    for one in result.made:
+        print(f"{one.files[0]}: {one.sentence}")
     latency = "no latency (name a table with --table)" if provenance.latency is None else "latency"
     print(f"{result.card_path}: architecture, weights ({provenance.weights}), {latency} and checksums")
     if found.study is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ import torch
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
 from evaluators.trust import Z_90
+from experiments.export.formats import INPUT, Network
 from experiments.front.lookup import CARD_FORMAT
 from experiments.store.records import Study, Trial
 from experiments.trust.standing import Standing
 from latency_lut.table import LatencyEstimate
-from topformer.config import Task, TopFormerConfig, anchor_name
+from topformer.config import anchor_name
 from topformer.version import tool_version
 
 
@@ -47,11 +47,14 @@ class Provenance:
         return None if noise_pct is None else Z_90 * noise_pct
 
 
-def card(
-    arch: TopFormerConfig, task: Task, *, graph: bytes, opset: int, parity: Mapping[str, float], provenance: Provenance
-) -> dict[str, Any]:
-    """What a card says: the architecture, its task, what the graph takes and gives, and where its numbers are from."""
+def card(network: Network, *, made: Mapping[str, Mapping[str, Any]], provenance: Provenance) -> dict[str, Any]:
+    """What a card says: the architecture, its task, what the files take and give, and where its numbers are from.
+
+    `made`: what each format says of itself, by its name.
+    """
+    arch, task = network.arch, network.task
     latency, trial = provenance.latency, provenance.trial
+    onnx_made = made.get("onnx", {})
     return {
         "format": CARD_FORMAT,
         "architecture": arch.as_dict(),
@@ -59,16 +62,18 @@ def card(
         "anchor": anchor_name(arch),
         "task": task.as_dict(),
         "input": {
-            "name": "image",
+            "name": INPUT,
             "shape": [1, 3, *task.image_size],
             "colour": "RGB",
             "mean": MEAN,
             "std": STANDARD_DEVIATION,
+            "normalised": "inside" if network.normalise_inside else "before",
         },
         "output": {"name": task.output},
-        "onnx_sha256": hashlib.sha256(graph).hexdigest(),
-        "opset": opset,
-        "parity": dict(parity),
+        "formats": {name: dict(said) for name, said in made.items()},
+        "onnx_sha256": next((one["sha256"] for one in onnx_made.get("files", {}).values()), None),
+        "opset": onnx_made.get("opset"),
+        "parity": (onnx_made or next(iter(made.values())))["parity"],
         "weights": provenance.weights,
         "weights_sha256": provenance.weights_sha256,
         "latency": None

@@ -56,6 +56,8 @@ EVICT_BYTES = 8 << 20
 _MAGIC = 7767517
 _FLOAT32 = bytes(4)
 """ncnn's tag before an array of weights in float32."""
+_FLOAT16 = (0x01306B47).to_bytes(4, "little")
+"""ncnn's tag before an array of weights in float16, which is padded to whole words; biases are always float32."""
 _RELU = "9=1"
 _RELU6 = "9=3 -23310=2,0.0,6.0"
 
@@ -99,12 +101,13 @@ class NcnnNetwork:
         blobs = sum(len(layer.tops) for layer in self.layers)
         return "\n".join((str(_MAGIC), f"{len(self.layers)} {blobs}", *(layer.line for layer in self.layers), ""))
 
-    def weights(self, module: nn.Module) -> bytes:
-        """The `.bin` file of `module`: a `TopFormer` or `TopFormerClassifier`, or the `BlockModule` of a lone block."""
+    def weights(self, module: nn.Module, *, half: bool = False) -> bytes:
+        """The `.bin` file of `module`: a `TopFormer` or `TopFormerClassifier`, or the `BlockModule` of a lone block.
+
+        `half`: weights in float16, at half the size; biases stay.
+        """
         arrays = (_folded(layer, module) for layer in self.layers if layer.conv)
-        return b"".join(
-            _FLOAT32 + weight.astype("<f4").tobytes() + bias.astype("<f4").tobytes() for weight, bias in arrays
-        )
+        return b"".join(_stored(weight, half=half) + bias.astype("<f4").tobytes() for weight, bias in arrays)
 
 
 class Ncnn:
@@ -365,6 +368,13 @@ def _write_head(graph: _Graph, at: str, spec: HeadSpec, inputs: Sequence[str], s
         for index, x in enumerate(rest, start=1):
             joined = graph.plus(f"{at}sum.{index}", joined, x)
     return graph.conv(f"{at}classifier", spec.classifier, graph.conv(f"{at}fuse", spec.fuse, joined, _RELU))
+
+
+def _stored(weight: NDArray[np.float64], *, half: bool) -> bytes:
+    if not half:
+        return _FLOAT32 + weight.astype("<f4").tobytes()
+    content = weight.astype("<f2").tobytes()
+    return _FLOAT16 + content + bytes(-len(content) % 4)
 
 
 def _folded(layer: NcnnLayer, module: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.export.onnx import onnx_graph
+from experiments.export.formats import Network
+from experiments.export.formats.onnx import onnx_graph
 from experiments.export.weights import settle_random_weights
 from latency_lut.devices import qemu
 from latency_lut.estimate import SNAPDRAGON_865
@@ -684,7 +685,7 @@ class TestWithPayload:
 
     def test_our_own_export_takes_as_long_as_our_own_network(self, path: Path) -> None:
         task = Task(image_size=(128, 128))
-        path.write_bytes(onnx_graph(settle_random_weights(TopFormer(TINY, num_classes=150)), task))
+        path.write_bytes(onnx_graph(Network(model=settle_random_weights(TopFormer(TINY, num_classes=150)), task=task)))
         counts = sum(qemu.count(candidate_network(Candidate(arch=TINY, task=task))).values(), qemu.NOTHING)
         found = estimate(path)
         assert found.total_ms == pytest.approx(2.0 * SNAPDRAGON_865.milliseconds(counts), rel=0.03)

@@ -12,8 +12,12 @@ import onnxruntime
 import pytest
 import torch
 
+from experiments.export.bundle import Export, export
 from experiments.export.card import Provenance
-from experiments.export.onnx import OPSET, Export, checked_opset, export
+from experiments.export.formats import Network, Options
+from experiments.export.formats.named import formats_asked
+from experiments.export.formats.onnx import ONNX, OPSET, checked_opset
+from experiments.export.images import drawn_images
 from experiments.export.weights import settle_random_weights
 from experiments.front.lookup import chosen
 from tests.support.toys import toy_table
@@ -33,7 +37,23 @@ def network(num_classes: int = 7) -> TopFormer:
 def exported(task: Task, out: Path) -> Export:
     model = TopFormer(NARROW, num_classes=task.num_classes, output=task.output)
     model.load_state_dict(network(task.num_classes).state_dict())
-    return export(model.eval(), task, out, name="mine", provenance=Provenance(weights="random"))
+    return exporting(model.eval(), task, out, name="mine", provenance=Provenance(weights="random"))
+
+
+def exporting(model: TopFormer, task: Task, out: Path, *, name: str, provenance: Provenance) -> Export:
+    return export(
+        Network(model=model, task=task),
+        formats_asked("onnx"),
+        out,
+        name=name,
+        options=Options(),
+        images=drawn_images(task, 2),
+        provenance=provenance,
+    )
+
+
+def graph_of(result: Export) -> Path:
+    return result.made[0].files[0]
 
 
 @pytest.mark.slow
@@ -41,9 +61,9 @@ def exported(task: Task, out: Path) -> Export:
 def test_the_file_is_whole_static_and_equal_to_torch(size: tuple[int, int], tmp_path: Path) -> None:
     task = Task(image_size=size, num_classes=7)
     result = exported(task, tmp_path)
-    assert (result.opset, result.max_abs_error < 1e-4) == (OPSET, True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.onnx"]
-    session = onnxruntime.InferenceSession(result.onnx_path)
+    assert (result.made[0].report["opset"], result.made[0].parity.max_abs_error < 1e-4) == (OPSET, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "mine.onnx"]
+    session = onnxruntime.InferenceSession(graph_of(result))
     assert session.get_inputs()[0].shape == [1, 3, *size]
     image = np.random.default_rng(9).normal(size=(1, 3, *size)).astype(np.float32)
     (logits,) = session.run(None, {"image": image})
@@ -55,8 +75,8 @@ def test_the_file_is_whole_static_and_equal_to_torch(size: tuple[int, int], tmp_
 @pytest.mark.slow
 def test_labels_can_be_exported(tmp_path: Path) -> None:
     result = exported(Task(image_size=(64, 64), num_classes=7, output="labels"), tmp_path)
-    (labels,) = onnxruntime.InferenceSession(result.onnx_path).run(None, {"image": np.ones((1, 3, 64, 64), np.float32)})
-    assert (labels.shape, labels.dtype, result.max_abs_error) == ((1, 1, 64, 64), np.int64, 0.0)
+    (labels,) = onnxruntime.InferenceSession(graph_of(result)).run(None, {"image": np.ones((1, 3, 64, 64), np.float32)})
+    assert (labels.shape, labels.dtype, result.made[0].parity.max_abs_error) == ((1, 1, 64, 64), np.int64, 0.0)
 
 
 @pytest.mark.slow
@@ -67,14 +87,14 @@ def test_the_card_carries_architecture_task_checksum_and_latency(tmp_path: Path)
     provenance = Provenance(weights="random", latency=estimate, table=table.name, table_checksum=table.checksum)
     torch.manual_seed(0)
     model = settle_random_weights(TopFormer(TINY, num_classes=59))
-    result = export(model, task, tmp_path, name="tiny", provenance=provenance)
+    result = exporting(model, task, tmp_path, name="tiny", provenance=provenance)
     card = json.loads(result.card_path.read_text())
-    assert card["onnx_sha256"] == hashlib.sha256(result.onnx_path.read_bytes()).hexdigest()
+    assert card["onnx_sha256"] == hashlib.sha256(graph_of(result).read_bytes()).hexdigest()
     assert (card["arch_key"], card["anchor"]) == (TINY.key, "tiny")
     assert Task.from_dict(card["task"]) == task
     assert card["latency"]["total_ms"] == estimate.total_ms
     assert (card["latency"]["kind"], card["latency"]["table_checksum"]) == ("estimated", table.checksum)
-    assert card["parity"]["max_abs_error"] == result.max_abs_error
+    assert card["parity"]["max_abs_error"] == result.made[0].parity.max_abs_error
     assert card["made_by"]["topformer-nas"] == tool_version()
     assert chosen(str(result.card_path), storage="sqlite://").task == task
     assert card["format"] == 1
@@ -88,7 +108,7 @@ def test_a_damaged_network_is_not_exported(tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_parameter("head.classifier.conv.bias")[0] = torch.nan
     with pytest.raises(UserError, match="not finite"):
-        export(
+        exporting(
             model, Task(image_size=(64, 64), num_classes=7), tmp_path, name="bad", provenance=Provenance(weights="?")
         )
     assert list(tmp_path.iterdir()) == []
@@ -104,14 +124,13 @@ def test_an_opset_changed_behind_our_back_is_refused() -> None:
         checked_opset(model.SerializeToString())
 
 
-def test_operators_that_phones_lack_are_refused() -> None:
-    node = onnx.helper.make_node("Shape", ["x"], ["y"])
+def test_operators_that_phones_lack_are_named(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Shape", ["x"], ["y"], name="size")
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1])
     graph = onnx.helper.make_graph([node], "g", [x], [y])
-    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
-    with pytest.raises(UserError, match="operators that phone runtimes lack: Shape"):
-        checked_opset(model.SerializeToString())
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)]), tmp_path / "x")
+    assert ONNX.unsupported([tmp_path / "x"]) == ("size (Shape)",)
 
 
 @pytest.mark.parametrize("name", ANCHORS)
@@ -127,9 +146,9 @@ def test_random_weights_are_well_conditioned(name: str) -> None:
     assert float((logits.double() - exact).abs().max()) < 1e-4
 
 
-def test_an_export_that_cannot_write_its_card_leaves_no_graph(tmp_path: Path) -> None:
-    (tmp_path / "bad.json").mkdir()
+def test_an_export_into_a_folder_with_files_is_refused_and_leaves_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
     task = Task(image_size=(64, 64), num_classes=7)
-    with pytest.raises(UserError, match="it is a folder; nothing was exported"):
-        export(network(), task, tmp_path, name="bad", provenance=Provenance(weights="random"))
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.json"]
+    with pytest.raises(UserError, match=r"is not empty \(mine.txt\)"):
+        exporting(network(), task, tmp_path, name="bad", provenance=Provenance(weights="random"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

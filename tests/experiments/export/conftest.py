@@ -1,0 +1,35 @@
+"""A network that is quick to export, with every kind of block that the exporters stumble over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from experiments.export.formats import Network, Options, Written
+from experiments.export.formats.named import FORMATS, format_named, require_installed
+from experiments.export.weights import settle_random_weights
+from topformer import TINY, Task, UserError
+from topformer.config import OutputKind
+from topformer.model import TopFormer
+
+NARROW = TINY.replace(injection_channels=32, num_blocks=1)
+SIZE = (64, 70)
+
+
+def network(output: OutputKind = "logits", *, probes: tuple[str, ...] = (), normalise_inside: bool = False) -> Network:
+    torch.manual_seed(0)
+    model = settle_random_weights(TopFormer(NARROW, num_classes=7, output=output))
+    task = Task(image_size=SIZE, num_classes=7, output=output)
+    return Network(model=model, task=task, probes=probes, normalise_inside=normalise_inside)
+
+
+@pytest.fixture(scope="session", params=FORMATS)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Written]:
+    """A format's name, and the narrow network in it, written once: normalisation inside, one block probed."""
+    one = format_named(request.param)
+    try:
+        require_installed(one)
+    except UserError as error:
+        pytest.skip(str(error))
+    asked = network(probes=("token_pyramid.stage8.1", "transformer.0"), normalise_inside=True)
+    return one.name, one.write(asked, tmp_path_factory.mktemp(one.name), "narrow", Options())
