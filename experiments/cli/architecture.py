@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, console_of, plain_table, show
+from experiments.cli.terminal import Arch, AsJson, Classes, Size, Storage, console_of, end_if_json, plain_table
 
 if TYPE_CHECKING:
     from experiments.views.architecture import Described
@@ -25,7 +25,8 @@ def describe(
 
     found = chosen(arch, storage=storage)
     shown = described(found, task_of(found, size, classes, classification=classification))
-    show(shown, _print, as_json=as_json)
+    end_if_json(as_json, shown)
+    _print(shown)
 
 
 def _print(shown: "Described") -> None:

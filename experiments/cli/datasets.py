@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.cli.terminal import AsJson, console_of, print_json, print_rows, progress_bar
+from experiments.cli.terminal import AsJson, console_of, end_if_json, print_json, print_rows, progress_bar
 
 if TYPE_CHECKING:
     from experiments.views.dataset import DatasetView
@@ -106,9 +106,7 @@ def datasets_layouts(
     rows.append({"layout": SCENES, "data_set": drawn, "classes": COMMON_CLASSES, "looks_for": []})
     chosen, counts = "the same pictures with classes folded or told apart", f"{LEAST_CLASSES} to {MOST_CLASSES}"
     rows.append({"layout": f"{SCENES}:CLASSES", "data_set": chosen, "classes": counts, "looks_for": []})
-    if as_json:
-        print_json(rows)
-        return
+    end_if_json(as_json, rows)
     print("layouts of data sets; give PATH, or LAYOUT:PATH where two fit")
     for row in rows:
         print(f"\n{row['layout']}: {row['data_set']}; classes: {row['classes'] or 'yours'}")

@@ -4,7 +4,7 @@ import typer
 
 from experiments import DEFAULT_URL
 from experiments.cli import latency_analysis
-from experiments.cli.terminal import AsJson, Storage, print_json
+from experiments.cli.terminal import AsJson, Storage, end_if_json
 
 doctor = typer.Typer(
     invoke_without_command=True,
@@ -23,9 +23,7 @@ def installation(context: typer.Context, storage: Storage = DEFAULT_URL, as_json
     if context.invoked_subcommand is not None:
         return
     findings = diagnose(storage)
-    if as_json:
-        print_json(findings)
-        return
+    end_if_json(as_json, findings)
     for topic, facts in findings.items():
         print(topic)
         for name, value in facts.items():

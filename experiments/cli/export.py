@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Accept, Arch, AsJson, Classes, Size, Storage, print_json, tell_of_confirmations
+from experiments.cli.terminal import Accept, Arch, AsJson, Classes, Size, Storage, end_if_json, tell_of_confirmations
 
 
 def export(
@@ -86,9 +86,7 @@ def export(
         provenance=provenance,
         overwrite=overwrite,
     )
-    if as_json:
-        print_json(result.as_dict())
-        return
+    end_if_json(as_json, result)
     for one in result.made:
         print(f"{one.files[0]}: {one.sentence}")
     latency = "no latency (name a table with --table)" if provenance.latency is None else "latency"

@@ -15,10 +15,10 @@ from experiments.cli.terminal import (
     Classes,
     Size,
     Storage,
+    end_if_json,
     print_json,
     print_rows,
     progress_bar,
-    show,
 )
 from latency_lut import tables
 from topformer.config import Task, parse_image_size
@@ -51,7 +51,8 @@ def latency_query(
 
     found = chosen(arch, storage=storage)
     shown = priced(found, task_of(found, size, classes, output=output), table_of(found, table))
-    show(shown, _print_priced, as_json=as_json)
+    end_if_json(as_json, shown)
+    _print_priced(shown)
 
 
 def _print_priced(shown: "Priced") -> None:
@@ -162,9 +163,7 @@ def latency_measure(
             report=report,
         )
     shown = validated(table)
-    if as_json:
-        print_json(shown.measured_dict(path))
-        return
+    end_if_json(as_json, shown.measured_dict(path))
     for line in (*_check_lines(shown), *_agreement_lines(shown)):
         print(line)
     print(f"{path}: {len(table.rows)} rows on {table.header.soc}, core {table.header.core}")
@@ -195,9 +194,7 @@ def latency_fit(
     if write:
         save_refitted(made)
     content = made.report | {"identical_to_shipped": made.identical}
-    if as_json:
-        print_json(content)
-        return
+    end_if_json(as_json, content)
     for anchor in content["anchors"]:
         print(
             f"{anchor['anchor']:6s} {anchor['image_px']} px: published {anchor['published_ms']:g} ms, table "
@@ -254,7 +251,8 @@ def latency_estimate(
     with progress_bar() as report:
         pixels = parse_image_size(size) if size is not None else None
         shown = estimated(model, device_model=device_model, size=pixels, report=report)
-    show(shown, _print_estimated, as_json=as_json)
+    end_if_json(as_json, shown)
+    _print_estimated(shown)
 
 
 def _print_estimated(shown: "EstimatedNetwork") -> None:
@@ -324,9 +322,7 @@ def latency_validate(
 
         measured = [check.reference_ms for check in shown.checks]
         draw_agreement(f"table {prices.name}: {len(measured)} networks", measured, shown.predicted_ms, plot)
-    if as_json:
-        print_json(shown.as_dict())
-        return
+    end_if_json(as_json, shown)
     _print_validation(shown)
     if plot is not None:
         print(f"drawn: {plot}")
@@ -380,10 +376,8 @@ def latency_tables(as_json: AsJson = False) -> None:
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
     rows = [one.as_dict() for one in listed]
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows(rows, "latency tables", columns=("table", "kind", "device", "rows", "validated", "date"))
+    end_if_json(as_json, rows)
+    print_rows(rows, "latency tables", columns=("table", "kind", "device", "rows", "validated", "date"))
 
 
 latency.command(hidden=True)(analysis.doctor)  # its place is `doctor latency`

@@ -12,10 +12,9 @@ from experiments.cli.terminal import (
     Classes,
     Size,
     Storage,
-    print_json,
+    end_if_json,
     print_rows,
     progress_bar,
-    show,
 )
 from latency_lut import tables
 
@@ -59,9 +58,7 @@ def anchor(
         noise_pct=noise_pct,
         storage=storage,
     )
-    if as_json:
-        print_json(result.as_dict())
-        return
+    end_if_json(as_json, result)
     old, new = result.before.header.error_model, result.after.header.error_model
     factor = new.scale / old.scale
     print(f"scale of {result.before.name} {old.scale:.5g}, of {result.after.name} {new.scale:.5g} (times {factor:.4g})")
@@ -99,9 +96,7 @@ def diff(
     found = [chosen(text, storage=storage) for text in arch or ANCHORS]
     networks = [(one, task_of(one, size, classes)) for one in found]
     shown = compared(in_a, in_b, networks, leave_out=not arch)
-    if as_json:
-        print_json(shown.as_dict())
-        return
+    end_if_json(as_json, shown)
     _print_sides(shown)
     for network in shown.networks:
         _print_network(network, in_a.name, in_b.name)
@@ -217,7 +212,8 @@ def doctor(
         core=core,
     )
     shown = explained(found, task, measured, setup, table=table)
-    show(shown, _print_gap, as_json=as_json)
+    end_if_json(as_json, shown)
+    _print_gap(shown)
 
 
 def _print_gap(shown: "Explained") -> None:
@@ -286,7 +282,8 @@ def savings(
     task = over.task if found.task is None or size is not None or classes is not None else found.task
     with saying_what_measures_space(space, over.task):
         shown = savings(found, task, over, find_table(table), save_ms=save_ms)
-    show(shown, _print_savings, as_json=as_json)
+    end_if_json(as_json, shown)
+    _print_savings(shown)
 
 
 def _print_savings(shown: "Savings") -> None:
@@ -341,9 +338,7 @@ def scan(
         from experiments.reports.figures import draw_scan
 
         draw_scan(shown.scan, prices, plot)
-    if as_json:
-        print_json(shown.as_dict())
-        return
+    end_if_json(as_json, shown)
     _print_scan(shown)
     if plot is not None:
         print(f"drawn: {plot}")

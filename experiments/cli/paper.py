@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Accept, AsJson, Storage, print_json, print_rows, progress_bar, say, show
+from experiments.cli.terminal import Accept, AsJson, Storage, end_if_json, print_rows, progress_bar, say
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def paper(
     from latency_lut.table import find_table
 
     if not names or names == ["list"]:
-        show(paper_list(), _print_list, as_json=as_json)
+        end_if_json(as_json, paper_list())
+        _print_list(paper_list())
         return
     if replicates is not None and not 1 <= replicates <= MOST_SEEDS:
         raise UserError(f"--replicates must be from 1 to {MOST_SEEDS}, not {replicates}.")
@@ -89,9 +90,7 @@ def paper(
     views = [paper_view(one, prices, found.get(one.name)) for one in chosen]
     if out is not None:
         write_paper(views, out)
-    if as_json:
-        print_json([view.as_dict() for view in views])
-        return
+    end_if_json(as_json, views)
     for view in views:
         _print(view)
     if out is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Accept, AsJson, Storage, bars_of, console_of, progress_bar, say, show, storage_flag
+from experiments.cli.terminal import Accept, AsJson, Storage, bars_of, end_if_json, progress_bar, say, storage_flag
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def search(
         ranking = standing(evaluator.fingerprint, store, space)
         schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
         at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
-        console = console_of(stderr=True)
-        for sentence in _introduction(config, evaluator, ranking, schedule, at_once):
-            console.print(sentence, highlight=False)
+        say(_introduction(config, evaluator, ranking, schedule, at_once))
         with _progress(config.search.trials) as report:
             result = run_study(
                 config,
@@ -81,7 +79,8 @@ def search(
                 elsewhere=elsewhere,
                 report=report,
             )
-    show(result, lambda done: _print(done, storage), as_json=as_json)
+    end_if_json(as_json, result)
+    _print(result, storage)
 
 
 def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
@@ -164,10 +163,6 @@ def _settled(trial: "Trial") -> str:
 
 
 def _print(result: "StudyResult", storage: str) -> None:
-    console = console_of(stderr=True)
-    for note in result.notes:
-        console.print(note)
-    command = f"topformer-nas front {result.name}"
-    for label in () if result.idle else result.confirmed_by:
-        console.print(f"confirmed: {command} --fidelity '{label}'{storage_flag(storage)}", highlight=False)
+    command, labels = f"topformer-nas front {result.name}", () if result.idle else result.confirmed_by
+    say((*result.notes, *(f"confirmed: {command} --fidelity '{label}'{storage_flag(storage)}" for label in labels)))
     print(f"see the front with: {command}{storage_flag(storage)}")

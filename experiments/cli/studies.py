@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import AsJson, Storage, console_of, print_json, print_rows
+from experiments.cli.terminal import AsJson, Storage, console_of, end_if_json, print_rows
 from topformer.errors import UserError
 
 study_commands = typer.Typer(help="List, compare, pass on and delete the studies of a store.", no_args_is_help=True)
@@ -22,9 +22,7 @@ def study_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
 
     with Store.open(storage, read_only=True) as store:
         rows = [row.as_dict() for row in study_rows(store)]
-    if as_json:
-        print_json(rows)
-        return
+    end_if_json(as_json, rows)
     for row in rows:
         row["done"] = f"{row['complete']} of {row['wanted']}"
         row["finished"] = str(row["finished"] or "not yet")[:10]
@@ -40,9 +38,7 @@ def study_show(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = Fa
     with Store.open(storage, read_only=True) as store:
         summary = study_summary(store, study)
     content = summary.as_dict()
-    if as_json:
-        print_json(content)
-        return
+    end_if_json(as_json, content)
     console = console_of()
     for name, value in content.items():
         if name in ("hypervolume_by_batch", "failures", "ranking_trust"):
@@ -69,9 +65,7 @@ def study_compare(
         raise UserError("name at least two studies, each once.")
     with Store.open(storage, read_only=True) as store:
         rows = [row.as_dict() for row in comparison(store, studies)]
-    if as_json:
-        print_json(rows)
-        return
+    end_if_json(as_json, rows)
     reference_ms = rows[0]["reference_ms"]
     columns = ("study", "sampler", "seed", "complete", "hypervolume", "on_front", "on_common_front")
     shown = [{name: _shown(value) for name, value in row.items()} for row in rows]
@@ -91,9 +85,7 @@ def study_export(
 
     with Store.open(storage, read_only=True) as store:
         path = export_study(store, study, out)
-    if as_json:
-        print_json({"study": study, "archive": str(path), "bytes": path.stat().st_size})
-        return
+    end_if_json(as_json, {"study": study, "archive": str(path), "bytes": path.stat().st_size})
     print(f"{path}: study {study}, {path.stat().st_size:,} bytes; to check it: topformer-nas study verify {path}")
 
 
@@ -119,9 +111,7 @@ def study_verify(archive: ArchiveFile, as_json: AsJson = False) -> None:
         "machine": dict(found.machine),
         "unproven": list(unproven(found)),
     }
-    if as_json:
-        print_json(content)
-        return
+    end_if_json(as_json, content)
     console = console_of()
     doubts = content.pop("unproven")
     for name, value in content.items():
@@ -148,9 +138,7 @@ def study_import(
     found = read_archive(archive)
     with Store.open(storage, create=True) as store:
         known = import_study(store, found, name=name)
-    if as_json:
-        print_json({"study": known, "trials": len(found.trials), "storage": storage})
-        return
+    end_if_json(as_json, {"study": known, "trials": len(found.trials), "storage": storage})
     print(f"study {known} with {len(found.trials)} trials is in {storage}.")
 
 
@@ -162,9 +150,7 @@ def study_delete(study: Name, storage: Storage = DEFAULT_URL, as_json: AsJson = 
     with Store.open(storage) as store:
         trials = store.counts(study).trials
         store.delete_study(study)
-    if as_json:
-        print_json({"study": study, "trials": trials})
-        return
+    end_if_json(as_json, {"study": study, "trials": trials})
     print(f"study {study} with {trials} trials is forgotten; its evaluations are kept.")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import Accept, AsJson, Storage, console_of, print_json, print_rows, say
+from experiments.cli.terminal import Accept, AsJson, Storage, console_of, end_if_json, print_rows, say
 from experiments.cli.training import Data, bars
 
 supernet = typer.Typer(
@@ -67,9 +67,7 @@ def supernet_train(
             report=report,
             tell=say,
         )
-    if as_json:
-        print_json(result.as_dict())
-        return
+    end_if_json(as_json, result)
     print(f"{result.weights}: loss of the largest network {result.last_loss:.3f}, mean over the last tenth")
     asked = "" if data == SCENES else f" --data {data}"
     print(f"judge architectures with: topformer-nas supernet evaluate {result.weights} tiny small base{asked}")
@@ -91,9 +89,7 @@ def supernet_evaluate(
     with bars() as report:
         found = judged(weights, data, wanted, report=report)
     rows = [one.as_dict() for one in found]
-    if as_json:
-        print_json(rows)
-        return
+    end_if_json(as_json, rows)
     shown = [{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     print_rows(shown, f"{found[0].fidelity} on {data}")
 

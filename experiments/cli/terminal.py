@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from operator import methodcaller
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -173,24 +174,16 @@ def progress_line(done: int, total: int, what: str, passed_s: float, pace_s: flo
 
 
 def print_json(content: object) -> None:
-    print(json.dumps(content, indent=2).replace("\x7f", "\\u007f"))  # JSON leaves that one as it is
+    """What JSON has words for, and whatever says by `as_dict` what it is in these."""
+    text = json.dumps(content, indent=2, default=methodcaller("as_dict"))
+    print(text.replace("\x7f", "\\u007f"))  # JSON leaves that one as it is
 
 
-class Shown(Protocol):
-    """What a command shows: a view, or the result of what it did."""
-
-    def as_dict(self) -> dict[str, Any]: ...
-
-
-ShownT = TypeVar("ShownT", bound=Shown)
-
-
-def show(what: ShownT, text: Callable[[ShownT], None], *, as_json: bool) -> None:
-    """JSON for programs, or the text that people read."""
+def end_if_json(as_json: bool, content: object) -> None:
+    """With `--json`, print the content and end the command; without, go on to the text that people read."""
     if as_json:
-        print_json(what.as_dict())
-    else:
-        text(what)
+        print_json(content)
+        raise typer.Exit
 
 
 def storage_flag(storage: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import DEFAULT_URL
-from experiments.cli.terminal import SAID_EVERY_S, Accept, AsJson, Storage, bars_of, print_json, print_rows, say
+from experiments.cli.terminal import SAID_EVERY_S, Accept, AsJson, Storage, bars_of, end_if_json, print_rows, say
 from topformer.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ def train(
         )
     say(job.notices)
     result = run_training(job, bars)
-    if as_json:
-        print_json(result.as_dict(job))
-        return
+    end_if_json(as_json, result.as_dict(job))
     for line in _told(result, job.recipe.iterations):
         print(line)
     print(f"{out}: best.safetensors, last.safetensors, log.jsonl; curves: tensorboard --logdir {out}/tensorboard")
@@ -173,9 +171,8 @@ def evaluate(
         found = evaluate_weights(
             network, dataset, protocol, images=images, pictures=pictures, count=count, report=report
         )
-    if as_json:
-        print_json(found.as_dict() | {"weights": str(weights), "dataset": dataset.name, "protocol": asdict(protocol)})
-        return
+    judged = {"weights": str(weights), "dataset": dataset.name, "protocol": asdict(protocol)}
+    end_if_json(as_json, found.as_dict() | judged)
     rows = [
         {"class": name, "IoU %": "not there" if iou is None else f"{iou:.2f}"}
         for name, iou in zip(dataset.class_names, found.matrix.per_class_iou_pct, strict=True)
@@ -222,14 +219,8 @@ def predict(
     _, protocol = judging(weights, recipe, dataset=dataset, anchor=anchor_name(network.arch), changes=changes or ())
     with bars() as report:
         found = predict_images(network, images, out, protocol, names, palette, report=report)
-    if as_json:
-        print_json(
-            [
-                asdict(item) | {"image": str(item.image), "overlay": str(item.overlay), "labels": str(item.labels)}
-                for item in found
-            ]
-        )
-        return
+    paths = ("image", "overlay", "labels")
+    end_if_json(as_json, [asdict(item) | {name: str(getattr(item, name)) for name in paths} for item in found])
     for item in found:
         shares = ", ".join(f"{name} {share:.0f} %" for name, share in item.shares_pct[:5])
         print(f"{item.overlay}: {shares}")
@@ -260,17 +251,13 @@ def recipes(
             {"recipe": known, "about": recipe_named(known, dataset=dataset, anchor=arch).about}
             for known in shipped_recipes()
         ]
-        if as_json:
-            print_json(rows)
-        else:
-            print_rows(rows, "recipes")
+        end_if_json(as_json, rows)
+        print_rows(rows, "recipes")
         return
     found = recipe_named(name, dataset=dataset, anchor=arch, changes=changes or ())
     content: dict[str, Any] = {"recipe": found.name, "about": found.about, "training": found.training.as_dict()}
     content["protocol"] = None if found.protocol is None else asdict(found.protocol)
-    if as_json:
-        print_json(content)
-        return
+    end_if_json(as_json, content)
     rows = [{"setting": key, "value": _toml(value)} for key, value in _flat(content, "")]
     print_rows(rows, f"{found.name}: {found.about}")
 

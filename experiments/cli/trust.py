@@ -16,7 +16,7 @@ from experiments.cli.terminal import (
     AsJson,
     Storage,
     console_of,
-    print_json,
+    end_if_json,
     print_rows,
     say,
     storage_flag,
@@ -112,9 +112,7 @@ def trust_run(
     if out is not None:
         _write(out, made.to_json())
     view = report_view(made)
-    if as_json:
-        print_json(view.as_dict())
-        return
+    end_if_json(as_json, view)
     _print(view)
     print(f"see it again with: topformer-nas trust show {made.name}{storage_flag(storage)}")
 
@@ -141,9 +139,7 @@ def trust_show(
         from experiments.reports.figures import draw_trust
 
         draw_trust(view.report, plot)
-    if as_json:
-        print_json(view.as_dict())
-        return
+    end_if_json(as_json, view)
     _print(view)
     if plot is not None:
         print(f"drawn: {plot}")
@@ -176,9 +172,7 @@ def trust_fit(
     found = fit(known, candidates, dataset_named(data or known.dataset), out)
     with Store.open(storage, create=True) as store:
         keep(found, store)
-    if as_json:
-        print_json(found.as_dict())
-        return
+    end_if_json(as_json, found)
     for sentence in found.sentences:
         print(sentence)
     print(f"{out}: use it as combined:{out}; its standing: topformer-nas trust show {found.report.name}")
@@ -192,9 +186,7 @@ def trust_list(storage: Storage = DEFAULT_URL, as_json: AsJson = False) -> None:
 
     with store_if_any(storage) as store:
         rows = [row.as_dict() for row in report_rows(store)]
-    if as_json:
-        print_json(rows)
-        return
+    end_if_json(as_json, rows)
     for row in rows:
         row["created"] = row["created"][:10]
     print_rows(rows, "trust reports", columns=("report", "from", "created", "space", "data", "architectures"))
