@@ -42,10 +42,11 @@ def comparison_of(url: str, names: Sequence[str]) -> tuple[ComparedStudy, ...]:
         return comparison(store, names)
 
 
-def report_rows_of(url: str) -> tuple[ReportRow, ...]:
-    """The reports that come with the tool are there without a store, too."""
+def report_rows_of(url: str) -> tuple[tuple[ReportRow, ...], tuple[str, ...]]:
+    """Trust reports, and what is wrong with those that cannot be read. Those of the tool are there without a store."""
+    left_out: list[str] = []
     with store_if_any(url) as store:
-        return report_rows(store)
+        return report_rows(store, left_out.append), tuple(left_out)
 
 
 def front_of(url: str, name: str) -> FrontView:

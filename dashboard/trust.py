@@ -14,10 +14,13 @@ from topformer.errors import UserError
 def page() -> None:
     st.title("Trust")
     try:
-        reports = {f"{row.report.name} ({row.source})": row.report for row in report_rows_of(storage())}
+        rows, left_out = report_rows_of(storage())
     except UserError as error:
         say("warning", str(error))
         return
+    for sentence in left_out:
+        say("warning", f"left out: {sentence}")
+    reports = {f"{row.report.name} ({row.source})": row.report for row in rows}
     view = report_view(reports[str(st.selectbox("trust report", list(reports)))])
     st.dataframe(pd.DataFrame(view.agreement).fillna(""), width="stretch", hide_index=True)
     for sentence in view.about:

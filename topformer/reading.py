@@ -27,6 +27,7 @@ MOST_VALUES = 250_000
 _SHOWN = 200
 _LONGEST_INTEGER = 20
 _HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _DEEP_KEY = re.compile(rf"(?<![\w'\"-])(?:[\w'\"-]++[ \t]*+\.[ \t]*+){{{MOST_DEPTH},}}+")
 
 
@@ -61,11 +62,23 @@ def ordinary_file(path: Path, what: str) -> Iterator[BinaryIO]:
 
 
 def file_text(path: Path, what: str, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
-    """The text of a file, without the mark that editors of Windows begin it with; raises `UserError` likewise."""
+    """The text of a file, in UTF-8 or, where its first bytes say so, UTF-16; raises `UserError` likewise."""
+    content = file_content(path, what, most_bytes=most_bytes)
     try:
-        return file_content(path, what, most_bytes=most_bytes).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{str(path)[:_SHOWN]}: not a text file.") from None
+        return content.decode("utf-16" if content.startswith(_UTF_16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{str(path)[:_SHOWN]}: not a text file{_other_encoding(content, error)}.") from None
+
+
+def _other_encoding(content: bytes, error: UnicodeDecodeError) -> str:
+    """Where a text stops to be UTF-8, with a blank before it; empty for what is no text in any encoding."""
+    if b"\0" in content:
+        return "" if content.startswith(_UTF_16_MARKS) else " in UTF-8 (it holds null bytes); save it as UTF-8"
+    line = content.count(b"\n", 0, error.start) + 1
+    return (
+        f" in UTF-8: line {line} has the byte 0x{content[error.start]:02x}, as Latin-1 and Windows' encodings write "
+        "letters with accents; save it as UTF-8"
+    )
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -28,13 +28,14 @@ from topformer.writing import write_whole
 if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset
 
-Name = Literal["split-overlap", "empty-class", "one-class", "ignored", "class-order"]
+Name = Literal["split-overlap", "empty-class", "one-class", "ignored", "class-order", "brightness"]
 NAMES: dict[Name, str] = {
     "split-overlap": "a picture lies in two splits",
     "empty-class": "a class has no training pixel",
     "one-class": "one class has over 98 % of what is labelled",
     "ignored": "over half of the pixels are ignored",
     "class-order": "weights name other classes than the data",
+    "brightness": "photographs of more than 8 bits are nearly white, nearly black or without contrast",
 }
 """What can be accepted, and what it is."""
 PUBLISHED = ("ade20k", "cityscapes", "pascal_context", "pascal_context_59", "coco_stuff_164k", "coco_stuff_10k")
@@ -173,7 +174,8 @@ class Evidence:
             )
         if part.ignored_pct > IGNORED_PCT:
             meant = (
-                "the labels look like scribbles or points, which are trained at full resolution"
+                "the labels look like scribbles or points, which are trained at full resolution, and a dataset.toml "
+                'says that they are meant: resize = "sparse"'
                 if self.sparse
                 else "is what is ignored meant to be a class?"
             )
@@ -217,7 +219,7 @@ def examined(
     evidence = evidence_of(dataset, progress)
     if evidence is not None:
         evidence.require_labels()
-    warnings = (*(() if evidence is None else evidence.warnings), *further)
+    warnings = (*(() if evidence is None else evidence.warnings), *brightness_of(dataset), *further)
     where = str(dataset.root) if isinstance(dataset, LabelledFiles) else dataset.name
     require_accepted(warnings, accepted, where=where, looked_at="" if evidence is None else evidence.looked_at)
     said = [f"note: {remark}" for remark in dataset.remarks] if isinstance(dataset, LabelledFiles) else []
@@ -227,6 +229,13 @@ def examined(
     if labels_are_sparse(dataset):
         said.append("labels are scribbles or points: trained on at full resolution")
     return tuple(said)
+
+
+def brightness_of(dataset: SegmentationDataset) -> tuple[Warned, ...]:
+    """What is wrong with the brightness of photographs of more than 8 bits; it stops nothing."""
+    if not isinstance(dataset, LabelledFiles) or not dataset.contrast:
+        return ()
+    return (Warned("brightness", f"{dataset.contrast}.", False),)
 
 
 def remember_evidence(dataset: LabelledFiles, found: Evidence) -> None:

@@ -37,7 +37,7 @@ from evaluators.datasets.files import (
     remember_digests,
 )
 from evaluators.datasets.imagenet import ClassFolders
-from evaluators.datasets.photographs import is_deep, is_turned
+from evaluators.datasets.photographs import Brightness, is_deep, is_turned
 from evaluators.datasets.scenes import Scenes
 from topformer.errors import UserError
 
@@ -334,12 +334,12 @@ class _LookAtPair:
     root: Path
     pair: Pair
     read_labels: LabelReader
-    white: float | None
+    brightness: Brightness | None
 
     def __call__(self) -> _Seen:
         problems: list[Problem] = []
         entries: list[tuple[str, list[object]]] = []
-        size = _size(self.root, self.pair.image, problems, entries, self.white)
+        size = _size(self.root, self.pair.image, problems, entries, self.brightness)
         path = self.root / self.pair.labels
         try:
             entries.append((self.pair.labels, digest_entry(path)))
@@ -400,8 +400,7 @@ class _LookAtScene:
 def _look_at(dataset: Checkable, split: Split, index: int) -> _Look:
     """What reads one item, small enough to be sent to a process."""
     if isinstance(dataset, LabelledFiles):
-        white = dataset.white and dataset.white.value
-        return _LookAtPair(dataset.root, dataset.pairs[split][index], dataset.read_labels, white)
+        return _LookAtPair(dataset.root, dataset.pairs[split][index], dataset.read_labels, dataset.brightness)
     if isinstance(dataset, Scenes):
         return _LookAtScene(dataset, split, index)
     path, label = dataset.images[split][index]
@@ -421,12 +420,12 @@ def _size(
     path: str,
     problems: list[Problem],
     entries: list[tuple[str, list[object]]],
-    white: float | None = None,
+    brightness: Brightness | None = None,
 ) -> tuple[int, int] | None:
     try:
         entries.append((path, digest_entry(root / path)))
         size = decoded(root / path, _decoded_size)
-        return read_image(root / path, white=white).shape[:2] if size is None else size
+        return read_image(root / path, brightness=brightness).shape[:2] if size is None else size
     except DataError as error:
         problems.append(_unreadable(root, path, error))
         return None

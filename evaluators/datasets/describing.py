@@ -5,21 +5,25 @@ What fits in several ways is written as comments, a block for each way, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluators.datasets import IGNORE
+from evaluators.datasets.class_lists import class_list, unread_lists
 from evaluators.datasets.description import as_text, described
-from evaluators.datasets.evidence import Reading, Seen, masks_seen, photographs_seen, reading_of, unnamed
+from evaluators.datasets.evidence import Reading, reading_of, unnamed
 from evaluators.datasets.files import DataError, wrong_layout
-from evaluators.datasets.folder import LOOKS_FOR, class_rows, has_class_list
+from evaluators.datasets.folder import LOOKS_FOR, require_pairs
 from evaluators.datasets.label_maps import DoubtError
 from evaluators.datasets.places import AmbiguousError, files_of, found_places
+from evaluators.datasets.samples import Seen, masks_seen, odd_brightness, photographs_seen
 
 if TYPE_CHECKING:
     from evaluators.datasets.files import Pair
 
+_WHOLE_FROM = 1000
 _STAND_IN = {"classes": ["unknown"]}
 _PLACES = {
     "images": "images and masks: found by the names of folders and files",
@@ -33,7 +37,7 @@ class Written(NamedTuple):
 
     text: str
     ways: tuple[str, ...]
-    """In words; one where the reading is sure."""
+    """In words; one empty text where the reading is sure."""
 
 
 class _Way(NamedTuple):
@@ -46,16 +50,18 @@ class _Way(NamedTuple):
 def written(root: Path, progress: Callable[[int, int], None] | None = None) -> Written:
     """Every mask is read. Raises `UserError` where there are no images beside masks."""
     ways = _ways(root, progress)
-    first = ways[0].keys
-    common = {key for key, value in first.items() if all(way.keys.get(key) == value for way in ways)}
+    first, sure = ways[0].keys, not any(way.says for way in ways)
+    common = {key for key, value in first.items() if all(key in way.keys and way.keys[key] == value for way in ways)}
+    if not sure and len(ways) == 1:
+        common -= {"classes", "threshold"}
     text = "# What this folder holds, written by topformer-nas from what it found. Change what is wrong.\n"
     text += _lines(ways[0], common)
-    if len(ways) > 1:
-        text += (
-            f"\n# {len(ways)} readings fit, and nothing here says which: until one is chosen, this folder is not read. "
-            "Remove\n# the # before each line of the right one.\n"
-        )
-    for number, way in enumerate(ways if len(ways) > 1 else (), start=1):
+    if not sure:
+        fit = "1 reading fits, and nothing here says that it is meant" if len(ways) == 1 else ""
+        fit = fit or f"{len(ways)} readings fit, and nothing here says which"
+        text += f"\n# {fit}: until one is chosen, this folder is not read. "
+        text += "Remove\n# the # before each line of the right one.\n"
+    for number, way in enumerate(() if sure else ways, start=1):
         lines = "".join(as_text({key: value}) for key, value in way.keys.items() if key not in common)
         text += f"\n# Reading {number}: {way.says}.\n" + "".join(f"# {line}\n" for line in lines.splitlines())
     return Written(text, tuple(way.says for way in ways))
@@ -87,24 +93,32 @@ def _ways(root: Path, progress: Callable[[int, int], None] | None) -> list[_Way]
 
 def _readings(root: Path, places: Mapping[str, Any], progress: Callable[[int, int], None] | None) -> list[_Way]:
     """What masks mean once it is said where they are: one way, or several."""
-    pairs, _ = files_of(root, described(dict(places) | _STAND_IN, str(root)))
+    unread = described(dict(places) | _STAND_IN, str(root))
+    pairs, _ = files_of(root, unread)
     every = [pair for part in pairs.values() for pair in part]
-    rows = class_rows(root, every) if has_class_list(root) else None
+    if not every:
+        require_pairs(root, unread)
+    listed = class_list(root)
+    rows = None if listed is None else listed.rows
     seen = masks_seen(root, every, len(rows or ()), most=len(every), progress=progress)
     extra, comments = _photographs(root, every)
-    comments["classes"] = _shown(seen) + ("" if rows else "; there is no classes.txt: name the classes")
+    comments["classes"] = _shown(seen) + (
+        "" if rows else "; there is no classes.txt: name the classes." + unread_lists(root)
+    )
     try:
         readings = [("", reading_of(root, rows, seen) if rows else unnamed(root, seen))]
     except AmbiguousError as error:
         readings = [(says, Reading(values=values, doubts=None)) for says, values in error.ways]
-    if len(readings) == 1:
+    if not readings[0][0]:
         _require_no_doubt(root, every, {**places, **readings[0][1].values}, readings[0][1])
     found = []
     for says, reading in readings:
         values = dict(reading.values)
         own = dict(comments)
         if not any(IGNORE in (mask.used or ()) for mask in seen):  # should it come, somebody says what it is
-            values["ignored"] = [one for one in values["ignored"] if one != IGNORE]
+            values["ignored"] = [one for one in values.get("ignored", ()) if one != IGNORE]
+        if "threshold" in values:
+            values.pop("ignored", None)
         if values.get("ignored"):
             own["ignored"] = "; ".join(reading.remarks) or "neither learnt nor scored"
         found.append(_Way(says, {**places, **values, **extra}, own))
@@ -124,11 +138,20 @@ def _require_no_doubt(root: Path, pairs: list[Pair], keys: Mapping[str, Any], re
 
 
 def _photographs(root: Path, pairs: list[Pair]) -> tuple[dict[str, Any], dict[str, str]]:
-    white = photographs_seen(root, pairs).white
-    if white is None:
+    seen = photographs_seen(root, pairs, most=len(pairs))
+    if seen.brightness is None:
         return {}, {}
-    value = int(white.value) if white.value.is_integer() else white.value
-    return {"white": value}, {"white": "photographs of more than 8 bits: by the brightest, this is white"}
+    if said := odd_brightness(seen, seen.brightness):
+        keys = {"black": _short(math.floor, seen.whole[0]), "white": _short(math.ceil, seen.whole[1])}
+        comment = f"photographs of more than 8 bits: without these two, {said}; they are the lowest and highest value"
+        return keys, {"black": comment}
+    white = _short(math.ceil, seen.brightness.white)
+    return {"white": white}, {"white": "photographs of more than 8 bits: by the brightest, this is white"}
+
+
+def _short(rounded: Callable[[float], int], value: float) -> float | int:
+    """A whole number; of small ones, which may be fractions, the value itself."""
+    return rounded(value) if float(value).is_integer() or abs(value) >= _WHOLE_FROM else value
 
 
 def _shown(seen: list[Seen]) -> str:

@@ -15,7 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from evaluators.datasets import IGNORE, Colour, numbered_palette
 from evaluators.datasets.files import ILLEGAL, MOST_CLASSES, LabelReader, Named, ResizeRule
-from evaluators.datasets.label_maps import LARGEST_VALUE, ColouredLabels, Doubts, IndexedLabels, contiguous
+from evaluators.datasets.label_maps import (
+    LARGEST_VALUE,
+    ColouredLabels,
+    Doubts,
+    IndexedLabels,
+    ThresholdLabels,
+    contiguous,
+)
 from topformer.errors import LONGEST_NAME, UserError
 from topformer.reading import MIB, file_text, parse_toml
 
@@ -49,8 +56,10 @@ classes = [
 ignored = [254]
 
 # offset = 1          the value of the first class, where classes are names alone
+# threshold = 128     the least value of the second of two classes that are names alone, where edges were softened
 # resize = "sparse"   masks of points and lines: a smaller map keeps every labelled pixel's label; usual is "nearest"
-# white = 4095        the brightest value of photographs with more than 8 bits; usual is what the files show
+# black = 0           the darkest value of photographs with more than 8 bits
+# white = 4095        their brightest value; usual is what the files show
 """
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -107,8 +116,11 @@ class Description(_Section):
     classes: Annotated[list[_Name | ClassEntry], Field(min_length=1, max_length=MOST_CLASSES)]
     ignored: list[_Value] | list[_Colour] = []
     offset: _Value = 0
+    threshold: Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)] | None = None
+    """Least value of the second of two classes."""
     resize: ResizeRule = "nearest"
-    white: Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)] | None = None
+    black: float | int | None = None
+    white: float | int | None = None
 
     @field_validator("images", "masks")
     @classmethod
@@ -141,6 +153,8 @@ class Description(_Section):
             raise ValueError("images and masks are the same files")
         if SPLIT in self.masks and SPLIT not in self.images:
             raise ValueError("masks has {split}, but images has not")
+        if self.white is not None and self.white <= (self.black or 0):
+            raise ValueError(f"white = {self.white} is not above black = {self.black or 0}")
         self._require_readable_classes()
         return self
 
@@ -153,6 +167,8 @@ class Description(_Section):
             raise ValueError("classes are names alone, or each has a name and a value or a colour")
         if not self.by_value and not all(entry.colour for entry in self.entries):
             raise ValueError("each class needs a value, or each a colour")
+        if self.threshold is not None and not (all(named) and len(named) == 2 and not self.ignored and not self.offset):
+            raise ValueError("threshold is for two classes that are names alone, without ignored and offset")
         if self.offset and not all(named):
             raise ValueError("offset is for classes that are names alone; these say their values")
         taken = [one for entry in self.entries for one in (entry.values if self.by_value else (tuple(entry.colour),))]  # type: ignore[arg-type]
@@ -194,6 +210,8 @@ class Description(_Section):
     def reader(self, doubts: Doubts | None = None) -> LabelReader:
         """What reads the masks; with the doubts of whoever guessed it."""
         ignored = self.ignored_ones
+        if self.threshold is not None:
+            return ThresholdLabels(self.threshold)
         if not self.by_value:
             return ColouredLabels(self.palette, tuple(one for one in ignored if not isinstance(one, int)))
         values = {value: label for label, entry in enumerate(self.entries) for value in entry.values}

@@ -6,43 +6,37 @@ was not in the sample and says otherwise is refused when it is read (`Doubts`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from PIL import Image as PillowImage
-
 from evaluators.datasets import IGNORE, Colour
-from evaluators.datasets.files import DataError, decoded
-from evaluators.datasets.label_maps import (
-    LEAST_BESIDE,
-    PALETTES,
-    Doubts,
-    Stored,
-    beside_ignored,
-    odd_palette,
-    stored,
-)
-from evaluators.datasets.photographs import DEEPEST, White, deep_values, is_deep, is_turned, own_white
+from evaluators.datasets.label_maps import LEAST_BESIDE, PALETTES, Doubts, beside_ignored, unpacked
 from evaluators.datasets.places import AmbiguousError
+from evaluators.datasets.samples import SHOWN_COLOURS, Seen, masks_seen
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
     from evaluators.datasets.files import Pair
 
-LOOKED_AT = 64
-"""Masks and photographs of a data set that decide how the others are read, spread evenly over it."""
+MOST_LOOKED_AT = 1000
+"""Masks that are looked through for a class whose absence would make 255 a class."""
 IGNORED_NAMES = ("ignore", "ignored", "__ignore__")
 """Rows of a class list, in small letters, whose number or colour is neither learnt nor scored."""
 _LABELME = "__ignore__"
-_FEW = 3
-"""Classes up to which 255 may be the last of them, written as white, though two others are seen beside it."""
 _OFTEN_IGNORED = ("void", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "background_ignore")
 _WHITE = (255, 255, 255)
-_SHOWN_COLOURS = 64
+_LEAST_BLENDED, _MOSTLY = 3, 0.8
+"""Values at edges alone, and their share of those that stand for no class, from which on edges are softened."""
+_SAVE_AGAIN = "Save them again from what they were made of, as PNG, and resize by the nearest pixel alone."
+_LEAST_SPAN = 32
+"""Between two levels of a format that changes values."""
+_SHOWN_NAMES = 4
+_BLENDED_NAMES = ("dark", "bright")
+"""Of two classes that nobody has named."""
 
 
 class Row(NamedTuple):
@@ -67,52 +61,22 @@ class Reading:
     remarks: tuple[str, ...] = ()
 
 
-class Seen(NamedTuple):
-    """A mask of the sample."""
-
-    path: str
-    kind: str
-    used: tuple[int, ...] | None
-    """Its numbers; None for colours."""
-    shown: Mapping[int, Colour | None]
-    """What people see in place of each number."""
-    colours: frozenset[Colour]
-    """Of a picture in colours: a few of them."""
-    odd: str | None
-    """Why its palette may say something else than its numbers."""
-
-
-def spread(pairs: Sequence[Pair], most: int = LOOKED_AT) -> list[Pair]:
-    """So many of them at equal distances, the first and the last among them."""
-    if len(pairs) <= most:
-        return list(pairs)
-    return [pairs[round(number * (len(pairs) - 1) / (most - 1))] for number in range(most)]
-
-
-def masks_seen(
-    root: Path,
-    pairs: Sequence[Pair],
-    num_classes: int,
-    *,
-    most: int = LOOKED_AT,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Seen]:
-    """The sample; what cannot be read is left out here and told by name when it is used."""
-    found = []
-    sample = spread(pairs, most)
-    for done, pair in enumerate(sample, start=1):
-        if progress:
-            progress(done, len(sample))
-        try:
-            found.append(_seen(pair.labels, stored(root / pair.labels), num_classes))
-        except DataError:
-            continue
-    return found
+def masks_deciding(root: Path, pairs: Sequence[Pair], rows: Sequence[Row]) -> list[Seen]:
+    """The sample; and many more where it lacks one class alone, and 255 may be that one."""
+    seen = masks_seen(root, pairs, len(rows))
+    used = _numbers(seen)
+    if len(rows) > 2 and IGNORE in used and len(used) == len(rows) and len(pairs) > len(seen):
+        return masks_seen(root, pairs, len(rows), most=MOST_LOOKED_AT)
+    return seen
 
 
 def reading_of(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading:
     """What the masks mean by the class list. Raises `AmbiguousError` where the sample does not tell."""
+    names = tuple(row.name for row in rows if not row.ignored)
+    _require_exact(root, names, seen)
+    seen = [mask for mask in seen if not mask.lossy]
     if all(row.colour for row in rows) and _shows_colours(root, rows, seen):
+        _require_sharp_colours(root, {row.colour for row in rows}, seen)
         classes = [{"name": row.name, "colour": list(row.colour or ())} for row in rows if not row.ignored]
         ignored = [list(row.colour or ()) for row in rows if row.ignored]
         remark = "masks are read by the colours of the class table"
@@ -124,14 +88,20 @@ def unnamed(root: Path, seen: Sequence[Seen]) -> Reading:
     """Classes by what occurs, for a person to name. Raises `AmbiguousError` where 255 may be ignored."""
     if any(mask.used is None for mask in seen):
         colours = {colour for mask in seen for colour in (*mask.colours, *mask.shown.values()) if colour is not None}
-        if not colours or len(colours) > _SHOWN_COLOURS:
+        if not colours or len(colours) > SHOWN_COLOURS:
             raise UserError(
-                f"{root}: masks have over {_SHOWN_COLOURS} colours and no classes.csv (name,red,green,blue) says which "
+                f"{root}: masks have over {SHOWN_COLOURS} colours and no classes.csv (name,red,green,blue) says which "
                 "stand for classes; write one."
             )
         classes = [{"name": f"colour {r}-{g}-{b}", "colour": [r, g, b]} for r, g, b in sorted(colours)]
         return Reading(values={"classes": classes, "ignored": []}, doubts=None)
-    used = sorted({value for mask in seen for value in mask.used or ()})
+    if lossy := next((mask for mask in seen if mask.lossy), None):
+        raise UserError(
+            f"{root}: masks such as {lossy.path} are of a format that changes values, or hold fractions. {_SAVE_AGAIN} "
+            "Of two classes, write a classes.txt with their names first."
+        )
+    _require_sharp(root, [Row(name, None) for name in _BLENDED_NAMES], seen)
+    used = sorted(_numbers(seen))
     if not used or len(used) > IGNORE:
         raise UserError(f"{root}: masks have {len(used)} values, and no classes.txt says which stand for classes.")
     every = {"classes": [{"name": f"value {value}", "value": value} for value in used], "ignored": []}
@@ -143,51 +113,6 @@ def unnamed(root: Path, seen: Sequence[Seen]) -> Reading:
         f"masks with the values {_listed(used)} can be read",
         [("255 is a class", every), ("255 is ignored", {"classes": rest, "ignored": [IGNORE]})],
     )
-
-
-class Photographs(NamedTuple):
-    """What the sample says of a data set's photographs."""
-
-    white: White | None
-    """What is white in those of more than 8 bits; None where there are none."""
-    turned: int
-    """How many say in their EXIF data how they are to be turned."""
-    looked_at: int
-
-
-def photographs_seen(root: Path, pairs: Sequence[Pair]) -> Photographs:
-    """What is white in the photographs of the sample, and which of them are turned; each is opened once."""
-    sample, whites, turned = spread(pairs), list[White](), 0
-    for pair in sample:
-        try:
-            white, says_turned = decoded(root / pair.image, _photograph)
-        except DataError:
-            continue
-        turned += says_turned
-        if white is not None:
-            whites.append(white)
-    return Photographs(max(whites, default=None), turned, len(sample))
-
-
-def _photograph(image: PillowImage.Image) -> tuple[White | None, bool]:
-    """The white of a deep one, and whether it says that it is to be turned, as far as that takes no decoding."""
-    says = image.format != "PNG" or "exif" in image.info  # a PNG's pixels would be decoded to look behind them
-    return _white(image) if is_deep(image) else None, says and is_turned(image)
-
-
-def _white(image: PillowImage.Image) -> White:
-    values = deep_values(image)
-    assert values is not None
-    value = own_white(values)
-    return White(value, usual=value == (DEEPEST if values.dtype == np.uint16 else 255))
-
-
-def _seen(path: str, found: Stored, num_classes: int) -> Seen:
-    if found.picture is not None:
-        colours = np.unique(found.picture.reshape(-1, 3), axis=0)[:_SHOWN_COLOURS].tolist()
-        return Seen(path, found.kind, None, {}, frozenset((r, g, b) for r, g, b in colours), None)
-    used = found.used
-    return Seen(path, found.kind, used, {v: found.shown(v) for v in used}, frozenset(), odd_palette(found, num_classes))
 
 
 def _shows_colours(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> bool:
@@ -231,12 +156,133 @@ def _is_ramp(mask: Seen) -> bool:
     return all(colour == (value, value, value) for value, colour in mask.shown.items())
 
 
+def _numbers(seen: Sequence[Seen]) -> frozenset[int]:
+    return frozenset(value for mask in seen for value in mask.used or ())
+
+
+def _require_exact(root: Path, names: tuple[str, ...], seen: Sequence[Seen]) -> None:
+    """Raises `UserError` where values were blended; of two classes an `AmbiguousError` with the threshold."""
+    if len(names) > 2:
+        return
+    numbers = [mask for mask in seen if mask.used is not None]
+    if lossy := next((mask for mask in numbers if mask.lossy), None):
+        cause = f"masks such as {lossy.path} are of a format that changes values, or hold fractions"
+        low, high = _ends(numbers)
+        if 1 < high < low + _LEAST_SPAN:
+            raise UserError(f"{root}: {cause}. {_SAVE_AGAIN}")
+        levels = {value for mask in numbers for value in mask.used or () if value not in mask.edges}
+        _require_two_levels(root, cause, levels, numbers)
+        raise AmbiguousError(root, cause, [_divided(names, numbers)])
+
+
+def _require_two_levels(root: Path, cause: str, levels: Container[int], seen: Sequence[Seen]) -> None:
+    """Raises `UserError` where there are further levels between the darkest and the brightest ones."""
+    low, high = _ends(seen)
+    near = (high - low) / 8
+    if not all(min(value - low, high - value) <= near for value in _numbers(seen) if value in levels):
+        raise UserError(f"{root}: {cause}. {_SAVE_AGAIN}")
+
+
+def _ends(seen: Sequence[Seen]) -> tuple[float, float]:
+    return min(mask.ends[0] for mask in seen), max(mask.ends[1] for mask in seen)
+
+
+def _require_sharp(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> None:
+    """Raises `UserError` where values that no class has lie at the edges of others alone: these were blended."""
+    legal = {*range(len(rows)), IGNORE}
+    counts = Counter(value for mask in seen for value in mask.used or ())
+    at_edges = Counter(value for mask in seen for value in mask.edges)
+    edges = {value for value, count in at_edges.items() if count == counts[value]}
+    blended, levels = sorted(edges - legal), sorted(counts.keys() - edges)
+    strays = counts.keys() - legal
+    if len(blended) < _LEAST_BLENDED or len(blended) < _MOSTLY * len(strays) or len(levels) < 2:
+        return
+    one = next(mask for mask in seen if mask.edges & set(blended))
+    names = tuple(row.name for row in rows if not row.ignored)
+    cause = (
+        f"masks such as {one.path} have {_listed(levels)} and, at the edges of these alone, {len(blended)} values such "
+        f"as {blended[len(blended) // 2]} that stand for no class: softened edges, probably by resizing or by a JPEG"
+    )
+    if len(names) > 2:
+        raise UserError(f"{root}: {cause}. {_SAVE_AGAIN}")
+    _require_two_levels(root, cause, levels, seen)
+    raise AmbiguousError(root, cause, [_divided(names, seen)])
+
+
+def _require_sharp_colours(root: Path, known: Container[Colour | None], seen: Sequence[Seen]) -> None:
+    """Raises `UserError` where colours that no class has lie at the edges of others alone."""
+    for mask in seen:
+        blended = [colour for colour in sorted(map(unpacked, mask.edges)) if colour not in known]
+        if mask.used is None and len(blended) >= _LEAST_BLENDED:
+            raise UserError(
+                f"{root}: masks such as {mask.path} have, at the edges of others alone, {len(blended)} colours such as "
+                f"{blended[len(blended) // 2]} that stand for no class: softened edges, probably by resizing or by a "
+                f"JPEG. {_SAVE_AGAIN}"
+            )
+
+
+def _divided(names: tuple[str, ...], seen: Sequence[Seen]) -> tuple[str, dict[str, Any]]:
+    """The reading by a threshold half-way, of one or two names."""
+    low, high = _ends(seen)
+    both = names if len(names) == 2 else ("background", names[0])
+    middle = (low + high) / 2
+    threshold = math.ceil(middle) if middle > 1 else middle
+    says = f"values from {threshold:g} on are {both[1]!r} and smaller ones {both[0]!r}"
+    return says, {"classes": list(both), "threshold": threshold}
+
+
+def _require_counts(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> None:
+    """Raises `AmbiguousError` where values do not fit their rows, but fit the names in some other way."""
+    used = sorted(_numbers(seen))
+    strays = [value for value in used if value >= len(rows) and value != IGNORE]
+    seen_all = set(used) >= set(range(len(rows)))
+    if not strays or (len(strays) == 1 and seen_all and strays != [len(rows)]):
+        return  # a single one that is wrong is told with the file that has it
+    names = [row.name for row in rows if not row.ignored]
+    ways = [
+        *_in_order(names, used, []),
+        *(_in_order(names, [value for value in used if value != IGNORE], [IGNORE]) if IGNORE in used else []),
+        *_with_background(names, used),
+    ]
+    if ways:
+        kept = _numbered(rows)
+        kept["ignored"] = sorted({*kept["ignored"], *strays})
+        ways.append((f"row n of the class list is value n, and {_listed(strays)} stand for no class", kept))
+        raise AmbiguousError(root, f"masks with the values {_listed(used)}, and {len(names)} names, can be read", ways)
+
+
+def _in_order(names: Sequence[str], used: Sequence[int], ignored: list[int]) -> list[tuple[str, dict[str, Any]]]:
+    """The reading by which the values stand for the names in their order; none where they are not as many."""
+    if len(names) != len(used):
+        return []
+    said = ", ".join(f"{value} is {name!r}" for value, name in list(zip(used, names, strict=True))[:_SHOWN_NAMES])
+    more = f", and so on to {used[-1]}, {names[-1]!r}" if len(names) > _SHOWN_NAMES else ""
+    classes = [{"name": name, "value": value} for name, value in zip(names, used, strict=True)]
+    apart = f", and {_listed(ignored)} is ignored" if ignored else ""
+    return [(f"{said}{more}{apart}", {"classes": classes, "ignored": ignored})]
+
+
+def _with_background(names: Sequence[str], used: Sequence[int]) -> list[tuple[str, dict[str, Any]]]:
+    """The readings by which the lowest value is what the class list does not name."""
+    if len(used) != len(names) + 1:
+        return []
+    background = next(name for name in ("background", "other", "nothing") if name not in names)
+    lowest, *others = used
+    unnamed_ = _in_order([background, *names], used, [])[0][1]
+    return [
+        (f"{lowest} is a background that the class list does not name, and {others[0]} is {names[0]!r}", unnamed_),
+        (f"{lowest} is ignored, and {others[0]} is {names[0]!r}", _in_order(names, others, [lowest])[0][1]),
+    ]
+
+
 def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading:
     if len(rows) > IGNORE:
         raise UserError(f"{root}: {len(rows)} classes and ignored rows are too many for numbers below {IGNORE}.")
     numbers = [mask for mask in seen if mask.used is not None]
     _require_one_palette(root, numbers)
     _require_own_numbers(root, rows)
+    _require_sharp(root, rows, numbers)
+    _require_counts(root, rows, numbers)
     by_colour = {row.colour: number for number, row in enumerate(rows)}
     _require_usual_palettes(root, rows, [mask for mask in numbers if _vote(mask, by_colour, rows) != "same"])
     used = {value for mask in numbers for value in mask.used or ()}
@@ -250,6 +296,7 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
         _require_sure_ignored(root, rows, used, beside)
     doubts = Doubts(
         lone_ignored=IGNORE not in used,
+        any_ignored=len(rows) > 2 and IGNORE not in used and len(used) == len(rows) - 1,
         colours=tuple((row.colour, _label_of_row(rows, number)) for number, row in enumerate(rows) if row.colour),
         palette=_palette_labels(numbers, table),
         num_classes=len(rows),
@@ -283,30 +330,29 @@ def _require_first(root: Path, rows: Sequence[Row], used: Iterable[int]) -> None
         return
     kept = [row for row in rows if not row.ignored]
     from_one = {"classes": [_entry(row, number) for number, row in enumerate(kept, start=1)], "ignored": [0, IGNORE]}
-    raise AmbiguousError(
-        root,
-        f"masks with the values {_listed(sorted(used))} can be read",
-        [
-            (f"row n of the class list is value n, and {rows[0].name!r}, value 0, was not seen", _numbered(rows)),
-            (f"values begin at 1, which is {kept[0].name!r}", from_one),
-        ],
-    )
+    ways = [
+        (f"row n of the class list is value n, and {rows[0].name!r}, value 0, was not seen", _numbered(rows)),
+        (f"values begin at 1, which is {kept[0].name!r}", from_one),
+    ]
+    ways += _in_order([row.name for row in kept], sorted(used), []) if IGNORE in used else []
+    raise AmbiguousError(root, f"masks with the values {_listed(sorted(used))} can be read", ways)
 
 
 def _require_sure_ignored(root: Path, rows: Sequence[Row], used: Iterable[int], beside: frozenset[int]) -> None:
     """Raises `AmbiguousError` where 255 may as well be a class that nothing else stands for."""
     classes = [row.name for row in rows if not row.ignored]
     known = sorted(value for value in used if value != IGNORE)
-    last_unseen = len(classes) == _FEW and known == list(range(_FEW - 1))
-    if len(beside) >= LEAST_BESIDE and not last_unseen:
+    as_many = len(classes) > 2 and len(classes) == len(rows) == len(known) + 1
+    if len(beside) >= LEAST_BESIDE and not as_many:
         return
     if len(classes) == 1:
         as_object = {"classes": [{"name": "background", "value": 0}, {"name": classes[0], "value": IGNORE}]}
         says = f"{IGNORE} is {classes[0]!r}, and 0 a background that the class list does not name"
     else:
-        values = [*range(len(classes) - 1), IGNORE]
+        values = [*known, IGNORE] if len(known) + 1 == len(classes) else [*range(len(classes) - 1), IGNORE]
         as_object = {"classes": [{"name": n, "value": v} for n, v in zip(classes, values, strict=True)]}
-        says = f"{IGNORE} is {classes[-1]!r}"
+        moved = f", and {known[-1]} is {classes[-2]!r}" if known[-1:] == [len(classes) - 1] else ""
+        says = f"{IGNORE} is {classes[-1]!r}{moved}"
     raise AmbiguousError(
         root,
         f"masks with the values {_listed([*known, IGNORE])} can be read",

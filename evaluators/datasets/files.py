@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from evaluators.datasets import IGNORE, Colour
-from evaluators.datasets.photographs import White, sort_of, upright
+from evaluators.datasets.photographs import Brightness, sort_of, upright
 from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
@@ -45,6 +46,7 @@ FINGERPRINT_VERSION = 1
 MOST_PIXELS = 8192**2
 """Of one image: decoded, looked at and resized, it then takes well under 1 GiB."""
 _SHOWN = 8
+_LOOKED_AT_BYTES = 2**16
 _UNHEARD = logging.NullHandler()
 
 
@@ -97,8 +99,10 @@ class LabelledFiles:
     resize: ResizeRule = "nearest"
     cure: str = ""
     """A sentence with a blank before it: how to say what values mean that stand for no class."""
-    white: White | None = None
-    """What is white in photographs of more than 8 bits; None: there are none, or each says its own."""
+    brightness: Brightness | None = None
+    """What is white and black in photographs of more than 8 bits; None: there are none, or each says its own."""
+    contrast: str = ""
+    """What is wrong with the brightness of those photographs, a sentence; empty where nothing is."""
     remarks: tuple[str, ...] = ()
     """What was found out of the files and is not said by any of them: a sentence each."""
     _keys: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -137,8 +141,11 @@ class LabelledFiles:
             found = digests(self.root, paths, progress)
             content = {split: [[found[path] for path in pair] for pair in self.pairs[split]] for split in splits}
             meaning: list[object] = [self.name, list(self.class_names), repr(self.read_labels)]
-            if not (self.white is None or self.white.usual) or self.resize != "nearest":  # else as of older versions
-                meaning.append([self.white and self.white.value, self.resize])
+            bright = self.brightness
+            if not (bright is None or bright.usual) or self.resize != "nearest":  # else as of older versions
+                meaning.append([bright and bright.white, self.resize])
+            if bright is not None and bright.black:
+                meaning.append([bright.black])
             self._keys[name] = content_key([FINGERPRINT_VERSION, *meaning, content])
         return content_key([self._keys[name], self.image_size])
 
@@ -148,7 +155,7 @@ class LabelledFiles:
     def item(self, split: Split, index: int) -> tuple[Image, Labels]:
         """Raises `DataError` naming the file."""
         pair = self.pairs[split][index]
-        image = read_image(self.root / pair.image, white=self.white and self.white.value)
+        image = read_image(self.root / pair.image, brightness=self.brightness)
         labels = self.read_labels(self.root / pair.labels)
         if image.shape[:2] != labels.shape:
             raise DataError(f"{self.root / pair.labels} {other_size(labels.shape, image.shape)}.")
@@ -178,14 +185,15 @@ class LabelledFiles:
         if self.unpaired:
             raise UserError(
                 f"{self.root}: {len(self.unpaired)} files have no partner, the first is {self.unpaired[0]}; complete "
-                f"or remove them. All are listed by: topformer-nas datasets check {self.root}"
+                f"or remove them. All are listed by: topformer-nas datasets check "
+                f"{quoted(self.root)}"
             )
 
 
-def read_image(path: Path, *, white: float | None = None) -> Image:
-    """uint8 (H, W, 3) RGB, upright; `white`: the value that is white in files of more than 8 bits, None for that of
-    the file. Raises `DataError`."""
-    return decoded(path, lambda image: upright(image, white))
+def read_image(path: Path, *, brightness: Brightness | None = None) -> Image:
+    """uint8 (H, W, 3) RGB, upright; `brightness`: what is white and black in files of more than 8 bits, None for that
+    of the file. Raises `DataError`."""
+    return decoded(path, lambda image: upright(image, brightness))
 
 
 def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
@@ -237,6 +245,11 @@ def named_classes(name: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
         rows = list(csv.DictReader(file))
     colours = tuple((int(row["red"]), int(row["green"]), int(row["blue"])) for row in rows)
     return tuple(row["name"] for row in rows), colours
+
+
+def quoted(path: Path) -> str:
+    """As a command line takes it."""
+    return shlex.quote(str(path))
 
 
 class Named(NamedTuple):
@@ -346,6 +359,32 @@ def wrong_layout(root: Path, layout: str, wanted: Sequence[str]) -> UserError:
     if not root.is_dir():
         return UserError(f"{root} is a file, not the folder of a data set.")
     return UserError(f"{root} is not laid out as {layout}: looked for {', '.join(wanted)}; found {contents(root)}.")
+
+
+def polygon_files(root: Path) -> str:
+    """A sentence on files of polygons or boxes beside images, and how labels are made of them; empty without any."""
+    found = [path for home in (root, root / "annotations", root / "labels") for path in sorted(home.glob("*.json"))]
+    coco = next((path for path in found if _begins_as_coco(path)), None)
+    if coco is None:
+        return ""
+    return (
+        f"{coco} holds polygons, boxes or segments of COCO, which are no label maps; draw one for each image as a PNG "
+        "of class numbers first, with pycocotools (COCO.annToMask times the class, larger ones first) or panopticapi "
+        "(converters/panoptic2semantic_segmentation.py), and write a classes.txt."
+    )
+
+
+def _begins_as_coco(path: Path) -> bool:
+    """Has JSON the keys of COCO? Of a large file the beginning and the end are looked at."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LOOKED_AT_BYTES)
+            file.seek(max(0, path.stat().st_size - _LOOKED_AT_BYTES))
+            end = file.read(_LOOKED_AT_BYTES)
+    except OSError:
+        return False
+    keys = [b'"images"', b'"annotations"', b'"categories"']
+    return path.is_file() and start.lstrip()[:1] == b"{" and sum(key in start or key in end for key in keys) > 1
 
 
 def contents(root: Path) -> str:

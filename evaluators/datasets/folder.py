@@ -1,53 +1,44 @@
 """A user's own labelled images: read as a `dataset.toml` says, or as the folder itself tells.
 
 Without a description, images and masks are found by the layouts of `evaluators.datasets.places`, and the classes by
-classes.txt   a class name a line, in the order of the mask values from 0; 255 is ignored
-classes.csv   name,red,green,blue: likewise with colours, for pictures and for masks that show them
-A line or row named "ignore" is a value or a colour that is neither trained on nor scored. What the masks mean by it is
-decided by what they hold (`evaluators.datasets.evidence`); what is not sure is refused.
+`evaluators.datasets.class_lists`. A line or row named "ignore" is a value or a colour that is neither trained on nor
+scored. What the masks mean by it is decided by what they hold (`evaluators.datasets.evidence`); what is not sure is
+refused.
 """
 
 from __future__ import annotations
 
-import csv
-import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, pascal_context
+from evaluators.datasets.class_lists import class_list, has_class_list, unread_lists
 from evaluators.datasets.description import FILE, Description, described, read_description
-from evaluators.datasets.evidence import Row, Seen, masks_seen, photographs_seen, reading_of
+from evaluators.datasets.evidence import masks_deciding, reading_of
 from evaluators.datasets.files import (
     MOST_CLASSES,
-    DataError,
     LabelledFiles,
     by_name,
     contents,
-    read_list,
+    polygon_files,
+    quoted,
     wrong_layout,
 )
 from evaluators.datasets.label_maps import Doubts
-from evaluators.datasets.photographs import White
+from evaluators.datasets.photographs import Brightness
 from evaluators.datasets.places import files_of, found_places, has_places
+from evaluators.datasets.samples import Photographs, Seen, masks_seen, odd_brightness, photographs_seen
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluators.datasets import Colour, Split
+    from evaluators.datasets import Split
     from evaluators.datasets.files import Pair
 
 NAME = "folder"
 LOOKS_FOR = ("images", "masks", "classes.txt or classes.csv", "or dataset.toml")
-_NAMES, _TABLE = "classes.txt", "classes.csv"
-_COLUMNS = ("name", "red", "green", "blue")
-_SHORT = {"r": "red", "g": "green", "b": "blue"}
-_NUMBER_COLUMNS = ("id", "value", "label", "index", "number", "class", "class_id", "train_id", "trainid")
-_NUMBER_FIRST = re.compile(r"(?P<number>\d{1,5})(?:\s*[:;,.=]\s*|\s+-?\s*)(?P<name>\S.*)")
-_NUMBER_LAST = re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,5})")
-_HEADING = r"(?:id|index|value|label|number|nr|no)\s*[,;:\t]\s*\w+.*"
-_NO_NAME = re.compile(rf"names\s*:.*|-\s+\S.*|[\[\]{{}}].*|{_HEADING}", re.IGNORECASE)
-"""Lines of YAML or JSON, and a heading."""
 _LOOKED_AT = 20
 _BENCHMARKS = (
     ade20k.found_at,
@@ -80,6 +71,18 @@ def is_own(root: Path) -> bool:
     return (root / FILE).exists() or (has_class_list(root) and has_places(root))
 
 
+def has_classes_other_than(root: Path, count: int) -> bool:
+    """Is there a class list of any kind, beside images and masks, that names another number of classes?"""
+    if not has_places(root):
+        return False
+    try:
+        found = class_list(root)
+    except UserError:  # told where it is read
+        return False
+    names = [] if found is None else [row for row in found.rows if not row.ignored]
+    return bool(names) and len(names) not in (count, count + 1)
+
+
 def opened(root: Path) -> LabelledFiles:
     """Raises `UserError` where folders or the classes are not there, or what is there can be read in two ways."""
     path = root / FILE
@@ -109,15 +112,17 @@ def guessed(root: Path) -> Guess:
     pairs, unpaired = files_of(root, unread)
     every = [pair for part in pairs.values() for pair in part]
     if not every:
-        _require_masks(root, unread)
-    rows = class_rows(root, every)
-    reading = reading_of(root, rows, masks_seen(root, every, len(rows)))
+        require_pairs(root, unread)
+    listed = class_list(root)
+    if listed is None:
+        raise UserError(_no_class_list(root, every))
+    reading = reading_of(root, listed.rows, masks_deciding(root, every, listed.rows))
     description = described(places.values | dict(reading.values), str(root))
     held_out = (f"no split was found: one image in {places.held_out} is held out",) if places.held_out else ()
     return Guess(
         description=description,
         doubts=reading.doubts,
-        remarks=(*held_out, *reading.remarks),
+        remarks=(*held_out, *listed.remarks, *reading.remarks),
         pairs=pairs,
         unpaired=unpaired,
     )
@@ -133,18 +138,22 @@ def _opened(
 ) -> LabelledFiles:
     every = [pair for part in pairs.values() for pair in part]
     seen = photographs_seen(root, every)
-    white = seen.white
-    if description.white is not None and white is not None:
-        white = White(float(description.white), usual=white.usual and white.value == description.white)
-    if white is not None:
-        remarks = (*remarks, f"photographs have more than 8 bits; {white.value:g} is white")
+    brightness = _brightness(description, seen)
+    if brightness is not None:
+        black = f", {brightness.black:g} is black" if brightness.black else ""
+        remarks = (*remarks, f"photographs have more than 8 bits; {brightness.white:g} is white{black}")
+    elif description.white is not None or description.black is not None:
+        remarks = (*remarks, "photographs have 8 bits: white and black of the description change nothing")
     if seen.turned:
         remarks = (
             *remarks,
             f"{seen.turned} of {seen.looked_at} photographs looked at say how they are to be turned (EXIF), and are "
             "turned before their labels are laid over them: look at --preview",
         )
-    where = str(root / FILE) if (root / FILE).exists() else f"topformer-nas datasets describe {root}"
+    is_described = (root / FILE).exists()
+    where = str(root / FILE) if is_described else f"topformer-nas datasets describe {quoted(root)}"
+    odd = odd_brightness(seen, brightness) if brightness is not None else ""
+    cure = f"say black and white in {where}" if is_described else f"a dataset.toml says black and white: {where}"
     return LabelledFiles(
         name=NAME,
         root=root,
@@ -155,88 +164,34 @@ def _opened(
         unpaired=unpaired,
         resize=description.resize,
         cure=f" Say what they are in its description: {where}",
-        white=white,
+        brightness=brightness,
+        contrast=f"{odd}; {cure}" if odd else "",
         remarks=remarks,
     )
 
 
-def has_class_list(root: Path) -> bool:
-    return any((root / name).is_file() for name in (_NAMES, _TABLE))
+def _brightness(description: Description, seen: Photographs) -> Brightness | None:
+    """What is black and white in deep photographs: as described, or else as they show. Raises `UserError` where one
+    that is described leaves no room for the other."""
+    own = seen.brightness
+    if own is None:
+        return None
+    black = float(description.black or 0)
+    white = own.white if description.white is None else float(description.white)
+    if white <= black:
+        raise UserError(
+            f"black = {black:g} is not below what is white in these photographs, {white:g}; say white, too."
+        )
+    return Brightness(white, own.usual and own.white == white, black)
 
 
-def class_rows(root: Path, pairs: list[Pair]) -> tuple[Row, ...]:
-    """The class list in its order, with what is ignored. Raises `UserError`."""
-    table, text = root / _TABLE, root / _NAMES
-    if table.is_file():
-        rows = _with_colours(table)
-        names, others = [row.name for row in rows], list(read_list(text)) if text.is_file() else []
-        if names != others and sorted(names) == sorted(others):
-            raise UserError(
-                f"{root}: {_TABLE} and {_NAMES} name the same classes in another order, {', '.join(names[:4])} and "
-                f"{', '.join(others[:4])}; keep the one that is right."
-            )
-        return rows
-    if text.is_file():
-        return _distinct(_lines(text), text)
-    raise UserError(
+def _no_class_list(root: Path, pairs: list[Pair]) -> str:
+    return (
         f"{root} has no classes.txt: write one with a class name a line, in the order of the mask values from 0 "
         f"({_values_seen(masks_seen(root, pairs[:_LOOKED_AT], MOST_CLASSES))}); or classes.csv with "
-        f"name,red,green,blue for masks in colours; or a {FILE}, see: topformer-nas datasets layouts --example"
+        f"name,red,green,blue for masks in colours; or a {FILE}, see: topformer-nas datasets layouts --example."
+        f"{unread_lists(root)}"
     )
-
-
-def _lines(path: Path) -> tuple[Row, ...]:
-    """The rows of a list of names, which may number them itself: "1 road", "road: 1"."""
-    lines = read_list(path)
-    if comment := next((line for line in lines if line.startswith("#")), None):
-        raise UserError(f"{path}: is {comment[:100]!r} a class or a comment? Remove the line, or its #.")
-    if odd := next((line for line in lines if _NO_NAME.fullmatch(line)), None):
-        raise UserError(
-            f"{path}: {odd[:100]!r} is no class name; a line is a name and nothing else, or a number and a name in all "
-            "lines. Remove headings, dashes and braces."
-        )
-    for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
-        found = [pattern.fullmatch(line) for line in lines]
-        numbers = [int(match["number"]) for match in found if match]
-        if len(numbers) == len(lines) and numbers != list(range(len(lines))):
-            return tuple(Row(match["name"], None, int(match["number"])) for match in found if match)
-    return tuple(Row(line, None) for line in lines)
-
-
-def _with_colours(path: Path) -> tuple[Row, ...]:
-    try:
-        table = csv.DictReader(read_list(path))
-        rows = [{_SHORT.get(str(key), key): value for key, value in row.items()} for row in table]
-    except csv.Error as error:
-        raise DataError(f"{path} is no table of {','.join(_COLUMNS)} ({error}).") from None
-    if not rows or any(column not in rows[0] for column in _COLUMNS):
-        raise UserError(f"{path} must begin with the line {','.join(_COLUMNS)} and have a line per class.")
-    known: list[Row] = []
-    for number, row in enumerate(rows, start=1):
-        name, *parts = (str(row[column] or "").strip() for column in _COLUMNS)
-        if not name or not all(
-            part.isascii() and part.isdigit() and len(part) < 4 and int(part) <= 255 for part in parts
-        ):
-            raise UserError(
-                f"{path}, class {number}: needed are a name and three numbers from 0 to 255, not "
-                f"{','.join((name, *parts))!r}."
-            )
-        said = next((row[column] for column in row if str(column).strip().lower() in _NUMBER_COLUMNS), None)
-        own = int(said) if said and said.strip().isascii() and said.strip().isdigit() else None
-        known.append(Row(name, (int(parts[0]), int(parts[1]), int(parts[2])), own))
-    colours: list[Colour | None] = [row.colour for row in known]
-    if len(set(colours)) < len(colours):
-        raise UserError(f"{path}: two rows have one colour; masks could not tell them apart.")
-    return _distinct(tuple(known), path)
-
-
-def _distinct(rows: tuple[Row, ...], path: Path) -> tuple[Row, ...]:
-    names = [row.name for row in rows if not row.ignored]
-    if not 1 <= len(names) <= MOST_CLASSES:
-        raise UserError(f"{path} must name 1 to {MOST_CLASSES} classes, not {len(names)}.")
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{path} names {twice!r} twice.")
-    return rows
 
 
 def _values_seen(seen: list[Seen]) -> str:
@@ -248,6 +203,12 @@ def _values_seen(seen: list[Seen]) -> str:
     return f"values in the first {len(seen)} masks: {', '.join(map(str, values[:_LOOKED_AT]))}"
 
 
+def require_pairs(root: Path, description: Description) -> None:
+    """Raises `UserError` where nothing pairs, and why is known."""
+    _require_masks(root, description)
+    _require_one_mask_each(root, description)
+
+
 def _require_masks(root: Path, description: Description) -> None:
     """Raises `UserError` where nothing pairs because there are no files of any kind that label maps are."""
     for split in description.splits.train, description.splits.val:
@@ -256,5 +217,27 @@ def _require_masks(root: Path, description: Description) -> None:
             continue
         raise UserError(
             f"{root}: no label maps in {which.folder} ({', '.join((*which.suffixes, *which.spare))}); found "
-            f"{contents(root / which.folder)}. Polygons and boxes have to be drawn as label maps first."
+            f"{contents(root / which.folder)}. "
+            f"{polygon_files(root) or 'Polygons and boxes have to be drawn as label maps first.'}"
         )
+
+
+def _require_one_mask_each(root: Path, description: Description) -> None:
+    """Raises `UserError` where nothing pairs because an image has several masks: one a class, or one an object."""
+    for split in description.splits.train, description.splits.val:
+        images = {name.rpartition("/")[2] for name in by_name(root, description.image_files(split))}
+        masks = by_name(root, description.mask_files(split))
+        names = Counter(name.rpartition("/")[2] for name in masks)
+        parts = {name: sorted(path for one, path in masks.items() if one.rpartition("/")[2] == name) for name in names}
+        several = next((paths for name, paths in parts.items() if name in images and len(paths) > 1), [])
+        if not several:
+            homes = Counter(name.rpartition("/")[0].rpartition("/")[2] for name in masks)
+            home = next((name for name, count in homes.items() if name in images and count > 1), None)
+            several = sorted(path for path in masks.values() if home and path.split("/")[-2] == home)
+        if several:
+            raise UserError(
+                f"{root}: one image has several masks, such as {several[0]} and {several[1]}, one a class or an "
+                "object; needed is one mask an image, whose values say the class. Put them together: 0 where there is "
+                "none, 1 for the first class, 2 for the second, and so on, under the name of the image; and name the "
+                "classes in a classes.txt, the background first."
+            )

@@ -27,6 +27,7 @@ _NUMBERED = ("1", "L", "P", "LA", "PA", "I;16", "I;16B", "I;16L", "I")
 _COLOURED = ("RGB", "RGBA", "RGBX")
 _SHOWN = 8
 LEAST_BESIDE = 2
+_OR_THRESHOLD = "; two classes are told apart by the key threshold of a dataset.toml"
 DESCRIBE = "Say which in a dataset.toml, which this begins: topformer-nas datasets describe"
 
 
@@ -45,6 +46,8 @@ class Stored(NamedTuple):
     """(H, W, 3); None for numbers."""
     palette: NDArray[np.uint8] | None
     """(N, 3) colours of the numbers; None where no palette gives them any."""
+    lossy: bool = False
+    """Has its format changed numbers?"""
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -62,9 +65,11 @@ class Stored(NamedTuple):
         return (grey, grey, grey) if 0 <= grey <= 255 and self.kind != "npy" else None
 
 
-def stored(path: Path) -> Stored:
-    """Raises `DataError` for what is no label map, or may have lost what was labelled."""
-    return _array(path) if path.suffix.lower() == ARRAY_SUFFIX else decoded(path, _stored)
+def stored(path: Path, *, exact: bool = True) -> Stored:
+    """Raises `DataError` for what is no label map, or, if it is to be exact, may have lost what was labelled."""
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return _array(path, exact)
+    return decoded(path, lambda image: _stored(image, exact))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Doubts:
 
     lone_ignored: bool = False
     """255 was not seen beside two classes: alone beside one it may be the object."""
+    any_ignored: bool = False
+    """Neither 255 nor one of the classes was seen: it may be that class."""
     colours: tuple[tuple[Colour, int], ...] = ()
     """Labels by the colours of the class table. A mask that shows only these may not have other numbers."""
     palette: tuple[tuple[Colour, int], ...] = ()
@@ -89,7 +96,8 @@ class Doubts:
         if all(colour in by_colour and by_colour[colour] == labels[value] for value, colour in shown.items()):
             return  # the class table has these colours for these numbers
         lone = IGNORE in used and len(beside_ignored(used, classes)) < LEAST_BESIDE
-        if self.lone_ignored and lone and labels[IGNORE] == IGNORE:
+        doubted = (self.lone_ignored and lone) or (self.any_ignored and IGNORE in used)
+        if doubted and labels[IGNORE] == IGNORE:
             others = " and ".join(str(value) for value in used if value != IGNORE) or "nothing else"
             raise DoubtError(
                 f"{path} has {IGNORE} beside {others}, as masks looked at before have not: is it ignored, or an "
@@ -219,7 +227,7 @@ class ColouredLabels:
         if found.picture is None:
             assert found.values is not None
             return ", ".join(str(found.shown(v) or v) for v in np.unique(found.values[wrong]).tolist()[:_SHOWN])
-        return _listed([_unpacked(value) for value in np.unique(_packed(found.picture)[wrong]).tolist()])
+        return _listed([unpacked(value) for value in np.unique(packed(found.picture)[wrong]).tolist()])
 
     def meanings(self, label: int) -> str:
         """What stands for a class, or for `IGNORE`, in words."""
@@ -238,11 +246,37 @@ class ColouredLabels:
             shown = [found.shown(value) for value in range(most + 1)]
             table = [ILLEGAL if colour is None else labels.get(colour, ILLEGAL) for colour in shown]
             return by_value(found.values, table)
-        packed = _packed(found.picture)
-        result = np.full(packed.shape, ILLEGAL, np.int16)
+        colours = packed(found.picture)
+        result = np.full(colours.shape, ILLEGAL, np.int16)
         for label, (red, green, blue) in self._known():
-            result[packed == (red << 16) | (green << 8) | blue] = label
+            result[colours == (red << 16) | (green << 8) | blue] = label
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdLabels:
+    """Label maps of two classes in grey, whose values were blended: less is the first class, more the second."""
+
+    threshold: float
+    """The least value of the second class."""
+
+    @property
+    def legal(self) -> str:
+        return "all values"
+
+    def __call__(self, path: Path) -> NDArray[np.int16]:
+        found = stored(path, exact=False)
+        if found.values is None:
+            raise DataError(f"{path} is a picture in colours (mode {found.kind}), which no threshold divides.")
+        labels: NDArray[np.int16] = (found.values >= self.threshold).astype(np.int16)
+        return labels
+
+    def illegal(self, path: Path) -> str:
+        raise AssertionError(f"every value of {path} is legal")
+
+    def meanings(self, label: int) -> str:
+        """What stands for a class in words; nothing is ignored."""
+        return {0: f"values below {self.threshold:g}", 1: f"values from {self.threshold:g} on"}.get(label, "")
 
 
 def contiguous(num_classes: int, *, zero_is_ignored: bool, doubts: Doubts | None = None) -> IndexedLabels:
@@ -258,9 +292,17 @@ def contiguous(num_classes: int, *, zero_is_ignored: bool, doubts: Doubts | None
     )
 
 
-def _stored(image: PillowImage.Image) -> Stored:
-    _require_lossless(image)
+def _stored(image: PillowImage.Image, exact: bool) -> Stored:
+    if lossy := _is_lossy(image):
+        if exact:
+            raise ValueError(
+                f"a {image.format}, which changes the numbers and colours of a label map; save it as PNG from what it "
+                f"was made of{_OR_THRESHOLD}"
+            )
+        return _of_colours(image.mode, np.asarray(image.convert("RGB")))._replace(lossy=lossy)
     kind = image.mode
+    if (count := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"it holds {count} pictures; a label map is one")
     if kind in ("LA", "PA", "RGBA"):
         least, most = image.getchannel("A").getextrema()
         if least != 255:
@@ -282,7 +324,7 @@ def _stored(image: PillowImage.Image) -> Stored:
     if image.format == "GIF":  # programs number its palette anew, so that what it shows is all that it says
         return _of_colours(kind, np.asarray(image.convert("RGB")))
     if kind == "F":
-        return Stored(kind, _whole(np.asarray(image)), None, None)
+        return _of_numbers(kind, _whole(np.asarray(image), exact))
     if kind in _NUMBERED:
         values = np.asarray(image)
         values = values[..., 0] if values.ndim == 3 else values
@@ -305,14 +347,12 @@ def _of_colours(kind: str, picture: Image) -> Stored:
     return Stored(kind, None, picture, None)
 
 
-def _require_lossless(image: PillowImage.Image) -> None:
-    if image.format in _LOSSY and not (image.format == "WEBP" and _is_lossless_webp(image)):
-        raise ValueError(
-            f"a {image.format}, which changes the numbers and colours of a label map; save it as PNG from what it was "
-            "made of"
-        )
-    if (count := getattr(image, "n_frames", 1)) > 1:
-        raise ValueError(f"it holds {count} pictures; a label map is one")
+def _of_numbers(kind: str, values: NDArray[Any]) -> Stored:
+    return Stored(kind, values, None, None, lossy=values.dtype.kind == "f")
+
+
+def _is_lossy(image: PillowImage.Image) -> bool:
+    return image.format in _LOSSY and not (image.format == "WEBP" and _is_lossless_webp(image))
 
 
 def _is_lossless_webp(image: PillowImage.Image) -> bool:
@@ -320,17 +360,17 @@ def _is_lossless_webp(image: PillowImage.Image) -> bool:
         return b"VP8L" in file.read(64)
 
 
-def _array(path: Path) -> Stored:
+def _array(path: Path, exact: bool) -> Stored:
     require_file(path)
     try:
-        return _of_array(np.load(path, mmap_mode="r", allow_pickle=False))
+        return _of_array(np.load(path, mmap_mode="r", allow_pickle=False), exact)
     except MemoryError:
         raise
     except Exception as error:  # of a damaged file NumPy raises anything
         raise DataError(f"{path} cannot be read ({reason(error)}); replace or remove it with its partner.") from None
 
 
-def _of_array(values: Any) -> Stored:
+def _of_array(values: Any, exact: bool) -> Stored:
     if not isinstance(values, np.ndarray) or values.size > MOST_PIXELS:
         raise ValueError("not one array, or too large")
     values = np.squeeze(values, -1) if values.ndim == 3 and values.shape[-1] == 1 else values
@@ -338,26 +378,28 @@ def _of_array(values: Any) -> Stored:
         return _of_colours("npy", np.array(values))
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "buif":
         raise ValueError(f"an array of {values.dtype} in {values.ndim} dimensions; a label map is (height, width)")
-    return Stored("npy", _whole(values), None, None)
+    return _of_numbers("npy", _whole(values, exact))
 
 
-def _whole(values: NDArray[Any]) -> NDArray[Any]:
-    """As whole numbers. Raises `ValueError` where one is a fraction, or larger than any value."""
+def _whole(values: NDArray[Any], exact: bool) -> NDArray[Any]:
+    """As whole numbers. Raises `ValueError` where one is a fraction, unless they need not be exact."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     if values.dtype.kind == "f" and not (values == np.round(values)).all():
+        if not exact and np.isfinite(values).all():
+            return np.array(values)
         wrong = values[values != np.round(values)].flat[0]
-        raise ValueError(f"it holds fractions such as {wrong:g}, not class numbers")
+        raise ValueError(f"it holds fractions such as {wrong:g}, not class numbers{_OR_THRESHOLD}")
     whole: NDArray[Any] = np.clip(values.astype(np.float64), -1, LARGEST_VALUE + 1).astype(np.int32)
     return whole
 
 
-def _packed(picture: Image) -> NDArray[np.int64]:
+def packed(picture: Image) -> NDArray[np.int64]:
     values = picture.astype(np.int64)
     return (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
 
 
-def _unpacked(value: int) -> Colour:
+def unpacked(value: int) -> Colour:
     return value >> 16, value >> 8 & 255, value & 255
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from evaluators.datasets import ade20k, cityscapes, coco_stuff, folder, imagenet, pascal_context
 from evaluators.datasets.describing import written
 from evaluators.datasets.description import FILE
-from evaluators.datasets.files import contents
+from evaluators.datasets.files import contents, polygon_files
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.scene_drawing import LEAST_CLASSES, MOST_CLASSES
 from evaluators.datasets.scenes import Scenes
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SCENES = "scenes"
 _LEGAL = f"the folder of a data set, LAYOUT:FOLDER, {SCENES} or {SCENES}:CLASSES"
-_LOOKED_INTO = 50
+_LOOKED_INTO, _LEVELS = 50, 3
+_SHOWN = 4
 
 
 class Layout(NamedTuple):
@@ -103,7 +104,8 @@ def any_dataset_named(text: str) -> Scenes | LabelledFiles | ClassFolders:
 def describe(
     root: Path, out: Path | None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write the description of a user's own folder; returns its path and the readings that fit, in words.
+    """Write the description of a user's own folder; returns its path and the readings that fit, in words, one empty
+    text where it is sure.
 
     Raises `UserError` where one is there already, and for the data sets that are read without.
     """
@@ -165,13 +167,43 @@ def _taken_apart(text: str) -> tuple[str, Path]:
 def _layout_of(root: Path) -> str | None:
     if folder.is_own(root):
         return folder.NAME
-    return next((name for name, layout in LAYOUTS.items() if layout.found_at(root)), None)
+    found = next((name for name, layout in LAYOUTS.items() if layout.found_at(root)), None)
+    count = None if found is None else LAYOUTS[found].classes
+    return folder.NAME if count is not None and folder.has_classes_other_than(root, count) else found
+
+
+def _below(root: Path) -> list[Path]:
+    """Folders below a folder, the nearest first, as many as are looked into; none inside of one that is laid out."""
+    found, level = list[Path](), [root]
+    for _ in range(_LEVELS):
+        level = [path for one in level for path in sorted(one.iterdir()) if path.is_dir() and path.name[:1] != "."]
+        level = level[: _LOOKED_INTO - len(found)]
+        found += level
+        level = [path for path in level if not _layout_of(path)]
+    return found
+
+
+def _advice_to_give(path: Path) -> str:
+    """A folder that is laid out, with what it would be refused for."""
+    layout = str(_layout_of(path))
+    try:
+        dataset = LAYOUTS[layout].opened(path)
+    except UserError as error:
+        return f"{path} is laid out as {layout}, and not read yet: {error}"
+    if not dataset.length("train") + dataset.length("val"):
+        return f"{path} is laid out as {layout}, but has no images with labels."
+    return f"{path} is laid out as {layout}: give that."
 
 
 def _advice(root: Path) -> str:
-    below = sorted(path for path in root.iterdir() if path.is_dir())[:_LOOKED_INTO]
-    if inner := next((path for path in below if _layout_of(path)), None):
-        return f"{inner} is laid out as {_layout_of(inner)}: give that."
+    inner = [path for path in _below(root) if _layout_of(path)]
+    if len(inner) > 1:
+        shown = ", ".join(map(str, inner[:_SHOWN])) + (f" and {len(inner) - _SHOWN} more" if inner[_SHOWN:] else "")
+        return f"{len(inner)} folders below are laid out as data sets of their own, {shown}: give one of them."
+    if inner:
+        return _advice_to_give(inner[0])
+    if polygons := polygon_files(root):
+        return polygons
     looked_for = "; ".join(f"{name}: {', '.join(layout.looks_for)}" for name, layout in LAYOUTS.items())
     return (
         f"looked for {looked_for}. Where images and masks are may be said in a {FILE}, see: topformer-nas datasets "

@@ -33,18 +33,23 @@ _OTHER_END = {f"{kind};16{a}": f"{kind};16{b}" for kind in ("RGB", "RGBA", "RGBX
 """Pillow keeps one byte of two; decoded as if the bytes lay the other way round, it keeps the second one."""
 
 
-class White(NamedTuple):
-    """The value that is white in a data set's photographs of more than 8 bits."""
+class Brightness(NamedTuple):
+    """The values that are white and black in a data set's photographs of more than 8 bits."""
 
-    value: float
+    white: float
     usual: bool
     """Is it what such files always meant to this tool: all ones of 16 bits, 255 of fractions and wide numbers?"""
+    black: float = 0.0
+
+    def share(self, value: float) -> float:
+        """How bright a value is: 0 is black, 1 white."""
+        return (value - self.black) / (self.white - self.black)
 
 
-def upright(image: PillowImage.Image, white: float | None) -> Image:
-    """uint8 (H, W, 3), turned as its EXIF data says; `white`: what a data set calls white, None for this file's own.
+def upright(image: PillowImage.Image, brightness: Brightness | None) -> Image:
+    """uint8 (H, W, 3), turned as its EXIF data says; `brightness`: of a data set, None for this file's own.
 
-    Raises `ValueError` where a value lies outside of 0 to white.
+    Raises `ValueError` where a value lies outside of black to white.
     """
     half_read = "16" in raw_mode(image)
     values = deep_values(image)
@@ -53,7 +58,7 @@ def upright(image: PillowImage.Image, white: float | None) -> Image:
         if half_read and picture.max() < _DIM:
             raise ValueError("of its 16 bits the highest are not used, and others are not read; save it with 8 bits")
         return picture
-    scaled = _in_8_bits(values, own_white(values) if white is None else white)
+    scaled = _in_8_bits(values, brightness or Brightness(own_white(values), usual=True))
     turned = ImageOps.exif_transpose(_with_exif(PillowImage.fromarray(scaled), image))
     return np.asarray(turned.convert("RGB"))
 
@@ -132,10 +137,16 @@ def _raw_mode(args: Any) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _in_8_bits(values: NDArray[Any], white: float) -> Image:
+def _in_8_bits(values: NDArray[Any], brightness: Brightness) -> Image:
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= white):  # also what is no number
-        raise ValueError(f"its values run from {low:g} to {high:g}, known are 0 to {white:g}")
+    black, white = brightness.black, brightness.white
+    if not (low >= black and high <= white):  # also what is no number
+        raise ValueError(
+            f"its values run from {low:g} to {high:g}, known are {black:g} to {white:g}; a dataset.toml says others by "
+            "its keys black and white"
+        )
+    if black:
+        return np.rint((values.astype(np.float64) - black) * (_BYTE / (white - black))).astype(np.uint8)
     if white == DEEPEST and values.dtype.kind == "u":
         return (values >> 8).astype(np.uint8)
     if white == _BYTE:

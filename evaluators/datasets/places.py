@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluators.datasets.description import ANY, IMAGE_SUFFIXES, MASK_SUFFIXES, NAME, SPARE_SUFFIXES, SPLIT
-from evaluators.datasets.files import DataError, Named, Pair, by_name, pairs_of, read_list
+from evaluators.datasets.files import DataError, Named, Pair, by_name, pairs_of, polygon_files, quoted, read_list
 from topformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,14 +70,20 @@ _LOOKED_AT = 20
 
 
 class AmbiguousError(UserError):
-    """A guess that two readings fit: each in words and as keys of a description."""
+    """A guess that two readings fit: each in words and as keys of a description. Of one alone a person says so."""
 
     def __init__(self, root: Path, what: str, ways: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         self.what, self.ways = what, tuple(ways)
+        command = f"topformer-nas datasets describe {quoted(root)}"
+        if len(self.ways) == 1:
+            super().__init__(
+                f"{root}: {what}. If {self.ways[0][0]}, say so in a dataset.toml, which this writes: {command}"
+            )
+            return
         said = "; ".join(f"({number}) {says}" for number, (says, _) in enumerate(self.ways, start=1))
         super().__init__(
             f"{root}: {what} in {'two' if len(self.ways) == 2 else len(self.ways)} ways: {said}. Choose one in a "
-            f"dataset.toml; this writes all for you to choose from: topformer-nas datasets describe {root}"
+            f"dataset.toml; this writes all for you to choose from: {command}"
         )
 
 
@@ -111,6 +117,8 @@ def found_places(root: Path) -> Places | None:
     homes = _homes(root)
     if not homes:
         return None
+    if (polygons := polygon_files(root)) and not any(_pairs_at_all(root, home) for home in homes):
+        raise UserError(polygons)
     if len(homes) > 1:
         raise AmbiguousError(
             root,
@@ -423,7 +431,8 @@ def _with_affixes(root: Path, places: Places) -> Places:
                 (f"masks {f'end in {affix.end}' if affix.end else f'begin with {affix.start}'}", way.values)
                 for affix, way in zip(affixes, ways, strict=True)
             ]
-            raise AmbiguousError(root, "masks can be found", said)
+            what = "masks can be found (if each image has several, one a class, put them into one first)"
+            raise AmbiguousError(root, what, said)
         if ways:
             return ways[0]
     return places

@@ -73,8 +73,8 @@ def datasets_describe(
     with progress_bar() as bar:
         target, ways = describe(path, out, lambda done, total: bar(done, total, "reading masks"))
     print(f"written: {printable(str(target))}")
-    if len(ways) > 1:
-        print(f"{len(ways)} readings fit; choose one in it:")
+    if any(ways):
+        print(f"{len(ways)} reading{'s fit' if len(ways) > 1 else ' fits'}; choose one in it:")
         for number, says in enumerate(ways, start=1):
             print(f"    {number}: {printable(says)}")
 

@@ -191,7 +191,7 @@ def evaluate(
 
 def predict(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Our safetensors file or a released checkpoint.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.overlay.png and NAME.labels.png.")],
     data: Annotated[
         str | None, typer.Option(help="Data set whose class names and colours are meant. [default: the weights' own]")

@@ -138,12 +138,13 @@ def make_table(
 ) -> tuple[LatencyTable, Path]:
     """Time the blocks that a study, a space or the anchors need, or count them on qemu; the table, and its file.
 
-    `say` is told how much there is to count before that begins.
+    `say` is told how much there is to count before that begins, and that a program is built, or waited for.
 
     Called again, it goes on where it was, and adds only the missing rows. Names are those of `latency measure`. Raises
     `UserError` where the table at `out` comes from another machine, runtime or timing.
     """
     from latency_lut.devices import device_named
+    from latency_lut.payload.build import waits_for
 
     if device == "qemu" and (core is not None or soc is not None or runtime not in (None, "ncnn")):
         raise UserError("qemu counts ncnn's kernels for one core model: leave --core, --soc and --runtime out.")
@@ -153,6 +154,8 @@ def make_table(
     path = table_path(out or "host")  # an illegal name is found before anything is timed
     spaces = spaces_of(study=study, space=space, size=size, classes=classes, output=output)
     wanted = plan(spaces, archs, whole=bool(study or space))
+    if device != "host" and (waits := waits_for()):
+        say(waits)
     if where is None:
         from experiments.latency.shipped import estimate
 

@@ -14,7 +14,8 @@ from PIL import Image as PillowImage
 
 from evaluators.datasets import IGNORE, Colour, numbered_palette
 from evaluators.datasets.acceptance import require_names
-from evaluators.datasets.files import MOST_CLASSES, read_image
+from evaluators.datasets.description import IMAGE_SUFFIXES
+from evaluators.datasets.files import MOST_CLASSES, contents, read_image
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
 from evaluators.evaluation import evaluate, segmented
@@ -211,6 +212,7 @@ def predict_images(
 ) -> tuple[Predicted, ...]:
     """An overlay and a label map (a palette PNG of class numbers) for each image. Raises `UserError` before anything is
     written where an image cannot be read or two would share a name."""
+    images = [path for given in images for path in _images_at(given)]
     stems = [path.stem for path in images]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise UserError(f"two images are called {twice!r}, and so would their labels be; label them one by one.")
@@ -242,6 +244,16 @@ def predict_images(
         )
         report("labelling", done, len(images), path.name)
     return tuple(found)
+
+
+def _images_at(path: Path) -> list[Path]:
+    """The image, or those of a folder. Raises `UserError` where that has none."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES and one.name[:1] != ".")
+    if not found:
+        raise UserError(f"the folder {path} has no images ({', '.join(IMAGE_SUFFIXES)}); found {contents(path)}.")
+    return found
 
 
 def _painted(labels: NDArray[np.integer], palette: Sequence[Colour]) -> NDArray[np.uint8]:

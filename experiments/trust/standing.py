@@ -196,14 +196,18 @@ def find_report(name: str | None, store: Store | None) -> TrustReport:
     return found
 
 
-def stored_reports(store: Store) -> tuple[TrustReport, ...]:
-    """The newest first; of those that cannot be read a warning tells, and nothing is known by them."""
+def stored_reports(store: Store, tell: Callable[[str], None] | None = None) -> tuple[TrustReport, ...]:
+    """The newest first; what is wrong with those that cannot be read is told, or warned of, and nothing is known by
+    them."""
     found = []
     for name, text in store.trust_reports():
         try:
             found.append(_stored_report(store, name, text))
         except UserError as error:
-            warnings.warn(f"left out: {error}", LeftOut, stacklevel=2)
+            if tell is not None:
+                tell(str(error))
+            else:
+                warnings.warn(f"left out: {error}", LeftOut, stacklevel=2)
     return tuple(found)
 
 

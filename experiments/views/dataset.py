@@ -12,6 +12,7 @@ from evaluators.datasets.acceptance import (
     PUBLISHED,
     Evidence,
     Warned,
+    brightness_of,
     labels_are_sparse,
     remember_evidence,
 )
@@ -180,7 +181,8 @@ def checked_dataset(
         report=report,
         warnings=tuple(
             one for one in evidence.warnings if one.name == "split-overlap" or not isinstance(dataset, ClassFolders)
-        ),
+        )
+        + (() if own is None else brightness_of(own)),
         fingerprint=fingerprint,
         no_fingerprint=why_none,
     )

@@ -5,7 +5,7 @@ Imports trust reports and the store, and nothing that prints or draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress
 from statistics import fmean
@@ -50,9 +50,10 @@ class ReportRow:
         }
 
 
-def report_rows(store: Store | None) -> tuple[ReportRow, ...]:
-    """The reports of a store, where there is one, the newest first; then those that come with the tool."""
-    stored = [ReportRow(report=one, source="store") for one in (stored_reports(store) if store else ())]
+def report_rows(store: Store | None, tell: Callable[[str], None] | None = None) -> tuple[ReportRow, ...]:
+    """The reports of a store, where there is one, the newest first; then those that come with the tool. What is wrong
+    with those that cannot be read is told."""
+    stored = [ReportRow(report=one, source="store") for one in (stored_reports(store, tell) if store else ())]
     return (*stored, *(ReportRow(report=one, source="shipped") for one in shipped_reports()))
 
 

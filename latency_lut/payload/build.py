@@ -45,8 +45,20 @@ _ADVICE = "install the tools with: pip install 'topformer-nas[arm]'"
 
 def payload() -> Path:
     """The program `lutbench` for aarch64 Linux and Android; the first call builds ncnn, which takes minutes."""
-    key = _key(_ncnn_key(), *_OUR_FLAGS, (_FOLDER / "lutbench.cpp").read_text())
-    return _cached(f"lutbench-{key}", _build_payload)
+    return _cached(_payload_name(), _build_payload)
+
+
+def waits_for() -> str:
+    """Why the first call of `payload` takes minutes, in a sentence; empty where the program is there."""
+    if (cache_folder() / _payload_name()).exists():
+        return ""
+    if _is_locked(_payload_name()) or _is_locked(f"ncnn-{_ncnn_key()}.tar"):
+        return "another process is building the program for Arm cores: waiting for it, which may take minutes"
+    return "building the program for Arm cores, once: this takes a few minutes"
+
+
+def _payload_name() -> str:
+    return f"lutbench-{_key(_ncnn_key(), *_OUR_FLAGS, (_FOLDER / 'lutbench.cpp').read_text())}"
 
 
 def counting_plugin() -> Path:
@@ -84,6 +96,18 @@ def _cached(name: str, build: Callable[[Path, Path], None]) -> Path:
             part.chmod(0o755)
             part.replace(out)
     return out
+
+
+def _is_locked(name: str) -> bool:
+    """Does a process build the file of that name just now?"""
+    try:
+        with (cache_folder() / f"{name}.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager

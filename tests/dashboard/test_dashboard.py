@@ -215,6 +215,15 @@ def test_a_trust_report_is_a_table(vouched: Path, monkeypatch: pytest.MonkeyPatc
     assert "0.71 (0.61 to 0.81)" in list(page.dataframe[0].value["tau"])
 
 
+def test_a_trust_report_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(toy_url(tmp_path), create=True) as store:
+        store.add_trust_report("damaged", "{}")
+    monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(tmp_path))
+    page = AppTest.from_function(trust_page, default_timeout=60).run()
+    assert not page.exception
+    assert said(page, "left out: trust report 'damaged' of")
+
+
 def test_the_slider_moves_the_recommendation(
     folder: Path, result: StudyResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

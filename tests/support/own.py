@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from evaluators.datasets.named import dataset_named
 from tests.support.trees import IGNORED, Pixels, save_lines
+from topformer import UserError
 
 SIZE = (12, 16)
 LAYOUTS = (
@@ -283,3 +286,51 @@ def _colours(rng: random.Random, count: int) -> list[tuple[int, int, int]]:
 
 def _has_void(meant: Mapping[str, Pixels]) -> bool:
     return any((labels == IGNORED).any() for labels in meant.values())
+
+
+NAMES = ("a", "b", "c")
+COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (255, 255, 0)]
+
+
+def write(
+    root: Path,
+    values: list[np.ndarray],
+    *,
+    mode: str = "L",
+    images: str = "images/{split}/{name}.jpg",
+    masks: str = "masks/{split}/{name}.png",
+    splits: tuple[str, str] = ("train", "val"),
+    names: tuple[str, ...] = NAMES,
+    table: list[tuple[int, int, int]] | None = None,
+    palette: dict[int, tuple[int, int, int]] | None = None,
+) -> Path:
+    """Masks 0, 1, ... in turn of the first split, the last of them of the second."""
+    for number, each in enumerate(values):
+        place = {"split": splits[number == len(values) - 1], "name": f"n{number}"}
+        photo(root / images.format(**place), number)
+        save(root / masks.format(**place), each, mode, palette)
+    if table is None:
+        save_lines(root / "classes.txt", names)
+    else:
+        rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(names, table, strict=True)]
+        save_lines(root / "classes.csv", ["name,red,green,blue", *rows])
+    return root
+
+
+def stripes(*values: int) -> np.ndarray:
+    return np.tile(np.array(values)[np.arange(SIZE[1]) * len(values) // SIZE[1]], (SIZE[0], 1))
+
+
+ABC = [stripes(0, 1, 2), stripes(2, 1), stripes(0, 2), stripes(1, 0, 2)]
+
+
+def train_labels(root: Path) -> list[int]:
+    """Labels that occur in the first training mask, from left to right."""
+    return list(dict.fromkeys(dataset_named(str(root)).item("train", 0)[1][0].tolist()))
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(UserError) as error:
+        train_labels(root)
+    assert "\n" not in str(error.value)
+    return str(error.value)

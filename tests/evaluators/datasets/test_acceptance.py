@@ -45,10 +45,10 @@ def test_nothing_speaks_against_a_sound_folder(tmp_path: Path) -> None:
 
 def test_a_class_without_a_training_pixel_stops_and_one_missing_in_val_warns(tmp_path: Path) -> None:
     trees.folder_tree(tmp_path)
-    trees.save_lines(tmp_path / "classes.txt", [*trees.FOLDER_CLASSES, "unicorn"])
+    trees.save_lines(tmp_path / "classes.txt", [*trees.FOLDER_CLASSES, "unicorn", "dragon"])
     warnings = found(opened(tmp_path)).warnings
     assert names(warnings) == [("empty-class", True), ("empty-class", False)]
-    assert warnings[0].says.startswith("1 class never occurs in the 3 train images: unicorn; is every value")
+    assert warnings[0].says.startswith("2 classes never occur in the 3 train images: unicorn, dragon; is every")
 
 
 def labelled(root: Path, part: str, number: int, values: trees.Pixels) -> None:
@@ -182,7 +182,9 @@ def test_what_is_accepted_stops_no_longer() -> None:
 
 
 def test_a_name_that_no_warning_has_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown warning to accept 'overlap'; available: class-order, empty-class"):
+    with pytest.raises(
+        UserError, match="unknown warning to accept 'overlap'; available: brightness, class-order, empty-class"
+    ):
         require_accepted((), ("overlap",))
 
 
@@ -206,7 +208,7 @@ def test_of_weights_that_say_nothing_nothing_is_claimed(own: tuple[str, ...]) ->
 
 
 def test_every_warning_is_named_once() -> None:
-    assert {OVERLAP.name, IGNORED.name, MILD.name, "one-class", "class-order"} == set(NAMES)
+    assert {OVERLAP.name, IGNORED.name, MILD.name, "one-class", "class-order", "brightness"} == set(NAMES)
 
 
 def test_at_another_size_the_same_is_found(tmp_path: Path) -> None:

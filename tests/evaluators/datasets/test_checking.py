@@ -34,8 +34,8 @@ def test_a_sound_tree_is_counted_by_hand(tmp_path: Path) -> None:
 
 def test_classes_that_never_occur_are_told(tmp_path: Path) -> None:
     trees.folder_tree(tmp_path)
-    trees.save_lines(tmp_path / "classes.txt", [*trees.FOLDER_CLASSES, "unicorn"])
-    assert check(opened(tmp_path)).splits["train"].never_seen == (3,)
+    trees.save_lines(tmp_path / "classes.txt", [*trees.FOLDER_CLASSES, "unicorn", "dragon"])
+    assert check(opened(tmp_path)).splits["train"].never_seen == (3, 4)
 
 
 def test_everything_that_is_wrong_is_listed_and_the_rest_counted(tmp_path: Path) -> None:

@@ -159,7 +159,10 @@ def test_a_described_white_is_what_photographs_are_scaled_by(tmp_path: Path) -> 
         ({"ignored": [[1, 2, 3]]}, "ignored must be values, as those of the classes are"),
         ({"offset": 1}, "offset is for classes that are names alone"),
         ({"resize": "cubic"}, "resize = 'cubic' is not legal"),
-        ({"white": 0}, "white = 0 is not legal"),
+        ({"black": 900, "white": 900}, "white = 900 is not above black = 900"),
+        ({"threshold": 0}, "threshold = 0 is not legal"),
+        ({"threshold": 128}, "threshold is for two classes that are names alone"),
+        ({"white": 0}, "white = 0 is not above black = 0"),
     ],
 )
 def test_a_fault_is_one_sentence(changes: dict[str, Any], says: str, tmp_path: Path) -> None:

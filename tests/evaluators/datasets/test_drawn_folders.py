@@ -26,7 +26,7 @@ def misread(seed: int, *, described: bool = False) -> str | None:
     with TemporaryDirectory() as folder:
         meant = own.draw(Path(folder), seed)
         try:
-            if described and not meant.described and len(describe(Path(folder), None)[1]) > 1:
+            if described and not meant.described and any(describe(Path(folder), None)[1]):
                 return None
             dataset = dataset_named(folder)
         except UserError as error:

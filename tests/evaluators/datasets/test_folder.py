@@ -135,7 +135,7 @@ def test_class_tables_are_read_whatever_editor_wrote_them(written: str, tmp_path
         ("classes.txt", b"\xff\xfe\x00", "classes.txt cannot be read as a list of names"),
         ("classes.txt", b"\n".join(b"%d" % n for n in range(256)), "must name 1 to 255 classes, not 256"),
         ("classes.csv", b"", "must begin with the line name,red,green,blue"),
-        ("classes.csv", b"name;red;green;blue\na;1;2;3\n", "must begin with the line name,red,green,blue"),
+        ("classes.csv", b"name:red:green:blue\na:1:2:3\n", "must begin with the line name,red,green,blue"),
         ("classes.csv", b"name,red,green,blue\na,1,2,256\n", "class 1: needed are a name and three numbers"),
         ("classes.csv", b"name,red,green,blue\na,1,2,3\nb,1\n", "class 2: needed .* not 'b,1,,'"),
         ("classes.csv", b"name,red,green,blue\n,1,2,3\n", "class 1: needed are a name"),

@@ -13,54 +13,15 @@ from PIL import Image
 
 from evaluators.datasets import IGNORE
 from evaluators.datasets.checking import check
-from evaluators.datasets.evidence import spread
 from evaluators.datasets.files import LabelledFiles, read_image
 from evaluators.datasets.folder import opened
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.label_maps import stored
 from evaluators.datasets.named import any_dataset_named, dataset_named
+from evaluators.datasets.samples import spread
 from tests.support import own, trees
+from tests.support.own import ABC, COLOURS, NAMES, refusal, stripes, train_labels, write
 from topformer import UserError
-
-NAMES = ("a", "b", "c")
-COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (255, 255, 0)]
-
-
-def write(
-    root: Path,
-    values: list[np.ndarray],
-    *,
-    mode: str = "L",
-    images: str = "images/{split}/{name}.jpg",
-    masks: str = "masks/{split}/{name}.png",
-    splits: tuple[str, str] = ("train", "val"),
-    names: tuple[str, ...] = NAMES,
-    table: list[tuple[int, int, int]] | None = None,
-    palette: dict[int, tuple[int, int, int]] | None = None,
-) -> Path:
-    """Masks 0, 1, ... in turn of the first split, the last of them of the second."""
-    for number, each in enumerate(values):
-        place = {"split": splits[number == len(values) - 1], "name": f"n{number}"}
-        own.photo(root / images.format(**place), number)
-        own.save(root / masks.format(**place), each, mode, palette)
-    if table is None:
-        trees.save_lines(root / "classes.txt", names)
-    else:
-        rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(names, table, strict=True)]
-        trees.save_lines(root / "classes.csv", ["name,red,green,blue", *rows])
-    return root
-
-
-def stripes(*values: int) -> np.ndarray:
-    return np.tile(np.array(values)[np.arange(own.SIZE[1]) * len(values) // own.SIZE[1]], (own.SIZE[0], 1))
-
-
-ABC = [stripes(0, 1, 2), stripes(2, 1), stripes(0, 2), stripes(1, 0, 2)]
-
-
-def train_labels(root: Path) -> list[int]:
-    """Labels that occur in the first training mask, from left to right."""
-    return list(dict.fromkeys(dataset_named(str(root)).item("train", 0)[1][0].tolist()))
 
 
 def not_looked_at(root: Path) -> tuple[int, Path]:
@@ -69,13 +30,6 @@ def not_looked_at(root: Path) -> tuple[int, Path]:
     looked_at = spread([*pairs["train"], *pairs["val"]])
     index = next(i for i, pair in enumerate(pairs["train"]) if pair not in looked_at)
     return index, root / pairs["train"][index].labels
-
-
-def refusal(root: Path) -> str:
-    with pytest.raises(UserError) as error:
-        train_labels(root)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "LA", "I;16"])
@@ -506,7 +460,7 @@ def test_what_was_read_right_before_is_read_by_the_same_reader(tmp_path: Path) -
     for masks, reader in (("palette", numbered), ("grey", numbered), ("deep", numbered), ("colours", coloured)):
         for split in ("folders", "lists", "none"):
             dataset = opened(trees.folder_tree(tmp_path / masks / split, masks=masks, split=split))
-            assert (dataset.name, repr(dataset.read_labels), dataset.white) == ("folder", reader, None)
+            assert (dataset.name, repr(dataset.read_labels), dataset.brightness) == ("folder", reader, None)
 
 
 def test_a_bit_that_never_occurs_leaves_colours_and_numbers_two_readings(tmp_path: Path) -> None:

@@ -225,10 +225,10 @@ def test_classes_in_colours_are_told_by_their_colours(mine: Shell) -> None:
 
 
 def test_a_sound_folder_is_warned_of_and_stays_sound(mine: Shell) -> None:
-    trees.save_lines(mine.folder / "mine/classes.txt", [*trees.FOLDER_CLASSES, "unicorn"])
+    trees.save_lines(mine.folder / "mine/classes.txt", [*trees.FOLDER_CLASSES, "unicorn", "dragon"])
     code, out, _ = mine("datasets", "check", "mine")
     assert code == 0
-    assert "warning (empty-class): 1 class never occurs in the 3 train images: unicorn; is every value" in out
+    assert "warning (empty-class): 2 classes never occur in the 3 train images: unicorn, dragon; is every value" in out
     assert "\nsound, 2 warnings\n" in out
     content = mine.json("datasets", "check", "mine")
     assert isinstance(content, dict)
