@@ -15,6 +15,7 @@ from experiments.cli.front import front
 from experiments.cli.help import SETTINGS, Grouped, WholeSentences
 from experiments.cli.latency import latency
 from experiments.cli.paper import paper
+from experiments.cli.scale import scale
 from experiments.cli.search import search
 from experiments.cli.studies import study_commands
 from experiments.cli.supernet import supernet
@@ -40,6 +41,7 @@ for name, group in {
     "supernet": supernet,
     "trust": trust,
     "study": study_commands,
+    "scale": scale,
     "doctor": doctor,
 }.items():
     app.add_typer(group, name=name, cls=WholeSentences)

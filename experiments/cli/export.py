@@ -41,7 +41,7 @@ def export(
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Write an architecture as verified files for the runtimes of devices.
+    """Write an architecture as verified files for phones and servers.
 
     Every file is proven equal to the network, and a JSON card lies beside them.
     """

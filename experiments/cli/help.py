@@ -13,7 +13,7 @@ GROUPS = {
     "Search": ("search", "front", "study", "dashboard"),
     "Architectures and latency": ("describe", "latency", "export"),
     "Data and training": ("datasets", "recipes", "train", "evaluate", "predict", "supernet"),
-    "Evidence": ("trust", "paper", "doctor"),
+    "Evidence": ("trust", "paper", "scale", "doctor"),
 }
 """The commands of `topformer-nas` itself; those of its commands are in no groups."""
 SETTINGS = {"help_option_names": ["-h", "--help"]}
