@@ -85,9 +85,8 @@ def class_list(root: Path) -> ClassList | None:
     (path, read), *others = there
     rows = read(path)
     names = [row.name for row in rows]
-    remarks = (
-        [] if path.parent == root and path.name in ("classes.txt", "classes.csv") else [f"classes are read from {path}"]
-    )
+    usual = path.parent == root and path.name in ("classes.txt", "classes.csv")
+    remarks = [] if usual else [f"classes are read from {path.relative_to(root)}"]
     for other, read_other in others:
         try:
             further = [row.name for row in read_other(other)]

@@ -242,7 +242,8 @@ def _require_counts(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> No
     ways = [
         *_in_order(names, used, []),
         *(_in_order(names, [value for value in used if value != IGNORE], [IGNORE]) if IGNORE in used else []),
-        *_with_background(names, used),
+        *_with_background(names, used, []),
+        *(_with_background(names, [value for value in used if value != IGNORE], [IGNORE]) if IGNORE in used else []),
     ]
     if ways:
         kept = _numbered(rows)
@@ -262,16 +263,18 @@ def _in_order(names: Sequence[str], used: Sequence[int], ignored: list[int]) -> 
     return [(f"{said}{more}{apart}", {"classes": classes, "ignored": ignored})]
 
 
-def _with_background(names: Sequence[str], used: Sequence[int]) -> list[tuple[str, dict[str, Any]]]:
+def _with_background(names: Sequence[str], used: Sequence[int], ignored: list[int]) -> list[tuple[str, dict[str, Any]]]:
     """The readings by which the lowest value is what the class list does not name."""
     if len(used) != len(names) + 1:
         return []
     background = next(name for name in ("background", "other", "nothing") if name not in names)
     lowest, *others = used
-    unnamed_ = _in_order([background, *names], used, [])[0][1]
+    further = _in_order([background, *names], used, ignored)[0][1]
+    fewer = _in_order(names, others, [lowest, *ignored])[0][1]
+    apart = f", and {_listed(ignored)} is ignored" if ignored else ""
     return [
-        (f"{lowest} is a background that the class list does not name, and {others[0]} is {names[0]!r}", unnamed_),
-        (f"{lowest} is ignored, and {others[0]} is {names[0]!r}", _in_order(names, others, [lowest])[0][1]),
+        (f"{lowest} is a background that the class list does not name, {others[0]} is {names[0]!r}{apart}", further),
+        (f"{lowest} is ignored, {others[0]} is {names[0]!r}{apart}", fewer),
     ]
 
 

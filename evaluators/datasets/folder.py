@@ -207,6 +207,8 @@ def require_pairs(root: Path, description: Description) -> None:
     """Raises `UserError` where nothing pairs, and why is known."""
     _require_masks(root, description)
     _require_one_mask_each(root, description)
+    if polygons := polygon_files(root):
+        raise UserError(polygons)
 
 
 def _require_masks(root: Path, description: Description) -> None:

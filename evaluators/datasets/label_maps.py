@@ -203,7 +203,8 @@ def by_value(values: NDArray[Any], classes: Sequence[int]) -> NDArray[np.int16]:
 
 def illegal_values(values: NDArray[Any], classes: Sequence[int]) -> str:
     """The first few, in words."""
-    return _listed(np.unique(values[by_value(values, classes) == ILLEGAL]).tolist())
+    found = _listed(np.unique(values[by_value(values, classes) == ILLEGAL]).tolist())
+    return f"{found}; save what is below 0 as 255, which can be ignored" if values.min(initial=0) < 0 else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ("mmsegmentation", "img_dir/{split}/{name}.*", "ann_dir/{split}/{name}.*"),
     ("a pair of folders a split", "{split}_images/{name}.*", "{split}_masks/{name}.*"),
     ("masks of another suffix", "images/{split}/{name}.*", "masks/{split}/{name}_mask.*"),
+    ("images beside their masks", "{split}/{name}.jpg", "{split}/{name}_mask.png"),
 )
 """Examples of what is recognised, for people: title, images, masks."""
 _SHOWN = 3
@@ -116,7 +117,7 @@ def found_places(root: Path) -> Places | None:
     """None for a folder that has no images beside masks. Raises `UserError` for a split that is not sure."""
     homes = _homes(root)
     if not homes:
-        return None
+        return _side_by_side(root)
     if (polygons := polygon_files(root)) and not any(_pairs_at_all(root, home) for home in homes):
         raise UserError(polygons)
     if len(homes) > 1:
@@ -138,7 +139,7 @@ def _values(root: Path, home: Home) -> dict[str, Any]:
 
 def has_places(root: Path) -> bool:
     """Is there a folder of images beside one of masks, whatever else is wrong with them?"""
-    return bool(_homes(root))
+    return bool(_homes(root)) or _side_by_side(root) is not None
 
 
 def files_of(root: Path, description: Description) -> tuple[dict[Split, tuple[Pair, ...]], tuple[str, ...]]:
@@ -202,6 +203,23 @@ def _homes_with_split_in_names(below: Sequence[str]) -> list[Home]:
     images = [rest for rest in common if _plain(rest) in ("", *IMAGE_FOLDERS)]
     masks = [rest for rest in common if _plain(rest) in MASK_FOLDERS]
     return [Home(f"{SPLIT}{i}", f"{SPLIT}{m}") for i in images for m in masks]
+
+
+def _side_by_side(root: Path) -> Places | None:
+    """{split} with images and masks in one folder, told by their suffixes: x.jpg and x_mask.png."""
+    roles: dict[Split, str] = {role: name for name in _folders(root) if (role := role_of(name)) is not None}
+    if not {"train", "val"} <= roles.keys():
+        return None
+    names = [Path(name) for name in _files(root / roles["train"], "")[:_LOOKED_AT] if name[:1] != "."]
+    for image_end in sorted({path.suffix for path in names if path.suffix.lower() in IMAGE_SUFFIXES}):
+        images = {path.stem for path in names if path.suffix == image_end}
+        for mask_end in sorted({path.suffix for path in names if path.suffix.lower() in MASK_SUFFIXES} - {image_end}):
+            masks = [path.stem for path in names if path.suffix == mask_end]
+            affixes = [_NOTHING] if images & set(masks) else _residues(images, masks)
+            if len(affixes) == 1:
+                pattern = f"{SPLIT}/{affixes[0].start}{NAME}{affixes[0].end}{mask_end}"
+                return Places(images=f"{SPLIT}/{NAME}{image_end}", masks=pattern, splits=roles)
+    return None
 
 
 def _pairs_at_all(root: Path, home: Home) -> bool:

@@ -76,28 +76,43 @@ def study_compare(
 def study_export(
     study: Name,
     out: Annotated[Path, typer.Option(help="The archive to write, a .zip.")],
+    key: Annotated[
+        Path | None, typer.Option("--sign", metavar="KEY", help="Sign it with this key of ssh, in a file beside it.")
+    ] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Write a study to one file: configuration, table, trials, records, front, versions. Weights stay in the store."""
+    from experiments.export.signing import sign
     from experiments.export.study_file import export_study
     from experiments.store.store import Store
 
     with Store.open(storage, read_only=True) as store:
         path = export_study(store, study, out)
-    end_if_json(as_json, {"study": study, "archive": str(path), "bytes": path.stat().st_size})
+    signature = None if key is None else sign(path, key)
+    signed = {} if signature is None else {"signature": str(signature)}
+    end_if_json(as_json, {"study": study, "archive": str(path), "bytes": path.stat().st_size} | signed)
     print(f"{path}: study {study}, {path.stat().st_size:,} bytes; to check it: topformer-nas study verify {path}")
+    if signature is not None:
+        print(f"{signature}: the signature; give it away with the archive")
 
 
 @study_commands.command("verify")
-def study_verify(archive: ArchiveFile, as_json: AsJson = False) -> None:
-    """Check an archive: checksums, every latency from its table, and the front scored again from its records.
+def study_verify(
+    archive: ArchiveFile,
+    signers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who may have signed it: a name and a public key of ssh a line.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an archive: checksums, every latency from its table, the front scored again from its records, a signature.
 
     What no check can show is listed, too.
     """
+    from experiments.export.signing import signature_of
     from experiments.export.study_file import read_archive, unproven
 
-    found = read_archive(archive)
+    found, signature = read_archive(archive), signature_of(archive, signers)
     content: dict[str, Any] = {
         "study": found.study.name,
         "trials": len(found.trials),
@@ -109,7 +124,8 @@ def study_verify(archive: ArchiveFile, as_json: AsJson = False) -> None:
         "fidelity": found.study.fidelity,
         "made_by": dict(found.made_by),
         "machine": dict(found.machine),
-        "unproven": list(unproven(found)),
+        "signed_by": signature and signature.shown,
+        "unproven": list(unproven(found, signature and signature.signer)),
     }
     end_if_json(as_json, content)
     console = console_of()

@@ -240,13 +240,15 @@ def read_archive(path: Path) -> Archive:
     return found
 
 
-def unproven(archive: Archive) -> tuple[str, ...]:
-    """What no check of an archive can show: sentences for whoever is to believe it."""
+def unproven(archive: Archive, signer: str | None = None) -> tuple[str, ...]:
+    """What no check of an archive can show: sentences for whoever is to believe it, or who signed it."""
     entry = archive.study
     doubts = [
         f"that {entry.evaluator} found these mIoUs: only training shows it, as `topformer-nas export STUDY#TRIAL "
         "--retrain` does once it is imported",
-        "who made it, on which machine and when: that stands in it as its maker wrote it",
+        "who made it, on which machine and when: that stands in it as its maker wrote it"
+        if signer is None
+        else f"on which machine and when it was made: that stands in it as its maker wrote it, and {signer} signed it",
     ]
     known = {path.stem: path for path in available_tables()}.get(archive.table.name)
     if known is None:

@@ -212,7 +212,7 @@ def predict_images(
 ) -> tuple[Predicted, ...]:
     """An overlay and a label map (a palette PNG of class numbers) for each image. Raises `UserError` before anything is
     written where an image cannot be read or two would share a name."""
-    images = [path for given in images for path in _images_at(given)]
+    images = [path for given in images for path in images_at(given)]
     stems = [path.stem for path in images]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise UserError(f"two images are called {twice!r}, and so would their labels be; label them one by one.")
@@ -246,7 +246,7 @@ def predict_images(
     return tuple(found)
 
 
-def _images_at(path: Path) -> list[Path]:
+def images_at(path: Path) -> list[Path]:
     """The image, or those of a folder. Raises `UserError` where that has none."""
     if not path.is_dir():
         return [path]

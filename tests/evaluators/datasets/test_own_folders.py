@@ -188,6 +188,8 @@ def test_values_from_1_are_not_taken_for_those_from_0(tmp_path: Path) -> None:
         ("images/{split}/img_{name}.jpg", "masks/{split}/mask_{name}.png"),
         ("images/{split}/{name}_sat.jpg", "masks/{split}/{name}_mask.png"),
         ("images/{split}/{name}.jpg", "masks/{split}/{name}.mask.png"),
+        ("{split}/{name}.jpg", "{split}/{name}_mask.png"),
+        ("{split}/{name}.jpg", "{split}/{name}.png"),
         ("leftImg8bit/{split}/city/{name}_leftImg8bit.png", "gtFine/{split}/city/{name}_gtFine_labelTrainIds.png"),
     ],
 )
