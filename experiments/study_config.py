@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from evaluators.datasets.named import SCENES
+from evaluators.datasets.named import SCENES, dataset_named
 from search_space import PRESETS, SearchSpace, preset
 from topformer.config import ANCHORS, Task, parse_image_size
 from topformer.errors import LONGEST_NAME, UserError, located, unknown_name
@@ -58,7 +58,7 @@ def _study_name(value: str) -> str:
 
 
 class TaskSection(Strict):
-    """What the candidates are for; `num_classes` must be the data set's."""
+    """What the candidates are for; `num_classes` must be the data set's, and is where it is left out."""
 
     image_size: Annotated[str, AfterValidator(_image_size)] = "512x512"
     num_classes: PositiveInt
@@ -101,12 +101,15 @@ class ConfirmSection(Strict):
     """What trains the best trials, and the anchors, again; the next one takes its best.
 
     The best are `keep` by fronts, or all that are on the front with at least this probability, or up to `keep` of them.
+    Each gets `replicates` trainings; with `racing` up to so many, `trainings` in all, where two are not told apart.
     """
 
     recipe: str
     keep: PositiveInt | None = None
     front_probability: float | None = Field(default=None, gt=0, le=1)
     replicates: int = Field(default=1, ge=1, le=MOST_REPLICATES)
+    racing: bool = False
+    trainings: PositiveInt | None = None
 
 
 class StudyConfig(Strict):
@@ -125,15 +128,16 @@ class StudyConfig(Strict):
     """`[[confirm]]`, likewise for trials."""
 
     @classmethod
-    def load(cls, source: str) -> Self:
-        """From a TOML file, or the name of a study that comes with the tool.
+    def load(cls, source: str, *, dataset: str | None = None, name: str | None = None) -> Self:
+        """From a TOML file, or the name of a study that comes with the tool; on another data set, by another name.
 
         Raises `UserError` naming the file, the key and what is legal.
         """
         shipped = importlib.resources.files("experiments.studies")
         names = [item.name.removesuffix(".toml") for item in shipped.iterdir() if item.name.endswith(".toml")]
         if source in names:
-            return cls.from_toml((shipped / f"{source}.toml").read_text(encoding="utf-8"), where=f"{source}.toml")
+            text = (shipped / f"{source}.toml").read_text(encoding="utf-8")
+            return cls.from_toml(text, where=f"{source}.toml", dataset=dataset, name=name)
         path = Path(source)
         try:
             found = path.is_file()
@@ -144,18 +148,27 @@ class StudyConfig(Strict):
                 f"no study file {source!r}; name a TOML file, or one that comes with the tool: {', '.join(names)}; a "
                 "study of the store goes on without its file by --resume."
             )
-        return cls.from_toml(file_text(path, "the study", most_bytes=MIB), where=source)
+        text = file_text(path, "the study", most_bytes=MIB)
+        return cls.from_toml(text, where=source, dataset=dataset, name=name)
 
     @classmethod
-    def from_toml(cls, text: str, *, where: str) -> Self:
-        return cls.checked(parse_toml(text, where), where=where)
+    def from_toml(cls, text: str, *, where: str, dataset: str | None = None, name: str | None = None) -> Self:
+        """As the text has it, but for the data set, whose number of classes it then takes, and the name."""
+        values: dict[str, Any] = dict(parse_toml(text, where))
+        if name is not None:
+            values["name"] = name
+        if dataset is not None and isinstance(task := values.get("task"), dict):
+            values["task"] = {key: value for key, value in task.items() if key != "num_classes"}
+        if dataset is not None and isinstance(evaluator := values.get("evaluator"), dict):
+            values["evaluator"] = {**evaluator, "dataset": dataset}
+        return cls.checked(values, where=where)
 
     @classmethod
     def checked(cls, values: object, *, where: str) -> Self:
         """From the content of a TOML file; raises `UserError` naming the place, the key and what is legal."""
         with located(where):
             try:
-                return cls.model_validate(values)
+                return cls.model_validate(_with_classes(values))
             except ValidationError as error:
                 raise UserError(_sentence(error)) from None
 
@@ -176,6 +189,20 @@ class StudyConfig(Strict):
             extra = ", ".join(sorted(set(self.space) - {"preset"}))
             raise UserError(f"study {self.name!r}, [space]: a preset takes no further keys, but {extra} is given.")
         return preset(str(self.space["preset"]), task=task)
+
+
+def _with_classes(values: object) -> object:
+    """With the data set's number of classes where a study leaves it out."""
+    match values:
+        case {"task": {"num_classes": _}}:
+            return values
+        case {"task": {**task}, "evaluator": {"recipe": _, **evaluator}, **others} if evaluator.keys() <= {"dataset"}:
+            if isinstance(dataset := evaluator.get("dataset", SCENES), str):
+                with located("evaluator.dataset"):
+                    classes = dataset_named(dataset).num_classes
+                section = values["evaluator"]  # type: ignore[index]  # as it was matched
+                return {**others, "task": {**task, "num_classes": classes}, "evaluator": section}
+    return values
 
 
 def _sentence(error: ValidationError) -> str:

@@ -41,9 +41,9 @@ class Provenance:
     @property
     def miou_margin_pct(self) -> float | None:
         """Half the 90 % interval of a repeated training; None where no trust report has repeated any."""
-        if self.study is None or self.ranking is None:
+        if self.trial is None or self.ranking is None:
             return None
-        noise_pct = self.ranking.noise_of(self.study.replicates)
+        noise_pct = self.ranking.noise_of(self.trial.trainings)
         return None if noise_pct is None else Z_90 * noise_pct
 
 

@@ -149,7 +149,7 @@ def export_study(store: Store, name: str, path: Path) -> Path:
         "study.json": _json(
             {key: getattr(study, key) for key in ("name", "evaluator", "fidelity", "created", "finished")}
             | {"config": study.config.model_dump()}
-            | {"rungs": [asdict(rung) for rung in study.rungs], "screens": store.screens(name)}
+            | {"rungs": [rung.as_dict() for rung in study.rungs], "screens": store.screens(name)}
         ),
         "table.lut": study.table_text.encode(),
         "batches.json": _json([asdict(batch) for batch in batches]),
@@ -296,6 +296,7 @@ def rebuilt_trials(archive: Archive) -> tuple[Trial, ...]:
             from_cache=trial.from_cache,
             weights=None,
             weights_sha256=None,
+            trainings=1,
         )
         for trial, proposal, record in zip(archive.trials, archive.proposals, archive.records, strict=True)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
@@ -17,7 +16,7 @@ from evaluators.proxy import REFERENCE
 from evaluators.supernet import SupernetEvaluator
 from experiments.search.schedule import Confirmation, Schedule, Screen, rung_label
 from experiments.store.records import Study, like
-from experiments.study_config import StudyConfig
+from experiments.study_config import ConfirmSection, StudyConfig
 from experiments.trust.standing import Standing
 from topformer.errors import UserError, located
 
@@ -80,7 +79,7 @@ def _confirmations(
     trusted: Callable[[Scorer], Standing],
 ) -> tuple[Confirmation, ...]:
     confirmations = list[Confirmation]()
-    before, repeated = evaluator, 1
+    before: Evaluator = evaluator
     for number, section in enumerate(config.confirm):
         where = f"study {config.name!r}, confirm[{number}]"
         if section.keep is section.front_probability is None:
@@ -88,6 +87,7 @@ def _confirmations(
                 f"{where}: which trials? Set keep = 6, the best by fronts, or front_probability = 0.05, all that are "
                 "that likely to be on the front."
             )
+        _require_race(section, where)
         with _key(config, f"confirm[{number}].recipe"):
             found = evaluator_named(section.recipe, dataset)
         if isinstance(found, SupernetEvaluator) and section.replicates > 1:
@@ -106,9 +106,11 @@ def _confirmations(
                 f"{where}.front_probability: no trust report says how far trainings by {before.fidelity} differ, so "
                 "how likely trials are on the front is not known; set keep = 6."
             )
-        noise_pct = None if noise_pct is None else noise_pct / math.sqrt(repeated)
-        confirmations.append(like(Confirmation, section, evaluator=found, noise_pct=noise_pct))
-        before, repeated = found, section.replicates
+        own_noise_pct = trusted(found).noise_pct if section.racing else None
+        confirmations.append(
+            like(Confirmation, section, evaluator=found, noise_pct=noise_pct, own_noise_pct=own_noise_pct)
+        )
+        before = found
     labels = [rung_label(evaluator.fidelity, 1), *(rung.label for rung in confirmations)]
     if twice := next((label for label in labels[1:] if labels.count(label) > 1), None):
         raise UserError(
@@ -116,6 +118,16 @@ def _confirmations(
             "other replicates, or another recipe."
         )
     return tuple(confirmations)
+
+
+def _require_race(section: ConfirmSection, where: str) -> None:
+    if section.trainings is not None and not section.racing:
+        raise UserError(f"{where}.trainings is the budget of a race; set racing = true, or leave it out.")
+    if section.racing and section.replicates == 1:
+        raise UserError(
+            f"{where}.racing: replicates is the most trainings that one architecture gets, and one alone leaves "
+            "nothing to decide; set replicates = 5."
+        )
 
 
 def _key(config: StudyConfig, key: str) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,14 +33,25 @@ class Confirmation:
     keep: int | None
     """Members at most, besides the anchors."""
     replicates: int
+    """Trainings of each member; in a race the most that one gets."""
     front_probability: float | None = None
     """Members are those at least so likely to be on the front, as far as the rung before can tell."""
     noise_pct: float | None = None
-    """Standard deviation of the mIoUs of the rung before, in points; known where `front_probability` is given."""
+    """Standard deviation of one training by the rung before, in points; known where `front_probability` is given."""
+    racing: bool = False
+    """Whether further seeds go only where members cannot be told apart."""
+    trainings: int | None = None
+    """Most trainings of a race in all; None: half of what as many of each member would take."""
+    own_noise_pct: float | None = None
+    """Standard deviation of one training by the rung itself, where a trust report knows it; a race begins with it."""
 
     @property
     def label(self) -> str:
-        return rung_label(self.evaluator.fidelity, self.replicates)
+        return rung_label(self.evaluator.fidelity, self.replicates, racing=self.racing)
+
+    def budget(self, members: int) -> int:
+        """Trainings in all for so many members."""
+        return math.ceil(members * self.replicates / 2) if self.trainings is None else self.trainings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +64,10 @@ class Schedule:
     """What was left out, and why."""
 
 
-def rung_label(fidelity: str, replicates: int) -> str:
-    """Mean of so many trainings of a fidelity."""
+def rung_label(fidelity: str, replicates: int, *, racing: bool = False) -> str:
+    """Mean of so many trainings of a fidelity, or of up to so many in a race."""
+    if racing:
+        return f"{fidelity} racing x{replicates}"
     return fidelity if replicates == 1 else f"{fidelity} x{replicates}"
 
 

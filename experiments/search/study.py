@@ -14,16 +14,20 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from evaluators.base import Evaluator
 from evaluators.compiled import CompiledTable
-from experiments.front.confidence import front_probabilities, undecided_sentence
+from experiments.front.confidence import front_probabilities, race_noise_pct, undecided_sentence
 from experiments.front.pareto import evaluated, front, hypervolume_of, hypervolume_reference, points
 from experiments.front.predictor import LEAST_POINTS
 from experiments.search.gate import Limits
 from experiments.search.guided import Guide
 from experiments.search.opening import nothing_left_of_no_start, opened
+from experiments.search.racing import next_trainings
 from experiments.search.samplers import left_out_agreement, next_batch
 from experiments.search.schedule import Confirmation, Schedule, promoted
 from experiments.store.records import BatchStatistics, Proposal, Rung, Trial, like
@@ -342,22 +346,76 @@ class _Run:
         ranked = evaluated(self.trials, fidelity=self.evaluator.fidelity)
         for rung, stored in zip(self.schedule.confirmations, rungs, strict=True):
             members = self._worth_confirming(ranked, rung)
-            wants = [
-                Want(
-                    scorer=rung.evaluator,
-                    candidate=trial.candidate,
-                    replicate=replicate,
-                    keeps_weights=replicate == 0,
-                )
-                for replicate in range(rung.replicates)
-                for trial in members
-                if rung.evaluator.why_not(trial.candidate) is None
-            ]
-            tell = functools.partial(self._report_confirming, rung.label)
-            recorded(wants, self.store, pool, beat=beat, tell=tell)
+            able = [trial for trial in members if rung.evaluator.why_not(trial.candidate) is None]
+            if rung.racing:
+                self._race(able, rung, pool, beat)
+            else:
+                every = [(trial, replicate) for replicate in range(rung.replicates) for trial in able]
+                self._confirmed(every, rung, pool, beat)
             numbers = {trial.number for trial in members}
             found = self.store.confirmed(self.config.name, stored)
             ranked = tuple(trial for trial in found if trial.number in numbers)
+
+    def _confirmed(
+        self,
+        trainings: Sequence[tuple[Trial, int]],
+        rung: Confirmation,
+        pool: Pool,
+        beat: Callable[[], None],
+        *,
+        before: int = 0,
+        total: int | None = None,
+    ) -> list[float | None]:
+        """mIoU of each trial and replicate, None for what failed; `before` of `total` trainings are done already."""
+        wants = [
+            Want(scorer=rung.evaluator, candidate=trial.candidate, replicate=number, keeps_weights=number == 0)
+            for trial, number in trainings
+        ]
+
+        def tell(done: int, of: int) -> None:
+            self._report_confirming(rung.label, before + done, total or of)
+
+        return [record.value for record in recorded(wants, self.store, pool, beat=beat, tell=tell)]
+
+    def _race(self, members: Sequence[Trial], rung: Confirmation, pool: Pool, beat: Callable[[], None]) -> None:
+        """Train every member, then those again that decide most, until all is decided or the budget spent.
+
+        Every step follows from the mIoUs of the steps before it, which are asked for again in a run that goes on; what
+        is known of them comes from the store.
+        """
+        budget = rung.budget(len(members))
+        mious: dict[int, list[float]] = {trial.number: [] for trial in members}
+        spent = 0
+        step = [number for number in mious for _ in range(1 if rung.own_noise_pct is not None else 2)]
+        while step:
+            trainings = list[tuple[Trial, int]]()
+            for number in step:
+                known = len(mious[number]) + sum(trial.number == number for trial, _ in trainings)
+                trainings.append((self.trials[number], known))
+            found = self._confirmed(trainings, rung, pool, beat, before=spent, total=max(budget, spent + len(step)))
+            spent += len(step)
+            for (trial, _), miou in zip(trainings, found, strict=True):
+                if miou is None:
+                    mious.pop(trial.number, None)
+                elif trial.number in mious:
+                    mious[trial.number].append(miou)
+            step = self._next_step(mious, rung, min(self.config.search.batch_size, budget - spent))
+
+    def _next_step(self, mious: dict[int, list[float]], rung: Confirmation, count: int) -> list[int]:
+        """Numbers of the trials to be trained once more."""
+        noise_pct = race_noise_pct(list(mious.values()), known_pct=rung.own_noise_pct)
+        if noise_pct is None or count < 1:
+            return []
+        numbers = list(mious)
+        chosen = next_trainings(
+            np.array([self.trials[number].latency.total_ms for number in numbers]),
+            np.array([fmean(mious[number]) for number in numbers]),
+            np.array([float(len(mious[number])) for number in numbers]),
+            noise_pct=noise_pct,
+            most=rung.replicates,
+            count=count,
+        )
+        return [numbers[index] for index in chosen]
 
     def _worth_confirming(self, ranked: Sequence[Trial], rung: Confirmation) -> list[Trial]:
         """The anchors and the best of the others, all of one fidelity."""

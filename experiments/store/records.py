@@ -165,6 +165,8 @@ class Trial:
     from_cache: bool
     weights: Path | None
     weights_sha256: str | None
+    trainings: int = 1
+    """Of which its record is the mean."""
 
     @property
     def miou_pct(self) -> float | None:
@@ -201,10 +203,16 @@ class Rung:
     evaluator: str
     """Fingerprint."""
     replicates: int
+    racing: bool = False
+    """Whether `replicates` is the most, and a trial has fewer where that decided."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replicates <= MOST_REPLICATES:
             raise ValueError(f"a rung's replicates must be from 1 to {MOST_REPLICATES}, not {self.replicates}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without `racing` where it is not so, as rungs have always been written."""
+        return {name: value for name, value in asdict(self).items() if name != "racing" or value}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,11 +235,6 @@ class Study:
     def table(self) -> LatencyTable:
         """The latency table as it was when the study began."""
         return _snapshot(self.table_text, self.name)
-
-    @property
-    def replicates(self) -> int:
-        """Trainings of which an mIoU by `fidelity` is the mean."""
-        return next((rung.replicates for rung in self.rungs if rung.label == self.fidelity), 1)
 
     @property
     def further(self) -> tuple[Rung, ...]:

@@ -204,7 +204,7 @@ def trial_of(row: ProposalRow, settled: Mapping[str, Any]) -> Trial:
     if said != (latency.total_ms, record and record.value):  # as add_study and settle write them
         raise ValueError(f"it is listed with {said[0]:g} ms and mIoU {said[1]}, and has others")
     point = _POINT.validate_json(few(row.point_json), strict=True)
-    return like(Trial, row, candidate=candidate, point=point, latency=latency, **settled)
+    return like(Trial, row, candidate=candidate, point=point, latency=latency, trainings=1, **settled)
 
 
 def candidate_of(row: CandidateRow | None) -> Candidate:

@@ -214,7 +214,7 @@ class Store:
                 table_text=study.table_text,
                 created=study.created,
                 finished=study.finished,
-                rungs_json=json.dumps([asdict(rung) for rung in study.rungs]),
+                rungs_json=json.dumps([rung.as_dict() for rung in study.rungs]),
                 screens_json=json.dumps(list(screens)),
             )
             session.add(row)
@@ -295,7 +295,7 @@ class Store:
 
     def set_rungs(self, name: str, rungs: Sequence[Rung]) -> None:
         with self.session() as session:
-            study_row(session, name).rungs_json = json.dumps([asdict(rung) for rung in rungs])
+            study_row(session, name).rungs_json = json.dumps([rung.as_dict() for rung in rungs])
 
     def update_config(self, config: StudyConfig) -> None:
         with self.session() as session:
@@ -466,19 +466,21 @@ class Store:
         }
 
     def confirmed(self, name: str, rung: Rung) -> tuple[Trial, ...]:
-        """The trials that a rung has trained as often as it wants: their records with the means of its replicates, and
-        the weights of the first."""
+        """The trials that a rung has trained as often as it wants, in a race at least once: their records with the
+        means of its replicates, and the weights of the first."""
         found: dict[str, list[dict[str, Any]]] = {}
         for settled in self._confirmations(name, rung):
             if settled["state"] == "complete":
                 found.setdefault(settled["record"].candidate_key, []).append(settled)
-        numbers = list(range(rung.replicates))
         members = []
         for trial in self.trials(name):
             repeats = found.get(trial.candidate.key, [])
-            if (records := [one["record"] for one in repeats]) and [one.replicate for one in records] == numbers:
+            records = [one["record"] for one in repeats]
+            whole = [one.replicate for one in records] == list(range(len(records)))  # none before the last one failed
+            if records and whole and (rung.racing or len(records) == rung.replicates):
                 with undamaged(f"a confirmation of trial {trial.number}"):
-                    members.append(replace(trial, **repeats[0] | {"record": mean_of(records, fidelity=rung.label)}))
+                    mean = {"record": mean_of(records, fidelity=rung.label), "trainings": len(records)}
+                    members.append(replace(trial, **repeats[0] | mean))
         return tuple(members)
 
     def confirmations(self, name: str, rung: Rung) -> tuple[Record, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from evaluators.trust import TRUSTED_TAU, Agreement, Estimate, Relation, Verdict, agreement
+from experiments.front.confidence import race_noise_pct
 from experiments.store.records import Study, first_mistake
 from experiments.store.store import Store, store_if_any
 from experiments.trust.beyond import Beyond, beyond
@@ -153,8 +154,16 @@ def standing(evaluator: str, store: Store | None, space: SearchSpace | None = No
 
 
 def study_standing(study: Study, store: Store | None) -> Standing:
-    """Of what a study's trials are trained by, within its space."""
-    return standing(study.evaluator, store, study.config.search_space())
+    """Of what a study's trials are trained by, within its space; a race's own trainings say of the noise, too."""
+    found = standing(study.evaluator, store, study.config.search_space())
+    rung = next((rung for rung in study.rungs if rung.racing and rung.label == study.fidelity), None)
+    if rung is None or store is None:
+        return found
+    mious: dict[str, list[float]] = {}
+    for record in store.confirmations(study.name, rung):
+        if record.value is not None:
+            mious.setdefault(record.candidate_key, []).append(record.value)
+    return replace(found, noise_pct=race_noise_pct(list(mious.values()), known_pct=found.noise_pct))
 
 
 def _is_like(member: MemberScores, space: SearchSpace) -> bool:

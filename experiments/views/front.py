@@ -109,7 +109,14 @@ class FrontView:
 
     @property
     def noise_pct(self) -> float | None:
-        return self.ranking.noise_of(self.study.replicates)
+        """Of one training."""
+        return self.ranking.noise_pct
+
+    @property
+    def _noise_text(self) -> str:
+        """Of the means that the rows show, which may be of different numbers of trainings."""
+        known = sorted({row.miou_noise_pct for row in self.rows if row.miou_noise_pct is not None})
+        return " to ".join(f"{pct:.2f}" for pct in dict.fromkeys((known[0], known[-1]))) if known else "unknown"
 
     @property
     def nearest_anchor(self) -> AgainstAnchor | None:
@@ -133,7 +140,9 @@ class FrontView:
         return AgainstAnchor(
             anchor=anchor.anchor,
             miou_difference_pct=row.trial.miou_pct - anchor.miou_pct,
-            miou_difference_margin_pct=None if row.miou_margin_pct is None else math.sqrt(2) * row.miou_margin_pct,
+            miou_difference_margin_pct=None
+            if row.miou_margin_pct is None
+            else math.hypot(row.miou_margin_pct, _margin_pct(self.ranking, anchor) or 0.0),
             latency_difference_ms=slower.delta_ms,
             latency_difference_low_ms=slower.low_ms,
             latency_difference_high_ms=slower.high_ms,
@@ -148,7 +157,7 @@ class FrontView:
             notes.append(anchor.sentence)
         if self.rows and self.noise_pct is not None:
             notes.append(
-                f"±: 90 % of repeated trainings, whose noise is {self.noise_pct:.2f} points of mIoU; the best of many "
+                f"±: 90 % of repeated trainings, whose noise is {self._noise_text} points of mIoU; the best of many "
                 "is partly lucky. on front: probability, with that noise and what the latencies do not share of their "
                 "errors; * is on the front as measured, (knee) its knee."
             )
@@ -214,7 +223,7 @@ def front_rows(
     """A row for each shown trial: also whether it is on the front of all trials, and how likely."""
     on_front = pareto.front(trials, fidelity=study.fidelity)
     members = {trial.number for trial in on_front}
-    noise_pct = ranking.noise_of(study.replicates)
+    noise_pct = ranking.noise_pct
     knee = pareto.knee_of(study, trials)
     likely: Mapping[int, float] = {}
     alike: dict[int, list[int]] = {}
@@ -231,12 +240,17 @@ def front_rows(
             on_front=trial.number in members,
             knee=knee is not None and trial.number == knee.number,
             front_probability=likely.get(trial.number),
-            miou_noise_pct=noise_pct,
-            miou_margin_pct=None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct,
+            miou_noise_pct=ranking.noise_of(trial.trainings),
+            miou_margin_pct=_margin_pct(ranking, trial),
             not_told_apart=tuple(sorted(alike.get(trial.number, ()))),
         )
         for trial in shown
     )
+
+
+def _margin_pct(ranking: Standing, trial: Trial) -> float | None:
+    noise_pct = ranking.noise_of(trial.trainings)
+    return None if noise_pct is None or trial.miou_pct is None else Z_90 * noise_pct
 
 
 def margin_text(pct: float | None) -> str:

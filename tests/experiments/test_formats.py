@@ -100,7 +100,9 @@ def test_records_are_read_and_written_byte_for_byte(tmp_path: Path) -> None:
 
 def test_a_study_file_says_what_it_said() -> None:
     study = StudyConfig.load(str(BEFORE / "study.toml"))
-    assert study.model_dump() == json.loads((BEFORE / "study.json").read_text())
+    said = json.loads((BEFORE / "study.json").read_text())
+    said["confirm"][0] |= {"racing": False, "trainings": None}  # settings that are newer than the file
+    assert study.model_dump() == said
 
 
 def test_a_search_space_holds_what_it_held() -> None:

@@ -204,7 +204,7 @@ def test_a_study_file_may_confirm_by_probability_where_noise_is_known() -> None:
     known = Standing(report="mine", trust=toy_report(0.9).fidelities[0], noise_pct=0.6)
     first, second = build_schedule(config, build_evaluator(config), lambda _: known).confirmations
     assert (first.keep, first.front_probability, first.noise_pct) == (None, 0.1, 0.6)
-    assert (second.front_probability, second.noise_pct) == (0.2, 0.6 / 2**0.5)  # ranks means of two trainings
+    assert (second.front_probability, second.noise_pct) == (0.2, 0.6)  # of one training; its trials say they had two
 
 
 def test_confirming_again_trains_nothing_and_another_confirmation_only_what_is_new(tmp_path: Path) -> None:
@@ -310,6 +310,11 @@ def test_a_study_file_names_its_rungs_and_untested_screens_are_left_out_with_a_n
     [
         (('"naswot"', '"nasswot"'), r"screen\[0\]\.recipe: unknown fidelity 'nasswot'"),
         (('"naswot"', '"proxy-short"'), r"screen\[0\]\.recipe: 'proxy-short' is the study's own evaluator"),
+        (
+            ("keep = 3", "keep = 3\ntrainings = 9"),
+            r"confirm\[0\]\.trainings is the budget of a race",
+        ),
+        (("replicates = 2", "racing = true"), r"confirm\[0\]\.racing: replicates is the most trainings that one"),
         (('"reference"', '"naswot"'), r"confirm\[0\]\.recipe: 'naswot' gives no mIoU; it can score what a"),
         (("replicates = 2", '[[confirm]]\nrecipe = "reference"\nkeep = 1'), "'reference' is there twice"),
         (('"reference"\nkeep = 3\nreplicates = 2', '"proxy-short"\nkeep = 3'), "is what trials are trained by"),
