@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluators.base import Evaluator, Scorer
 from evaluators.combined import CombinedEvaluator, Predictor
 from evaluators.datasets import SegmentationDataset
-from evaluators.proxy import RECIPES, REFERENCE, ProxyEvaluator, ProxyRecipe, named_recipe
+from evaluators.proxy import RECIPES, REFERENCE, ProxyRecipe, proxy_named, split_name
 from evaluators.supernet import inheriting
 from evaluators.zero_cost import ZERO_COST, ZeroCostEvaluator
 from topformer.errors import UserError, unknown_name
@@ -17,11 +17,11 @@ _PROXY_PREFIX = "proxy@"
 
 
 def evaluator_named(text: str, dataset: SegmentationDataset) -> Evaluator:
-    """A proxy by its recipe's name, inherited weights by `supernet:FILE`, trained on by `tuned:FILE`, or a prediction
-    from several of these by `combined:FILE`."""
+    """A proxy by its recipe's name and options, inherited weights by `supernet:FILE`, trained on by `tuned:FILE`, or a
+    prediction from several of these by `combined:FILE`."""
     if text in ZERO_COST:
         raise UserError(f"{text!r} gives no mIoU; it can score what a [[screen]] turns away.")
-    return inheriting(text, dataset) or combining(text, dataset) or ProxyEvaluator(named_recipe(text), dataset)
+    return inheriting(text, dataset) or combining(text, dataset) or proxy_named(text, dataset)
 
 
 def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -> Scorer:
@@ -34,7 +34,7 @@ def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -
     if name in ZERO_COST:
         return ZeroCostEvaluator(name, recipe, dataset)
     proxy = name.removeprefix(_PROXY_PREFIX)
-    if proxy not in RECIPES:
+    if split_name(proxy)[0] not in RECIPES:
         raise unknown_name(
             "fidelity",
             name,
@@ -42,7 +42,7 @@ def scorer_named(name: str, recipe: ProxyRecipe, dataset: SegmentationDataset) -
             advice=f"{ZERO_COST_ALL} means all of the latter; inherited weights are supernet:FILE or tuned:FILE, "
             "a prediction is combined:FILE.",
         )
-    return ProxyEvaluator(named_recipe(proxy), dataset)
+    return proxy_named(proxy, dataset)
 
 
 def combining(text: str, dataset: SegmentationDataset) -> CombinedEvaluator | None:

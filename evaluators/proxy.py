@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from evaluators.base import Curve, Metrics, Scored, clocks
 from evaluators.datasets import Colour, SegmentationDataset, Split
 from evaluators.datasets.acceptance import labels_are_sparse
+from evaluators.datasets.scenes import Scenes
 from evaluators.evaluation import evaluate, evaluate_blocks, score
 from evaluators.recipe import Augmentation, Protocol, TrainingRecipe
 from evaluators.segmentation import ConfusionMatrix
@@ -51,6 +52,10 @@ class ProxyRecipe:
     """One validation pixel in stride x stride is scored; 1 is the full resolution. Photographs are scored in full."""
     protocol: Protocol | None = None
     """How photographs are judged, which keep their proportions; None: all images are drawn at the canvas's size."""
+    common_seed: bool = False
+    """Whether every architecture sees the images in the same order, its weights drawn by the same seed."""
+    judges_scenes: bool = False
+    """Whether scenes of another seed are scored, too, by which nothing is chosen."""
 
     def __post_init__(self) -> None:
         for name, size in (("canvas", self.canvas), ("reference_size", self.reference_size)):
@@ -68,9 +73,10 @@ class ProxyRecipe:
         return content_key(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        """Without a protocol where there is none, as fingerprints of recipes for scenes have always been taken."""
+        """Without what a recipe of before did not say, as fingerprints have always been taken."""
         values = asdict(self) | {"training": self.training.as_dict()}
-        return {name: value for name, value in values.items() if name != "protocol" or value is not None}
+        unsaid: dict[str, Any] = {"protocol": None, "common_seed": False, "judges_scenes": False}
+        return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -319,21 +325,91 @@ def named_recipe(name: str) -> ProxyRecipe:
     return RECIPES[name]
 
 
+def _averaged(recipe: ProxyRecipe) -> ProxyRecipe:
+    if recipe.training.ema_decay:
+        raise UserError(f"recipe {recipe.name!r} averages weights already; leave {AVERAGED!r} out.")
+    decay = max(1 - AVERAGED_PARTS / recipe.training.iterations, 0.0)
+    return replace(recipe, training=replace(recipe.training, ema_decay=decay))
+
+
+def _all_pixels(recipe: ProxyRecipe) -> ProxyRecipe:
+    if recipe.evaluation_stride == 1:
+        raise UserError(f"recipe {recipe.name!r} scores all pixels already; leave {ALL_PIXELS!r} out.")
+    return replace(recipe, evaluation_stride=1)
+
+
+def _halved(recipe: ProxyRecipe) -> ProxyRecipe:
+    return replace(recipe, training=replace(recipe.training, iterations=max(recipe.training.iterations // 2, 1)))
+
+
+def _judging(recipe: ProxyRecipe) -> ProxyRecipe:
+    if recipe.name.partition("+")[0] != REFERENCE.name:
+        raise UserError(f"only {REFERENCE.name} judges, so that nothing is chosen by what judges; not {recipe.name!r}.")
+    if recipe.protocol is not None:
+        raise UserError(f"{REFERENCE.name} judges by the list test.txt of photographs already; leave {JUDGE!r} out.")
+    return replace(recipe, judges_scenes=True)
+
+
+AVERAGED, ALL_PIXELS, HALF, COMMON, JUDGE = "average", "all-pixels", "half", "common", "judge"
+AVERAGED_PARTS = 8
+"""The weights that are scored are an average over about an eighth of the iterations, the last ones weighing most."""
+OPTIONS: Mapping[str, Callable[[ProxyRecipe], ProxyRecipe]] = {
+    COMMON: lambda recipe: replace(recipe, common_seed=True),
+    AVERAGED: _averaged,
+    ALL_PIXELS: _all_pixels,
+    HALF: _halved,
+    JUDGE: _judging,
+}
+"""What may follow a recipe's name, each after a plus: an evaluator of its own, never mixed with the plain one."""
+
+
+def split_name(text: str) -> tuple[str, tuple[str, ...]]:
+    """A recipe's name and its options; raises `UserError` for an unknown option, or one that is there twice."""
+    name, *options = text.split("+")
+    for option in options:
+        if option not in OPTIONS:
+            raise unknown_name("option of a recipe", option, OPTIONS)
+        if options.count(option) > 1:
+            raise UserError(f"{text!r} names {option!r} twice; name it once.")
+    return name, tuple(sorted(options, key=list(OPTIONS).index))
+
+
+def proxy_named(text: str, dataset: SegmentationDataset) -> ProxyEvaluator:
+    """By the name of a recipe, with options like `proxy-short+common+average`."""
+    name, options = split_name(text)
+    return ProxyEvaluator(named_recipe(name), dataset, options=options)
+
+
 class ProxyEvaluator:
     """Short training of one candidate; an `Evaluator`."""
 
-    def __init__(self, recipe: ProxyRecipe, dataset: SegmentationDataset) -> None:
+    def __init__(self, recipe: ProxyRecipe, dataset: SegmentationDataset, *, options: Sequence[str] = ()) -> None:
+        """`options` change what the recipe is for these images; raises `UserError` for one that changes nothing."""
         self.recipe = for_dataset(recipe, dataset)
+        for option in options:
+            changed = OPTIONS[option](self.recipe)
+            self.recipe = replace(changed, name=f"{changed.name}+{option}")
         self.fidelity = self.recipe.name
         self.dataset = self.recipe.images_of(dataset)
-        judge = self.dataset.test_fingerprint if self.judges else None
-        identity = [PROXY_VERSION, self.dataset.fingerprint, self.recipe.as_dict()]
-        self.fingerprint = content_key(identity if judge is None else [*identity, judge])
+        identity: list[Any] = [PROXY_VERSION, self.dataset.fingerprint, self.recipe.as_dict()]
+        if isinstance(judge := self._judge, Scenes):
+            identity.append(judge.fingerprint)
+        elif judge is not None and judge.test_fingerprint is not None:
+            identity.append(judge.test_fingerprint)
+        self.fingerprint = content_key(identity)
 
     @property
     def judges(self) -> bool:
         """Whether the images that judge are scored, too: by the reference alone, so that nothing is chosen by them."""
-        return self.recipe.name == REFERENCE.name and self.recipe.protocol is not None
+        name = self.recipe.name.partition("+")[0]
+        return self.recipe.judges_scenes or (name == REFERENCE.name and self.recipe.protocol is not None)
+
+    @property
+    def _judge(self) -> SegmentationDataset | None:
+        """Of whose images some judge: `test` of photographs, `val` of scenes drawn for it."""
+        if not self.judges:
+            return None
+        return self.dataset.judging if isinstance(self.dataset, Scenes) else self.dataset
 
     def why_not(self, candidate: Candidate) -> str | None:
         """The class count, the kind of task, or a token grid too coarse for the canvas."""
@@ -358,7 +434,7 @@ class ProxyEvaluator:
             candidate,
             replicate=replicate,
             weights_out=weights_out,
-            judges=self.judges,
+            judge=self._judge,
         )
 
 
@@ -371,12 +447,12 @@ def trained_and_scored(
     *,
     replicate: int,
     weights_out: Path | None,
-    judges: bool = False,
+    judge: SegmentationDataset | None = None,
 ) -> Metrics:
     """Train what is made under the seed of candidate and replicate, on one torch thread, and score it as the recipe
-    has it; where it judges, on the images that judge, too."""
+    has it; on the images of `judge` that judge, too."""
     since = clocks()
-    seed = training_seed(candidate, replicate)
+    seed = common_seed(replicate) if recipe.common_seed else training_seed(candidate, replicate)
     curve, judged = Curve(miou_pct=[]), None
     with one_torch_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -390,8 +466,9 @@ def trained_and_scored(
             observe=recipe.curve_of(dataset, candidate, curve),
         )
         scored = recipe.scored(model, dataset, candidate)
-        if judges and dataset.length("test"):
-            judged = recipe.scored(model, dataset, candidate, split="test")
+        split: Split = "val" if isinstance(judge, Scenes) else "test"
+        if judge is not None and judge.length(split):
+            judged = recipe.scored(model, judge, candidate, split=split)
     curve.loss = trained.curve_loss
     if weights_out:
         save_model(model, weights_out, classes=named_colours(dataset))
@@ -405,9 +482,18 @@ def named_colours(dataset: SegmentationDataset) -> tuple[tuple[str, Colour], ...
 
 def training_seed(candidate: Candidate, replicate: int) -> int:
     """Below 2**63, from candidate and replicate only, so that studies with different seeds share evaluations."""
+    return _seed_of(candidate.key, replicate)
+
+
+def common_seed(replicate: int) -> int:
+    """Likewise, the same for every candidate."""
+    return _seed_of("common", replicate)
+
+
+def _seed_of(whose: str, replicate: int) -> int:
     if replicate < 0:
         raise UserError(f"replicates count from 0, not {replicate}.")
-    digest = hashlib.sha256(f"{candidate.key}/{replicate}".encode()).digest()
+    digest = hashlib.sha256(f"{whose}/{replicate}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 

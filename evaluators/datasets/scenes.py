@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 GENERATOR_VERSION = 2
 """Raise it with every change of what is drawn."""
 MOST_ELONGATED = 64
+JUDGE_SEED = 0x6A756467
+"""What is added to a seed, bit by bit, to give that of the scenes that judge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,11 @@ class Scenes:
     def test_fingerprint(self) -> str | None:
         """None: every seed draws another data set, which can judge."""
         return None
+
+    @property
+    def judging(self) -> Self:
+        """Scenes of a seed of their own, by whose `val` nothing is chosen and on whose `train` nothing is trained."""
+        return replace(self, seed=self.seed ^ JUDGE_SEED)
 
     def length(self, split: Split) -> int:
         return {"train": self.train_images, "val": self.val_images, "test": 0}[split]

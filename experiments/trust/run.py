@@ -29,7 +29,7 @@ from evaluators.datasets.files import LabelledFiles
 from evaluators.datasets.named import dataset_named
 from evaluators.datasets.scenes import Scenes
 from evaluators.named import scorers_named
-from evaluators.proxy import ProxyEvaluator, named_recipe
+from evaluators.proxy import named_recipe, proxy_named, split_name
 from evaluators.supernet import SupernetEvaluator
 from evaluators.trust import (
     FAR_CUE_IOU_PCT,
@@ -159,14 +159,14 @@ def plan_named(
     else:
         task = Task(image_size=parse_image_size(size or "512"), num_classes=dataset.num_classes)
         over, anchors = preset(space, task=task), tuple(ANCHORS)
-    recipe = named_recipe(reference)
+    recipe = named_recipe(split_name(reference)[0])
     return TrustPlan(
         name=name or f"{over.name}-{dataset.name}",
         space=over,
         anchors=anchors,
         table=find_table(table or (study.latency.table if study else tables.SNAPDRAGON_865)),
         dataset=dataset,
-        reference=ProxyEvaluator(recipe, dataset),
+        reference=proxy_named(reference, dataset),
         scorers=scorers_named(candidates, recipe, dataset),
         sample=sample,
         notices=notices,

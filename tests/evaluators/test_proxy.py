@@ -141,6 +141,8 @@ CHANGES: dict[str, Any] = {
     "data_share": 0.5,
     "evaluation_stride": 1,
     "protocol": Protocol(long_side=2048, short_side=192, multiple_of=32),
+    "common_seed": True,
+    "judges_scenes": True,
 }
 TRAINING_CHANGES: dict[str, Any] = {
     "iterations": 3,
