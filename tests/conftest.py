@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # read when numpy and torch are loaded
 
-settings.register_profile("test", deadline=None, derandomize=True, max_examples=40)
-settings.register_profile("thorough", deadline=None, max_examples=500)
+BUSY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a machine may have other work, too
+settings.register_profile("test", derandomize=True, max_examples=40, **BUSY)
+settings.register_profile("thorough", max_examples=500, **BUSY)
 settings.load_profile("test")
 
 

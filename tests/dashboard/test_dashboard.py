@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from playwright.sync_api import FloatRect, Locator, sync_playwright
+from playwright.sync_api import FloatRect, Locator, Page, sync_playwright
 from streamlit.testing.v1 import AppTest
 
 import dashboard.app
@@ -28,6 +28,7 @@ from dashboard.front import selected_trial
 from dashboard.queries import block_frame, class_frame, front_frame, front_of
 from experiments.search.study import StudyResult
 from experiments.store.store import Store
+from tests.support.ports import free_port
 from tests.support.toys import ToyEvaluator, run_toy, toy_config, toy_report, toy_url
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -198,7 +199,7 @@ def test_studies_are_listed_and_compared(tmp_path: Path, monkeypatch: pytest.Mon
         config = toy_config(trials=6).model_copy(update={"name": name})
         run_toy(tmp_path, config, ToyEvaluator(fingerprint=evaluator))
     monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(tmp_path))
-    page = AppTest.from_function(studies_page, default_timeout=60).run()
+    page = AppTest.from_function(studies_page, default_timeout=300).run()
     assert not page.exception
     assert set(page.dataframe[0].value["study"]) == {"one", "two", "three"}
     page = page.multiselect[0].set_value(["one", "two"]).run()
@@ -209,7 +210,7 @@ def test_studies_are_listed_and_compared(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_trust_report_is_a_table(vouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOPFORMER_NAS_STORAGE", toy_url(vouched))
-    page = AppTest.from_function(trust_page, default_timeout=60).run()
+    page = AppTest.from_function(trust_page, default_timeout=300).run()
     assert not page.exception
     assert page.selectbox[0].options[0] == "toy-report (store)"
     assert "0.71 (0.61 to 0.81)" in list(page.dataframe[0].value["tau"])
@@ -285,12 +286,10 @@ def test_a_study_without_results_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert "No evaluation is complete yet" in page.info[0].value
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served(folder: Path, result: StudyResult) -> Iterator[str]:
     """Address of the dashboard as `topformer-nas dashboard` serves it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "dashboard", "--headless", "--port", str(port)]
     environment = {**os.environ, "TOPFORMER_NAS_STORAGE": toy_url(folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -407,7 +406,7 @@ def test_whatever_text_a_store_holds_is_shown_as_text(
             bad.commit()
         page = app(toy_url(place), monkeypatch)
         others = (studies_page, trust_page) if table in ("studies", "trust_reports") else ()
-        for one in (page, *(AppTest.from_function(other, default_timeout=60).run() for other in others)):
+        for one in (page, *(AppTest.from_function(other, default_timeout=300).run() for other in others)):
             assert not one.exception, (table, column)
             assert_no_markup(one)
         for chart in page.get("plotly_chart"):
@@ -421,6 +420,21 @@ def test_whatever_text_a_store_holds_is_shown_as_text(
     assert seen > 5
 
 
+@contextmanager
+def chromium(address: str, asked: Callable[[str], object] = str) -> Iterator[Page]:
+    """That page once its chart is drawn, and what it `asked` for; a busy machine may take its time for anything."""
+    with sync_playwright() as playwright:
+        args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args, timeout=300_000)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        page.set_default_timeout(300_000)
+        page.on("request", lambda request: asked(request.url))
+        page.goto(address)
+        page.wait_for_selector(".js-plotly-plot .scatterlayer .point")
+        yield page
+        browser.close()
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
@@ -431,19 +445,11 @@ def test_text_of_a_store_makes_no_browser_fetch_or_link(served: str, folder: Pat
         connection.commit()
     asked: list[str] = []
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport={"width": 1500, "height": 1100})
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(served)
-            page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=300_000)
-            page.wait_for_function(
-                "document.body.innerText.includes('![x](http://127.0.0.1:9/a.png) [c]')", timeout=300_000
-            )
+        with chromium(served, asked.append) as page:
+            page.wait_for_function("document.body.innerText.includes('![x](http://127.0.0.1:9/a.png) [c]')")
             page.wait_for_timeout(1500)  # what must not come has time to
             assert "![x](http://127.0.0.1:9/a.png) [c](http://127.0.0.1:9/b)" in page.inner_text("body")
             assert page.locator("a[href*='127.0.0.1:9'], a[href*='evil'], img[src*='127.0.0.1:9']").count() == 0
-            browser.close()
     finally:
         with closing(sqlite3.connect(folder / "toy.db")) as connection:
             connection.execute("UPDATE studies SET fidelity = 'toy'")
@@ -469,20 +475,12 @@ def at_rest(locator: Locator) -> FloatRect:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
 def test_the_page_is_drawn_in_a_browser_and_a_click_opens_an_architecture(served: str, tmp_path: Path) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
-        page = browser.new_page(viewport={"width": 1500, "height": 1100})
-        page.goto(served)
-        page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=300_000)
+    with chromium(served) as page:
         assert "untested" in page.inner_text("body")
         traces = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace")
         assert traces.count() >= 3
         star = at_rest(traces.nth(2).locator(".point").first)
         page.mouse.click(star["x"] + star["width"] / 2, star["y"] + star["height"] / 2)
-        page.wait_for_function("document.body.innerText.includes('Trial 0 (tiny)')", timeout=300_000)
+        page.wait_for_function("document.body.innerText.includes('Trial 0 (tiny)')")
         page.screenshot(path=str(tmp_path / "dashboard.png"))
-        browser.close()
     assert (tmp_path / "dashboard.png").stat().st_size > 20_000

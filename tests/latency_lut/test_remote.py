@@ -33,6 +33,8 @@ from latency_lut.runtimes.ncnn import Ncnn
 from latency_lut.runtimes.onnxruntime import OnnxRuntime
 from latency_lut.table import LatencyTable
 from tests.support.fake_adbd import FakeAdbd
+from tests.support.ports import free_port
+from tests.support.shell import Shell
 from topformer import TINY, Candidate, Task, UserError
 from topformer.blocks import candidate_blocks
 from topformer.cache import CACHE_VARIABLE
@@ -176,11 +178,6 @@ def machine(folder: Path, *, midr: str = A77, max_khz: int = 2_841_600, now_khz:
 
 def adb(*arguments: str) -> str:
     return subprocess.run(["adb", *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def answers(port: int) -> bool:
@@ -594,8 +591,10 @@ class TestAdb:
         with pytest.raises(UserError, match="no space is left on adb:"):
             android.remote().info()
 
-    @pytest.mark.slow
-    def test_the_command_refuses_in_a_sentence(self, android: AdbPhone) -> None:
+    def test_the_command_refuses_in_a_sentence(
+        self, android: AdbPhone, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shell = Shell(capsys, monkeypatch, tmp_path)
         for more, said in (
             ("--runtime onnxruntime --table phone", "runs ncnn's payload, not onnxruntime: use --runtime ncnn"),
             ("", "needs a name: choose one with --table"),
@@ -604,9 +603,8 @@ class TestAdb:
                 "Invalid value for .--core.: Input should be a valid integer",
             ),
         ):
-            with command(android, *more.split()) as process:
-                _, error = process.communicate()
-            assert (process.returncode, bool(re.search(said, error))) == (2, True), error
+            words = ("latency", "measure", "--device", f"adb:{android.daemon.serial}", "--size", "64", *more.split())
+            assert re.search(said, shell.refusal(*words))
 
     @pytest.mark.slow
     def test_the_command_times_on_a_phone_until_ctrl_c_and_goes_on(self, android: AdbPhone, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests.support.ports import free_port
+
 VERSION = 0x01000001
 LARGEST = 1 << 18
 BANNER = b"device::ro.product.name=fake;ro.product.model=Fake;ro.product.device=fake;features=cmd"
@@ -30,8 +32,8 @@ class ClosedError(Exception):
 class FakeAdbd:
     """Listens from the start; `kill` tears down everything, as pulling the cable does."""
 
-    def __init__(self, root: Path, port: int = 0) -> None:
-        """Port 0: a free one, which is never among adb's own 5554 to 5585."""
+    def __init__(self, root: Path, port: int | None = None) -> None:
+        """On a free port, or on one that it had before."""
         self.tmp = root / "tmp"
         self.bin = root / "bin"
         for folder in (self.tmp, self.bin):
@@ -43,8 +45,8 @@ class FakeAdbd:
         self.killed = False
         self.programs: set[subprocess.Popen[bytes]] = set()
         self._sockets: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = port or free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self.serial = f"127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 

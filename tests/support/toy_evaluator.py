@@ -46,7 +46,9 @@ class ToyEvaluator:
     """A folder; the first evaluation of each of three candidates kills its own process and leaves a mark there."""
     seconds: float = 0.0
     slow: Callable[[Candidate], bool] | None = None
-    """Those that take so long; all where it is None."""
+    """Those that wait for `awaited`."""
+    awaited: Path | None = None
+    """A file that somebody makes."""
     luck_of: str = ""
     """Evaluators of other names give candidates other luck."""
 
@@ -54,7 +56,9 @@ class ToyEvaluator:
         return "it is barred" if self.bars and self.bars(candidate) else None
 
     def evaluate(self, candidate: Candidate, *, replicate: int, weights_out: Path | None) -> Metrics:
-        time.sleep(self.seconds if self.slow is None or self.slow(candidate) else 0.0)
+        time.sleep(self.seconds)
+        if self.awaited is not None and self.slow is not None and self.slow(candidate):
+            wait_for(self.awaited)
         if self.dies_once_in is not None and marked(self.dies_once_in, candidate.key):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.disk_is_full:
@@ -98,6 +102,14 @@ class SizeScorer:
             raise RuntimeError("cannot be scored")
         size = float(sum(block.parameters for block in candidate_blocks(candidate)))
         return Score(value=size, seconds=0.0, cpu_seconds=0.0)
+
+
+def wait_for(file: Path, *, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not file.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(file)
+        time.sleep(0.02)
 
 
 def always(candidate: Candidate) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from evaluators.datasets.description import EXAMPLE
 from evaluators.datasets.named import LAYOUTS, any_dataset_named
+from evaluators.datasets.scenes import Scenes
 from experiments.cli import terminal
 from tests.support import trees
 from tests.support.shell import Shell
@@ -119,7 +120,10 @@ def test_images_in_folders_of_classes_are_checked(mine: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_scenes_are_checked(mine: Shell) -> None:
+def test_scenes_are_checked(mine: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve of them; drawing the 3,300 takes ten seconds."""
+    for name, count in (("train_images", 8), ("val_images", 4)):
+        monkeypatch.setitem(Scenes.__init__.__kwdefaults__, name, count)
     content = mine.json("datasets", "check", "scenes", "--sample", "2")
     assert isinstance(content, dict)
     assert (content["layout"], content["num_classes"], content["sound"]) == ("scenes", 59, True)

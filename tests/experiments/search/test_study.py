@@ -254,8 +254,10 @@ def test_asynchronously_nobody_waits_for_the_slowest(sampler: str, tmp_path: Pat
         events.append(event)
         if len(events) == 3:
             raise KeyboardInterrupt
+        if event.trial and event.trial.batch >= 1:
+            (tmp_path / "later").touch()
 
-    slow = ToyEvaluator(seconds=15, slow=is_base)  # the others take less, also on a busy machine
+    slow = ToyEvaluator(slow=is_base, awaited=tmp_path / "later")
     with pytest.raises(KeyboardInterrupt):
         run_toy(tmp_path, config, slow, workers=2, report=follow)
     result = run_toy(tmp_path, config, slow, workers=2, report=follow)
