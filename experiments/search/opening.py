@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluators.base import Evaluator
 from experiments.search.schedule import Schedule
+from experiments.store.records import Study
 from experiments.store.store import Store
 from experiments.study_config import StudyConfig
 from latency_lut.table import LatencyTable, find_table
@@ -25,10 +26,18 @@ def opened(
     with another configuration, evaluator or screens.
     """
     require_anchors(config.search_space(), config.search.anchors)
-    table = _opened_table(config, store, table, evaluator)
-    stored = store.study(config.name).config
-    _require_same_screens(config, store, schedule)
-    return config.extended(max(config.search.trials, stored.search.trials)), table
+    screens = [screen.scorer.fingerprint for screen in schedule.screens]
+    stored = store.find_study(config.name)
+    if stored is not None and store.counts(config.name).trials:
+        _require_as_before(config, store, stored, evaluator, screens)
+        return config.extended(max(config.search.trials, stored.config.search.trials)), stored.table
+    if stored is not None:
+        store.delete_study(config.name)  # it never began: nothing is lost by beginning anew
+    table = table or find_table(config.latency.table)
+    require_rows(config, table)
+    store.create_study(config, evaluator=evaluator.fingerprint, fidelity=evaluator.fidelity, table_text=table.text)
+    store.set_screens(config.name, screens)
+    return config, table
 
 
 @contextmanager
@@ -42,22 +51,10 @@ def nothing_left_of_no_start(name: str, store: Store) -> Iterator[None]:
         raise
 
 
-def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None, evaluator: Evaluator) -> LatencyTable:
-    """Create or reopen the stored study; gives the table as it was when the study began."""
-    stored = store.find_study(config.name)
-    if stored is not None and not store.counts(config.name).trials:
-        store.delete_study(config.name)  # it never began: nothing is lost by beginning anew
-        stored = None
-    if stored is None:
-        table = table or find_table(config.latency.table)
-        require_rows(config, table)
-        store.create_study(
-            config,
-            evaluator=evaluator.fingerprint,
-            fidelity=evaluator.fidelity,
-            table_text=table.text,
-        )
-        return table
+def _require_as_before(
+    config: StudyConfig, store: Store, stored: Study, evaluator: Evaluator, screens: list[str]
+) -> None:
+    """A study goes on as it began; what a trust report says of its screens may have changed since."""
     if changed := _changed_keys(stored.config.model_dump(), config.model_dump()):
         raise UserError(
             f"study {config.name!r} is in {store.url} with another {changed[0]}; restore it, give the changed study "
@@ -69,17 +66,9 @@ def _opened_table(config: StudyConfig, store: Store, table: LatencyTable | None,
             f"study {config.name!r} was evaluated by {stored.evaluator}, now it would be {evaluator.fingerprint}: "
             "results would not compare; give the study a new name."
         )
-    return stored.table
-
-
-def _require_same_screens(config: StudyConfig, store: Store, schedule: Schedule) -> None:
-    """A study goes on with the screens that it began with: what a trust report says may have changed since."""
-    used = [screen.scorer.fingerprint for screen in schedule.screens]
-    if not store.counts(config.name).trials:
-        store.set_screens(config.name, used)
-    elif (before := store.screens(config.name)) != used:
+    if (before := store.screens(config.name)) != screens:
         raise UserError(
-            f"study {config.name!r} began with {len(before)} of its screens in use, now it would be {len(used)}, or "
+            f"study {config.name!r} began with {len(before)} of its screens in use, now it would be {len(screens)}, or "
             "others: a trust report or a supernet has changed; give the study a new name."
         )
 
