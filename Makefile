@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine with Python 3.11 and make:
 #   make demo   installs, runs the quickstart study on the Snapdragon 865 table, exports its winner
 #   make test   installs, checks and tests: an example of everything
-# Three more are for those who change it:
+# Four more are for those who change it:
 #   make fast       what is quick of these tests, in under three minutes on two cores
+#   make coverage   the tests of `make test` again, and the share of the lines that they run
 #   make thorough   what is slow by nature: many draws, architectures, kills, layouts
 #   make fuzz       damaged and hostile input for MINUTES, drawn by SEED
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PARALLEL := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 THOROUGH := -q -m "thorough or hypothesis" --hypothesis-profile thorough $(PARALLEL)
 SHELL := /bin/bash
 
-.PHONY: demo test fast thorough fuzz install lint types pytest format pictures clean
+.PHONY: demo test fast coverage thorough fuzz install lint types pytest format pictures clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -52,6 +53,9 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
+	$(BIN)/python -m pytest -m "not thorough" $(PARALLEL)
+
+coverage: $(STAMP)
 	$(BIN)/python -m pytest -m "not thorough" $(PARALLEL) --cov --cov-report=
 	@echo "Covered by these tests: $$($(BIN)/coverage report --format=total) % of the lines"
 
