@@ -41,7 +41,8 @@ import torch
 from evaluators.checkpoints import RunFolder
 from evaluators.combined import Predictor
 from evaluators.datasets.checking import check
-from evaluators.datasets.description import read_description
+from evaluators.datasets.class_lists import class_list
+from evaluators.datasets.description import EXAMPLE, read_description
 from evaluators.datasets.named import any_dataset_named
 from experiments.cli import main as cli
 from experiments.export.formats import Network
@@ -83,6 +84,17 @@ ODD = [
     ),
     *("[" * 3000, "{" * 3000, ".".join("a" * 3000), '{"a":' * 500, "inf", "-inf", "1979-05-27", "'''", '"""', "\x00"),
 ]
+CLASS_LISTS = {
+    "class_dict.csv": b"name,r,g,b\nroad,128,64,128\nsky,70,130,180\n",
+    "classes.csv": b"Name; Red; Green; Blue\nroad; 128; 64; 128\nsky; 70; 130; 180\n",
+    "labelmap.txt": b"# label:color_rgb:parts:actions\nroad:128,64,128::\nsky:70,130,180:a,b:\n",
+    "labels.txt": b"0: road\n2: sky\n",
+    "id2label.json": b'{"id2label": {"0": "road", "1": "sky"}}',
+    "label_map.json": b'{"road": 0, "sky": 1}',
+    "_classes.csv": b"Pixel Value, Class\n0, road\n1, sky\n",
+    "classes.txt": "road\nH\u00e4user\n".encode("utf-16"),
+}
+"""Of other tools, by the names that they have."""
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null|[A-Za-z_]+')
 
 
@@ -166,7 +178,14 @@ def changed_table(rng: random.Random, content: bytes) -> bytes:
 def changed_counts(rng: random.Random, content: bytes) -> bytes:
     if rng.random() < 0.2:
         return changed_bytes(rng, content)
-    return gzip.compress(changed_text(rng, gzip.decompress(content)[:20_000]), compresslevel=1)
+    return gzip.compress(changed_text(rng, gzip.decompress(content)), compresslevel=1)
+
+
+def some_counts() -> bytes:
+    """The first rows of the shipped counts, whole."""
+    shipped = next((HERE / "latency_lut" / "tables").glob("*.counts.gz")).read_bytes()
+    rows, end, _ = gzip.decompress(shipped)[:20_000].rpartition(b"\n")
+    return gzip.compress(rows + end)
 
 
 def changed_records(rng: random.Random, content: bytes) -> bytes:
@@ -269,6 +288,11 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
         return read
 
+    def class_file(path: Path) -> object:
+        with tempfile.TemporaryDirectory(dir=path.parent) as home:
+            shutil.copy(path, Path(home) / path.name.partition("-")[2])
+            return class_list(Path(home))
+
     def run_state(path: Path) -> object:
         return (
             RunFolder(path.parent / "run", {}).load() if shutil.copy(path, path.parent / "run" / "state.pt") else None
@@ -322,12 +346,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
         ),
         "table": Kind(seeds("toy.lut"), changed_table, LatencyTable.load),
         "counts": Kind(
-            {"a.counts.gz": next((HERE / "latency_lut" / "tables").glob("*.counts.gz")).read_bytes()},
+            {"a.counts.gz": some_counts()},
             changed_counts,
             CountTable.load,
         ),
         "combined evaluator": Kind(seeds("combined.json"), changed_text, Predictor.load),
-        "description": Kind(seeds("dataset.toml"), changed_text, read_description),
+        "description": Kind(seeds("dataset.toml") | {"example.toml": EXAMPLE.encode()}, changed_text, read_description),
+        "class list": Kind(CLASS_LISTS, changed_text, class_file),
         "archive": Kind(seeds("study.zip"), changed_archive, read_archive),
         "trust report": Kind(
             seeds("trust_report.json"),
