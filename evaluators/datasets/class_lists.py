@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from evaluators.datasets.description import IMAGE_SUFFIXES
 from evaluators.datasets.evidence import Row
 from evaluators.datasets.files import MOST_CLASSES, DataError, read_list
 from evaluators.datasets.places import role_of
@@ -134,7 +135,9 @@ def _names(path: Path) -> tuple[Row, ...]:
     for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
         found = [pattern.fullmatch(line) for line in lines]
         numbers = [int(match["number"]) for match in found if match]
-        if len(numbers) == len(lines) and numbers != list(range(len(lines))):
+        as_rows = numbers == list(range(len(lines)))
+        apart = path.name != "classes.txt" or all({"\t", ";"} & set(line) for line in lines)
+        if len(numbers) == len(lines) and (apart or not as_rows):
             return _distinct(tuple(Row(match["name"], None, int(match["number"])) for match in found if match), path)
     return _distinct(tuple(Row(line, None) for line in lines), path)
 
@@ -255,6 +258,8 @@ def _distinct(rows: tuple[Row, ...], path: Path) -> tuple[Row, ...]:
         raise UserError(f"{path} must name 1 to {MOST_CLASSES} classes, not {len(names)}.")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path} names {twice!r} twice.")
+    if file := next((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), None):
+        raise UserError(f"{path} is no list of classes: {file[:100]!r} is the name of a file.")
     if "" in names:
         raise UserError(f"{path} has a class without a name.")
     return rows

@@ -64,8 +64,9 @@ class Reading:
 def masks_deciding(root: Path, pairs: Sequence[Pair], rows: Sequence[Row]) -> list[Seen]:
     """The sample; and many more where it lacks one class alone, and 255 may be that one."""
     seen = masks_seen(root, pairs, len(rows))
-    used = _numbers(seen)
-    if len(rows) > 2 and IGNORE in used and len(used) == len(rows) and len(pairs) > len(seen):
+    used, names = _numbers(seen), [row.name for row in rows if not row.ignored]
+    lacks_one = _lacks_one(names, _class_values(used, _table(_numbered(rows)))) if len(rows) < IGNORE else False
+    if IGNORE in used and lacks_one and len(pairs) > len(seen):
         return masks_seen(root, pairs, len(rows), most=MOST_LOOKED_AT)
     return seen
 
@@ -282,13 +283,13 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
     if len(rows) > IGNORE:
         raise UserError(f"{root}: {len(rows)} classes and ignored rows are too many for numbers below {IGNORE}.")
     numbers = [mask for mask in seen if mask.used is not None]
-    _require_one_palette(root, numbers)
+    _require_one_palette(root, rows, numbers)
     _require_own_numbers(root, rows)
     _require_sharp(root, rows, numbers)
     _require_counts(root, rows, numbers)
     by_colour = {row.colour: number for number, row in enumerate(rows)}
     _require_usual_palettes(root, rows, [mask for mask in numbers if _vote(mask, by_colour, rows) != "same"])
-    used = {value for mask in numbers for value in mask.used or ()}
+    used, names = _numbers(numbers), [row.name for row in rows if not row.ignored]
     chosen = _numbered(rows) if not _is_packed(root, rows, used) else _packed(rows)
     table = _table(chosen)
     beside = frozenset[int]().union(*(beside_ignored(mask.used or (), table) for mask in numbers))
@@ -296,10 +297,10 @@ def _by_number(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> Reading
     shown = [mask for mask in numbers if IGNORE in (mask.used or ())]
     said = by_colour.keys() >= {_WHITE} and all(_vote(mask, by_colour, rows) in ("same", "coloured") for mask in shown)
     if IGNORE in used and table[IGNORE] == IGNORE and not said:
-        _require_sure_ignored(root, rows, used, beside)
+        _require_sure_ignored(root, rows, used, beside, table)
     doubts = Doubts(
         lone_ignored=IGNORE not in used,
-        any_ignored=len(rows) > 2 and IGNORE not in used and len(used) == len(rows) - 1,
+        any_ignored=IGNORE not in used and _lacks_one(names, _class_values(used, table)),
         colours=tuple((row.colour, _label_of_row(rows, number)) for number, row in enumerate(rows) if row.colour),
         palette=_palette_labels(numbers, table),
         num_classes=len(rows),
@@ -341,26 +342,39 @@ def _require_first(root: Path, rows: Sequence[Row], used: Iterable[int]) -> None
     raise AmbiguousError(root, f"masks with the values {_listed(sorted(used))} can be read", ways)
 
 
-def _require_sure_ignored(root: Path, rows: Sequence[Row], used: Iterable[int], beside: frozenset[int]) -> None:
+def _require_sure_ignored(
+    root: Path, rows: Sequence[Row], used: frozenset[int], beside: frozenset[int], table: Sequence[int]
+) -> None:
     """Raises `AmbiguousError` where 255 may as well be a class that nothing else stands for."""
     classes = [row.name for row in rows if not row.ignored]
     known = sorted(value for value in used if value != IGNORE)
-    as_many = len(classes) > 2 and len(classes) == len(rows) == len(known) + 1
-    if len(beside) >= LEAST_BESIDE and not as_many:
+    there = _class_values(used, table)
+    if len(beside) >= LEAST_BESIDE and not _lacks_one(classes, there):
         return
     if len(classes) == 1:
         as_object = {"classes": [{"name": "background", "value": 0}, {"name": classes[0], "value": IGNORE}]}
         says = f"{IGNORE} is {classes[0]!r}, and 0 a background that the class list does not name"
     else:
-        values = [*known, IGNORE] if len(known) + 1 == len(classes) else [*range(len(classes) - 1), IGNORE]
+        values = [*there, IGNORE] if len(there) + 1 == len(classes) else [*range(len(classes) - 1), IGNORE]
         as_object = {"classes": [{"name": n, "value": v} for n, v in zip(classes, values, strict=True)]}
-        moved = f", and {known[-1]} is {classes[-2]!r}" if known[-1:] == [len(classes) - 1] else ""
+        moved = f", and {there[-1]} is {classes[-2]!r}" if there and table[there[-1]] == len(classes) - 1 else ""
         says = f"{IGNORE} is {classes[-1]!r}{moved}"
+    apart = [value for value in known if value < len(table) and table[value] == IGNORE]
     raise AmbiguousError(
         root,
         f"masks with the values {_listed([*known, IGNORE])} can be read",
-        [(says, as_object | {"ignored": []}), (f"{IGNORE} is ignored, and 0 is {classes[0]!r}", _numbered(rows))],
+        [(says, as_object | {"ignored": apart}), (f"{IGNORE} is ignored, and 0 is {classes[0]!r}", _numbered(rows))],
     )
+
+
+def _class_values(used: Iterable[int], table: Sequence[int]) -> list[int]:
+    """Those of the values that stand for a class."""
+    return sorted(value for value in used if value < len(table) and 0 <= table[value] != IGNORE)
+
+
+def _lacks_one(classes: Sequence[str], there: Sequence[int]) -> bool:
+    """Was one class alone not seen, of so many that 255 may be that one though others lie beside it?"""
+    return len(classes) > 2 and len(there) == len(classes) - 1
 
 
 def _is_packed(root: Path, rows: Sequence[Row], used: Iterable[int]) -> bool:
@@ -385,17 +399,19 @@ def _is_packed(root: Path, rows: Sequence[Row], used: Iterable[int]) -> bool:
     )
 
 
-def _require_one_palette(root: Path, masks: Sequence[Seen]) -> None:
+def _require_one_palette(root: Path, rows: Sequence[Row], masks: Sequence[Seen]) -> None:
     """Raises `UserError` where one colour has another number in another mask: the numbers cannot be of the classes."""
     known: dict[Colour, tuple[int, str]] = {}
     for mask in masks:
         for colour, value in _distinct_colours(mask):
             number, path = known.setdefault(colour, (value, mask.path))
             if number != value:
+                cure = "Write a classes.csv (name,red,green,blue) with the colour of each class."
+                if all(row.colour for row in rows):
+                    cure = f"The class table has not all of their colours: were edges softened? {_SAVE_AGAIN}"
                 raise UserError(
                     f"{root}: the colour {colour} has the number {number} in {path} and {value} in {mask.path}: the "
-                    "numbers of these palettes are not those of classes. Write a classes.csv (name,red,green,blue) "
-                    "with the colour of each class."
+                    f"numbers of these palettes are not those of classes. {cure}"
                 )
 
 

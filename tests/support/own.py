@@ -234,6 +234,7 @@ def _undescribed(
     )
     all_seen = all(len(np.unique(labels[labels != IGNORED])) == len(names) for labels in meant.values())
     from_one = habit == "from one" and all_seen
+    occurs = {int(label) for labels in meant.values() for label in np.unique(labels)} >= set(range(len(names)))
     for name, labels in meant.items():
         mode = rng.choice(modes)
         if by_colour:
@@ -246,9 +247,10 @@ def _undescribed(
         table[: len(numbers)] = numbers
         if from_one:
             table[: len(numbers)] += 1
-        if len(names) <= 2 and habit in ("white", "mixed"):
-            labels[labels == IGNORED] = 0  # where 255 is the object, nothing is ignored
-            if habit == "white" or rng.random() < 0.5:
+        white = habit == "white" and (len(names) <= 2 or occurs)
+        if white or (len(names) <= 2 and habit == "mixed"):
+            labels[labels == IGNORED] = 0  # where 255 is the last class, nothing is ignored
+            if white or rng.random() < 0.5:
                 table[len(names) - 1] = IGNORED
         if mode == "1" and table[labels].max() > 1:
             mode = "L"

@@ -47,6 +47,8 @@ def test_tables_of_colours_are_read_whoever_wrote_them(name: str, content: str, 
     ("name", "content"),
     [
         ("labels.txt", "a\nb\nc\n"),
+        ("labels.txt", "0: a\n1: b\n2: c\n"),
+        ("classes.txt", "0\ta\n1\tb\n2\tc\n"),
         ("id2label.json", '{"0": "a", "2": "c", "1": "b"}'),
         ("label_map.json", '{"b": 1, "a": 0, "c": 2}'),
         ("label2id.json", '{"a": 0, "b": 1, "c": 2}'),
@@ -71,6 +73,10 @@ def test_lists_that_say_otherwise_are_refused_or_told(tmp_path: Path) -> None:
     assert "id2label.json is not used, since classes.txt is there" in said
     (root / "labels.txt").write_text("c\nb\na\n")
     assert "classes.txt and labels.txt name the same classes in another order" in refusal(root)
+
+
+def test_a_list_of_files_is_no_list_of_classes(tmp_path: Path) -> None:
+    assert "'n0.png' is the name of a file" in refusal(folder(tmp_path, {"labels.txt": "n0.png\nn1.png\nn2.png\n"}))
 
 
 def test_files_that_are_no_class_list_here_are_named(tmp_path: Path) -> None:

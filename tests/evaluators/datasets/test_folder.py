@@ -115,16 +115,16 @@ def test_classes_are_read_whatever_editor_wrote_them(written: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "written",
     [
-        "\ufeffname,red,green,blue\r\na,1,2,3\r\nb, 4 ,5,6\r\n",
-        "blue,name,red,green\n3,a,1,2\n6,b,4,5",
-        "name,r,g,b\na,1,2,3\nb,4,5,6",
+        "\ufeffname,red,green,blue\r\na,1,2,3\r\nb, 4 ,5,6\r\nc,7,8,9\r\n",
+        "blue,name,red,green\n3,a,1,2\n6,b,4,5\n9,c,7,8",
+        "name,r,g,b\na,1,2,3\nb,4,5,6\nc,7,8,9",
     ],
 )
 def test_class_tables_are_read_whatever_editor_wrote_them(written: str, tmp_path: Path) -> None:
     trees.folder_tree(tmp_path)
     (tmp_path / "classes.csv").write_bytes(written.encode())
     dataset = opened(tmp_path)
-    assert (dataset.class_names, dataset.palette) == (("a", "b"), ((1, 2, 3), (4, 5, 6)))
+    assert (dataset.class_names, dataset.palette) == (("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 
 @pytest.mark.parametrize(
