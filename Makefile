@@ -36,7 +36,7 @@ demo: $(STAMP)
 	$(NAS) front quickstart --plot runs/front.png
 	@echo "The best architecture under $(BUDGET) ms:"
 	$(NAS) front quickstart --latency-max $(BUDGET)
-	$(NAS) export quickstart@$(BUDGET)ms --out runs/exported
+	$(NAS) export quickstart@$(BUDGET)ms --out runs/exported --overwrite
 	@echo "The front is drawn in runs/front.png. Browse it: $(NAS) dashboard"
 
 test: lint

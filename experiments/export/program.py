@@ -5,14 +5,18 @@ Exporters that trace torch (ONNX, ExecuTorch, LiteRT) take `program`; its output
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from evaluators.evaluation import MEAN, STANDARD_DEVIATION
 from experiments.export.formats import Network
 from latency_lut.runtimes.onnxruntime import exportable
+from topformer.blocks import PPM_BINS
+from topformer.model import Pool, PyramidPoolingModule, upsample
 
 
 class Program(nn.Module):
@@ -50,11 +54,58 @@ class Program(nn.Module):
 
 
 def program(network: Network) -> Program:
-    """For exporters: a copy on the task's size, without what they stumble over (`exportable`)."""
-    assert not network.dynamic, "a program is for one size"
+    """For exporters: a copy without what they stumble over (`exportable`), on the task's size unless it is dynamic."""
     height, width = network.task.image_size
-    static = exportable(network.model.eval(), ((3, height, width),))
-    return Program(static, probes=network.probes, normalise_inside=network.normalise_inside).eval()
+    if network.dynamic:
+        made = with_growing_pools(network.model)
+    else:
+        made = exportable(network.model.eval(), ((3, height, width),))
+    return Program(made, probes=network.probes, normalise_inside=network.normalise_inside).eval()
+
+
+class GrowingPool(nn.Module):
+    """Adaptive average pooling whose averaging matrices are made from the size of what is pooled."""
+
+    def forward(self, token: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, C, h, w) -> (B, C, *grid)."""
+        rows, columns = (_averaging(size, bins) for size, bins in zip(token.shape[-2:], grid, strict=True))
+        return rows @ token @ columns.T
+
+
+class _GrowingPyramidPooling(nn.Module):
+    """A `PyramidPoolingModule` on any size."""
+
+    def __init__(self, module: PyramidPoolingModule) -> None:
+        super().__init__()
+        self.pool = GrowingPool()
+        self.branches = module.branches
+        self.fuse = module.fuse
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        size = (x.shape[-2], x.shape[-1])
+        branches = zip(PPM_BINS, self.branches, strict=True)
+        maps = [x, *(upsample(F.relu(branch(self.pool(x, (bins, bins)))), size) for bins, branch in branches)]
+        return F.relu(self.fuse(torch.cat(maps, dim=1)))
+
+
+def with_growing_pools(module: nn.Module) -> nn.Module:
+    """A copy whose adaptive pooling can be exported for every size of image."""
+    made = copy.deepcopy(module).eval()
+    for name, part in list(made.named_modules()):
+        if isinstance(part, Pool):
+            made.set_submodule(name, GrowingPool())
+        elif isinstance(part, PyramidPoolingModule):
+            made.set_submodule(name, _GrowingPyramidPooling(part))
+    return made
+
+
+def _averaging(size: int, bins: int) -> Tensor:
+    """(bins, size), as `averaging_matrix`, in operations that an exporter can write down for a size not known yet."""
+    row, column = torch.arange(bins)[:, None], torch.arange(size)[None]
+    start = torch.div(row * size, bins, rounding_mode="floor")
+    stop = torch.div((row + 1) * size + bins - 1, bins, rounding_mode="floor")
+    return ((column >= start) & (column < stop)).float() / (stop - start).float()
 
 
 def reference(network: Network) -> Program:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from evaluators.cost import require_runnable
+from evaluators.datasets import Colour
 from evaluators.datasets.acceptance import require_names
 from evaluators.datasets.named import dataset_named
 from experiments.export.card import Provenance
@@ -24,7 +25,7 @@ from topformer.blocks import decompose
 from topformer.config import Task
 from topformer.errors import UserError
 from topformer.model import TopFormer
-from topformer.weights import load_model
+from topformer.weights import load_model, saved_architecture, saved_classes
 
 
 def network_of(
@@ -37,6 +38,7 @@ def network_of(
     storage: str,
     table: LatencyTable | None,
     accept: Collection[str] = (),
+    command: str = "",
 ) -> tuple[TopFormer, Provenance]:
     """The network to export, in eval mode, and what its card may claim.
 
@@ -57,17 +59,19 @@ def network_of(
         )
     table = table or (found.study.table if found.study else None)
     priced = {
+        "command": command,
         "latency": table.estimate(decompose(found.arch, task)) if table else None,
         "table": table.header.name if table else None,
         "table_checksum": table.checksum if table else None,
     }
     if random_weights:
         model = settle_random_weights(_network(found, task, None))
-        return model, Provenance(weights="random", **priced)  # type: ignore[arg-type]
+        return model, Provenance(weights="random", classes=_classes(None, found, task), **priced)  # type: ignore[arg-type]
     if weights is not None:
         _require_classes_of_study(found, weights, accept)
         model = _network(found, task, weights)
-        return model, Provenance(weights=str(weights), weights_sha256=file_sha256(weights), **priced)  # type: ignore[arg-type]
+        named = _classes(weights, found, task)
+        return model, Provenance(weights=str(weights), weights_sha256=file_sha256(weights), classes=named, **priced)  # type: ignore[arg-type]
     path, checksum = _trial_weights(found, retrain=retrain, storage=storage)
     model = _network(found, task, path)
     assert found.study is not None
@@ -75,11 +79,27 @@ def network_of(
     return model, Provenance(
         weights=f"study {found.study.name} trial {found.trial.number}",
         weights_sha256=checksum,
+        classes=_classes(path, found, task),
         study=found.study,
         trial=found.trial,
         ranking=standing_in(storage, found.study.evaluator, found.study.config.search_space()),
         **priced,  # type: ignore[arg-type]
     )
+
+
+def _classes(weights: Path | None, found: Chosen, task: Task) -> tuple[tuple[str, Colour], ...]:
+    """Name and colour of each: as the weights say, or the study's data set; empty where neither does."""
+    if weights is not None and saved_architecture(weights) is not None and (own := saved_classes(weights)):
+        return own
+    if found.study is None:
+        return ()
+    try:
+        dataset = dataset_named(found.study.config.evaluator.dataset)
+    except UserError:
+        return ()
+    if dataset.num_classes != task.num_classes:
+        return ()
+    return tuple(zip(dataset.class_names, dataset.palette, strict=True))
 
 
 def _require_classes_of_study(found: Chosen, weights: Path, accept: Collection[str]) -> None:

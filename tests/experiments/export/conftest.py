@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from experiments.export.bundle import export
+from experiments.export.card import Provenance
 from experiments.export.formats import Network, Options, Written
-from experiments.export.formats.named import FORMATS, format_named, require_installed
+from experiments.export.formats.named import FORMATS, format_named, formats_asked, require_installed
+from experiments.export.images import drawn_images
 from experiments.export.weights import settle_random_weights
 from topformer import TINY, Task, UserError
 from topformer.config import OutputKind
@@ -33,3 +38,25 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip(str(error))
     asked = network(probes=("token_pyramid.stage8.1", "transformer.0"), normalise_inside=True)
     return one.name, one.write(asked, tmp_path_factory.mktemp(one.name), "narrow", Options())
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow network in ONNX and, where that is installed, ncnn; its classes have names."""
+    try:
+        formats = formats_asked("onnx,ncnn")
+    except UserError:
+        formats = formats_asked("onnx")
+    asked = network()
+    classes = tuple((f"thing {index}", (index, 40 * index, 255 - index)) for index in range(7))
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    export(
+        asked,
+        formats,
+        out,
+        name="narrow",
+        options=Options(),
+        images=drawn_images(asked.task, 3),
+        provenance=Provenance(weights="random", classes=classes, command="topformer-nas export ..."),
+    )
+    return out

@@ -62,7 +62,17 @@ def test_the_file_is_whole_static_and_equal_to_torch(size: tuple[int, int], tmp_
     task = Task(image_size=size, num_classes=7)
     result = exported(task, tmp_path)
     assert (result.made[0].report["opset"], result.made[0].parity.max_abs_error < 1e-4) == (OPSET, True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "mine.onnx"]
+    names = {
+        "SHA256SUMS",
+        "card.json",
+        "card.md",
+        "labels.txt",
+        "mine.onnx",
+        "preview.png",
+        "reference.npz",
+        "verify.py",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == names
     session = onnxruntime.InferenceSession(graph_of(result))
     assert session.get_inputs()[0].shape == [1, 3, *size]
     image = np.random.default_rng(9).normal(size=(1, 3, *size)).astype(np.float32)
