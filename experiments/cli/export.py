@@ -126,7 +126,7 @@ def export(
     end_if_json(as_json, result)
     _tell(result)
     if found.study is not None:
-        tell_of_confirmations(found.study, "export", arch, f" --out {out}", storage)
+        tell_of_confirmations(found.study, "export", arch, f" --out {out}", storage, more=" --overwrite")
 
 
 def _verify(folder: Path, arch: str | None, out: Path | None, *, as_json: bool) -> None:

@@ -190,11 +190,13 @@ def storage_flag(storage: str) -> str:
     return "" if storage == DEFAULT_URL else f" --storage {without_password(storage)}"
 
 
-def tell_of_confirmations(study: "Study", command: str, what: str, options: str, storage: str) -> None:
+def tell_of_confirmations(
+    study: "Study", command: str, what: str, options: str, storage: str, *, more: str = ""
+) -> None:
     """Where another fidelity, better than the one shown, has ranked some of a study's trials."""
     for rung in study.further[-1:]:
         console_of(stderr=True).print(
             f"note: by {study.fidelity}; {rung.label} has ranked the best again, maybe otherwise: topformer-nas "
-            f"{command} {what}{options} --fidelity '{rung.label}'{storage_flag(storage)}",
+            f"{command} {what}{options} --fidelity '{rung.label}'{more}{storage_flag(storage)}",
             highlight=False,
         )

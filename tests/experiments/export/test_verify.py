@@ -88,13 +88,13 @@ def _other_images(folder: Path) -> None:
 
 
 def _other_weights(folder: Path) -> None:
-    """One convolution's bias, and the digests that the card has of the file."""
+    """Of one convolution, and the digests that the card has of the file."""
     import onnx  # noqa: PLC0415
 
     model = onnx.load_model(folder / "narrow.onnx")
     last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
-    tensor = next(one for one in model.graph.initializer if one.name == last.input[2])
-    changed = onnx.numpy_helper.to_array(tensor) + np.float32(0.01)
+    tensor = next(one for one in model.graph.initializer if one.name == last.input[1])
+    changed = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
     tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
     onnx.save_model(model, folder / "narrow.onnx")
     path = folder / "narrow.onnx"
