@@ -190,7 +190,7 @@ def evaluate(
 
 
 def predict(
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Our safetensors file or a released checkpoint.")],
+    weights: Annotated[Path, typer.Argument(metavar="FILE", help="Weights (ours, or released), or any exported file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.overlay.png and NAME.labels.png.")],
     data: Annotated[
@@ -210,20 +210,37 @@ def predict(
     Writes an overlay to look at and a map of class numbers for each.
     """
     from evaluators.datasets.named import any_dataset_named
-    from experiments.training.prediction import classes_of, judging, predict_images, segmentation_network
+    from experiments.export.running import exported_file
+    from experiments.training.prediction import (
+        Labeller,
+        TorchLabeller,
+        classes_of,
+        judging,
+        pace,
+        predict_images,
+        segmentation_network,
+    )
     from topformer.config import anchor_name
 
-    network = segmentation_network(weights, arch, storage=storage)
-    names, palette = classes_of(weights, network, data, accept=accept or ())
-    dataset = "" if data is None else any_dataset_named(data).name
-    _, protocol = judging(weights, recipe, dataset=dataset, anchor=anchor_name(network.arch), changes=changes or ())
+    labeller: Labeller
+    if exported := exported_file(weights):
+        if given := [name for name, value in (("--data", data), ("--arch", arch), ("--recipe", recipe)) if value]:
+            raise UserError(f"{weights} says itself what it takes and gives; leave {given[0]} out.")
+        labeller, names, palette = exported, exported.names, exported.palette
+    else:
+        network = segmentation_network(weights, arch, storage=storage)
+        names, palette = classes_of(weights, network, data, accept=accept or ())
+        dataset = "" if data is None else any_dataset_named(data).name
+        _, protocol = judging(weights, recipe, dataset=dataset, anchor=anchor_name(network.arch), changes=changes or ())
+        labeller = TorchLabeller(network=network, protocol=protocol)
     with bars() as report:
-        found = predict_images(network, images, out, protocol, names, palette, report=report)
+        found = predict_images(labeller, images, out, names, palette, report=report)
     paths = ("image", "overlay", "labels")
     end_if_json(as_json, [asdict(item) | {name: str(getattr(item, name)) for name in paths} for item in found])
     for item in found:
         shares = ", ".join(f"{name} {share:.0f} %" for name, share in item.shares_pct[:5])
         print(f"{item.overlay}: {shares}")
+    print(pace(found))
 
 
 def recipes(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as NamingProtocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -18,17 +21,19 @@ from evaluators.datasets.description import IMAGE_SUFFIXES
 from evaluators.datasets.files import MOST_CLASSES, contents, read_image
 from evaluators.datasets.imagenet import ClassFolders
 from evaluators.datasets.named import any_dataset_named
-from evaluators.evaluation import evaluate, segmented
+from evaluators.evaluation import evaluate, labels_of, normalised
 from evaluators.segmentation import ConfusionMatrix
 from experiments.front.lookup import chosen
 from experiments.training.class_names import require_named_alike
 from experiments.training.recipe_files import protocol_of, recipe_named
 from topformer.errors import UserError
-from topformer.model import TopFormer
+from topformer.model import TopFormer, upsample
 from topformer.weights import class_count, load_model, saved_architecture, saved_classes, saved_model, saved_protocol
 from topformer.writing import write_whole
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evaluators.datasets import Image, Labels, SegmentationDataset
     from evaluators.recipe import Protocol
     from experiments.training.run import Report
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 MOSTLY_LABELLED_PCT = 50.0
 NAMED = 5
 """Classes named in a line."""
+STAGES = ("read", "prepare", "network", "labels", "write")
 OPACITY = 0.6
 """Of the colours of an overlay."""
 
@@ -98,6 +104,8 @@ class Predicted:
     labels: Path
     shares_pct: tuple[tuple[str, float], ...]
     """Of the classes that are there, largest first."""
+    ms: dict[str, float]
+    """Milliseconds of each of `STAGES`."""
 
 
 def segmentation_network(weights: Path, arch: str | None, *, storage: str) -> TopFormer:
@@ -200,11 +208,44 @@ def classes_of(
     return tuple(f"class {index}" for index in range(network.num_classes)), numbered_palette(network.num_classes)
 
 
+class Labeller(NamingProtocol):
+    """What labels an image, in three steps that are timed: weights in torch, or an exported file in its runtime."""
+
+    def prepare(self, image: Image) -> Any:
+        """(H, W, 3) -> what the network takes."""
+
+    def run(self, given: Any) -> Any:
+        """The network."""
+
+    def labels(self, out: Any, size: tuple[int, int]) -> NDArray[np.int64]:
+        """What the network gave -> labels (H, W) of the image's size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchLabeller:
+    """Weights, as `segmented` labels an image."""
+
+    network: TopFormer
+    protocol: Protocol
+
+    def prepare(self, image: Image) -> Tensor:
+        height, width, _ = image.shape
+        with torch.inference_mode():
+            return upsample(normalised(torch.tensor(image)[None]), self.protocol.input_size(height, width))
+
+    def run(self, given: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return upsample(self.network(given), (given.shape[-2], given.shape[-1]))
+
+    def labels(self, out: Tensor, size: tuple[int, int]) -> NDArray[np.int64]:
+        with torch.inference_mode():
+            return labels_of(out, size)
+
+
 def predict_images(
-    network: TopFormer,
+    labeller: Labeller,
     images: Sequence[Path],
     out: Path,
-    protocol: Protocol,
     names: Sequence[str],
     palette: Sequence[Colour],
     *,
@@ -224,8 +265,15 @@ def predict_images(
     _make_folder(out)
     found = []
     for done, path in enumerate(images, start=1):
+        clock = [time.perf_counter()]
         image = read_image(path)
-        labels = segmented(network, image, protocol)
+        clock.append(time.perf_counter())
+        prepared = labeller.prepare(image)
+        clock.append(time.perf_counter())
+        given_out = labeller.run(prepared)
+        clock.append(time.perf_counter())
+        labels = labeller.labels(given_out, (image.shape[0], image.shape[1]))
+        clock.append(time.perf_counter())
         blended = (1 - OPACITY) * image + OPACITY * _painted(labels, palette)
         counts = np.bincount(labels.ravel(), minlength=len(names))
         shares = [(names[index], 100 * counts[index] / labels.size) for index in np.argsort(-counts) if counts[index]]
@@ -234,12 +282,14 @@ def predict_images(
         overlay, target = _targets(out, path.stem)
         _save(PillowImage.fromarray(blended.astype(np.uint8)), overlay)
         _save(indexed, target)
+        clock.append(time.perf_counter())
         found.append(
             Predicted(
                 image=path,
                 overlay=overlay,
                 labels=target,
                 shares_pct=tuple((name, float(share)) for name, share in shares),
+                ms={name: 1000 * (end - begin) for name, begin, end in zip(STAGES, clock, clock[1:], strict=False)},
             )
         )
         report("labelling", done, len(images), path.name)
@@ -281,3 +331,10 @@ def _save(picture: PillowImage.Image, path: Path) -> None:
     content = io.BytesIO()
     picture.save(content, format="PNG")
     write_whole(path, content.getvalue())
+
+
+def pace(found: Sequence[Predicted]) -> str:
+    """Median milliseconds of every stage, and how many images a second that makes."""
+    medians = {name: float(np.median([one.ms[name] for one in found])) for name in STAGES}
+    said = ", ".join(f"{name} {ms:.1f}" for name, ms in medians.items())
+    return f"milliseconds an image: {said}; {1000 / sum(medians.values()):.1f} frames per second"
