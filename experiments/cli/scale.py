@@ -63,6 +63,34 @@ def scale_fit(
     _print(view)
 
 
+@scale.command("curve")
+def scale_curve(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN.csv", help="Columns miou_pct and loss, a row for each tenth that is done.")
+    ],
+    fidelity: Annotated[str, typer.Option(help="The recipe that it and finished trainings follow.")] = "reference",
+    records: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Finished trainings. [default: those of the store]")
+    ] = None,
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Foretell the end of a training from its first tenths, by how others of its schedule went."""
+    from experiments.scaling.curves import curves_of, foretold, read_curve
+    from experiments.store.ledger import read_records
+    from experiments.store.store import store_if_any
+
+    scores, losses = read_curve(run)
+    with store_if_any(storage) as store:
+        known = read_records(records) if records else store.evaluations() if store else ()
+    end = foretold(curves_of(known, fidelity=fidelity), scores, losses)
+    end_if_json(as_json, end)
+    print(
+        f"after {end.tenths} tenths: {end.mean_pct:.1f} % mIoU at the end ({end.low_pct:.1f} to {end.high_pct:.1f}, "
+        f"90 %), by {end.trainings} finished trainings by {fidelity}"
+    )
+
+
 def _print(view: "LawView") -> None:
     print_rows(view.cells, f"mIoU by {view.source.axis}")
     for sentence in view.sentences:
