@@ -16,6 +16,7 @@ from experiments.cli.terminal import (
     Storage,
     end_if_json,
     print_json,
+    progress_bar,
     tell_of_confirmations,
 )
 from topformer.errors import UserError
@@ -36,7 +37,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; empty, or not there yet.")] = None,
     formats: Annotated[
         str,
-        typer.Option("--format", metavar="NAMES", help="onnx, mnn, ncnn, ncnn-fp16, ...; several with commas between."),
+        typer.Option("--format", metavar="NAMES", help="onnx, onnx-int8, mnn, ncnn, ncnn-fp16; several with commas."),
     ] = "onnx",
     weights: Annotated[
         Path | None, typer.Option(help="Our safetensors file or a released segmentation checkpoint.")
@@ -56,6 +57,10 @@ def export(
     calibration: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Data set of images to compare and calibrate on. [default: drawn scenes]"),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of mIoU that a format in integers may lose. [default: 1]", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is in the folder.")] = False,
     verify: Annotated[
@@ -77,6 +82,7 @@ def export(
     """
     from experiments.export.bundle import export as exported
     from experiments.export.bundle import require_free
+    from experiments.export.calibration import calibrated
     from experiments.export.formats import Network, Options
     from experiments.export.formats.named import formats_asked
     from experiments.export.images import compared_images
@@ -113,16 +119,19 @@ def export(
             accept=accept or (),
             command=shlex.join(["topformer-nas", *sys.argv[1:]]),
         )
-    result = exported(
-        Network(model=model, task=task, normalise_inside=normalise_inside, dynamic=dynamic),
-        asked,
-        out,
-        name=found.label,
-        options=Options(opset=opset),
-        images=compared_images(calibration, task),
-        provenance=provenance,
-        overwrite=overwrite,
-    )
+    network = Network(model=model, task=task, normalise_inside=normalise_inside, dynamic=dynamic)
+    with progress_bar() as report:
+        options = Options(opset=opset, max_drop_pct=max_drop)
+        result = exported(
+            network,
+            asked,
+            out,
+            name=found.label,
+            options=calibrated(options, asked, calibration, network, report=report),
+            images=compared_images(calibration, task),
+            provenance=provenance,
+            overwrite=overwrite,
+        )
     end_if_json(as_json, result)
     _tell(result)
     if found.study is not None:

@@ -59,6 +59,8 @@ class Made:
     def sentence(self) -> str:
         """How it compares, for people."""
         opset = f"opset {self.report['opset']}, " if "opset" in self.report else ""
+        if "sentence" in self.report:
+            return f"{opset}{self.format.title}: {self.report['sentence']}"
         return f"{opset}{self.format.title} equals torch within {self.parity.max_abs_error:.2g}"
 
     def as_dict(self) -> dict[str, Any]:

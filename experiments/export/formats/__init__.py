@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from topformer.config import Candidate, Task, TopFormerConfig
 from topformer.errors import UserError
+from topformer.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from experiments.export.images import Images
     from topformer.model import TopFormer
 
 INPUT = "image"
@@ -61,10 +63,14 @@ class Options:
     """Of ONNX; None: the format's own choice."""
     calibration: Sequence[NDArray[np.float32]] = ()
     """Inputs of the network, (1, 3, H, W), that ranges of integers are chosen by."""
+    validation: Images | None = None
+    """Labelled images that say what integers lose."""
     max_drop_pct: float | None = None
     """Most mIoU points that a format with integer weights may lose; None: the format's own choice."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Texts that a format which has a place for them carries along: architecture, classes, palette, mean and std."""
+    report: Progress = silent
+    """Told how far long work is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from topformer.version import DISTRIBUTION
 
 FORMATS: Mapping[str, tuple[str, str]] = {
     "onnx": ("experiments.export.formats.onnx", "ONNX"),
+    "onnx-int8": ("experiments.export.formats.onnx_int8", "ONNX_INT8"),
     "mnn": ("experiments.export.formats.mnn", "MNN"),
     "ncnn": ("experiments.export.formats.ncnn", "FLOAT32"),
     "ncnn-fp16": ("experiments.export.formats.ncnn", "FLOAT16"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ import torch
 
 from experiments.export.bundle import export
 from experiments.export.card import Provenance
-from experiments.export.formats import Network, Options, Written
+from experiments.export.formats import Format, Network, Options, Written
 from experiments.export.formats.named import FORMATS, format_named, formats_asked, require_installed
 from experiments.export.images import drawn_images
+from experiments.export.program import reference
 from experiments.export.weights import settle_random_weights
 from topformer import TINY, Task, UserError
 from topformer.config import OutputKind
-from topformer.model import TopFormer
+from topformer.model import TopFormer, upsample
 
 NARROW = TINY.replace(injection_channels=32, num_blocks=1)
 SIZE = (64, 70)
@@ -28,6 +30,17 @@ def network(output: OutputKind = "logits", *, probes: tuple[str, ...] = (), norm
     return Network(model=model, task=task, probes=probes, normalise_inside=normalise_inside)
 
 
+def options_for(one: Format, asked: Network) -> Options:
+    """What a format needs besides the network: those in integers are judged by the labels that torch gives."""
+    if one.tolerance is not None:
+        return Options()
+    chosen_by, judging = drawn_images(asked.task, 8), drawn_images(asked.task, 2)
+    with torch.inference_mode():
+        logits = [reference(asked)(torch.from_numpy(image))[0] for image in judging.inputs(asked)]
+    labels = torch.cat([upsample(one, asked.task.image_size).argmax(1) for one in logits]).numpy().astype("uint8")
+    return Options(calibration=chosen_by.inputs(asked), validation=replace(judging, labels=labels), max_drop_pct=100)
+
+
 @pytest.fixture(scope="session", params=FORMATS)
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Written]:
     """A format's name, and the narrow network in it, written once: normalisation inside, one block probed."""
@@ -37,7 +50,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     except UserError as error:
         pytest.skip(str(error))
     asked = network(probes=("token_pyramid.stage8.1", "transformer.0"), normalise_inside=True)
-    return one.name, one.write(asked, tmp_path_factory.mktemp(one.name), "narrow", Options())
+    return one.name, one.write(asked, tmp_path_factory.mktemp(one.name), "narrow", options_for(one, asked))
 
 
 @pytest.fixture(scope="session")
