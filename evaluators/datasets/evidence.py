@@ -237,7 +237,8 @@ def _require_counts(root: Path, rows: Sequence[Row], seen: Sequence[Seen]) -> No
     used = sorted(_numbers(seen))
     strays = [value for value in used if value >= len(rows) and value != IGNORE]
     seen_all = set(used) >= set(range(len(rows)))
-    if not strays or (len(strays) == 1 and seen_all and strays != [len(rows)]):
+    having = sum(not set(strays).isdisjoint(mask.used or ()) for mask in seen)
+    if not strays or (len(strays) == 1 and seen_all and (strays != [len(rows)] or having < min(2, len(seen)))):
         return  # a single one that is wrong is told with the file that has it
     names = [row.name for row in rows if not row.ignored]
     ways = [

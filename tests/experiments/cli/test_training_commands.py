@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_state_stays(trained: Shell)
         ("recipes slow", "unknown recipe 'slow'"),
         ("train micro.json --data data --out micro.json", "no training can be kept in micro.json"),
         ("train micro.json --data data --out new --set learning_rate=nan", "learning_rate"),
-        ("predict run/best.safetensors data/images/train --out seen", "cannot be read"),
+        ("predict run/best.safetensors data --out seen", "the folder data has no images"),
         ("recipes released --dataset cityscape", "unknown layout of a data set 'cityscape'"),
         ("recipes released --arch huge", "unknown anchor 'huge'"),
         ("recipes --set iterations=1", "--set iterations=1 changes a recipe: name one of paper"),
