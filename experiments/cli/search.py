@@ -38,6 +38,10 @@ def search(
     resume: Annotated[
         bool, typer.Option("--resume", help="STUDY is the name of a study of the store; its file is not needed.")
     ] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Search on these images, whatever the file says.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Call the study so, whatever the file says.")] = None,
     extend: Annotated[
         int | None, typer.Option(metavar="TRIALS", help="Go on to so many trials in all, whatever the file says.")
     ] = None,
@@ -46,6 +50,7 @@ def search(
 ) -> None:
     """Run a search study, or go on where it was interrupted."""
     from experiments.search.assembly import build_evaluator, build_schedule, examined_data
+    from experiments.search.forecast import forecast
     from experiments.search.opening import require_rows
     from experiments.search.study import run_study
     from experiments.store.store import Store
@@ -53,7 +58,7 @@ def search(
     from latency_lut.table import find_table
     from search_space import require_anchors
 
-    config = _study_config(study, storage, extend, resume=resume)
+    config = _study_config(study, storage, extend, resume=resume, data=data, name=name)
     evaluator = build_evaluator(config)
     if workers < 0:
         raise UserError(f"workers must be at least 1, not {workers}.")
@@ -69,6 +74,8 @@ def search(
         schedule = build_schedule(config, evaluator, lambda scorer: standing(scorer.fingerprint, store, space))
         at_once = workers or (0 if ray is not None else os.cpu_count() or 1)
         say(_introduction(config, evaluator, ranking, schedule, at_once))
+        if store.find_study(config.name) is None and (cost := forecast(config, evaluator, schedule, workers=at_once)):
+            say([cost])
         with _progress(config.search.trials) as report:
             result = run_study(
                 config,
@@ -83,16 +90,20 @@ def search(
     _print(result, storage)
 
 
-def _study_config(study: str, storage: str, extend: int | None, *, resume: bool) -> "StudyConfig":
+def _study_config(
+    study: str, storage: str, extend: int | None, *, resume: bool, data: str | None, name: str | None
+) -> "StudyConfig":
     """From its file, or from the store; extended to no fewer trials than the store's study has."""
     from experiments.store.store import Store, store_if_any
     from experiments.study_config import StudyConfig
 
+    if resume and (data, name) != (None, None):
+        raise UserError("--data and --name change a study's file; with --resume it is the store's, as it began.")
     if resume:
         with Store.open(storage, read_only=True) as store:
             config = store.study(study).config
     else:
-        config = StudyConfig.load(study)
+        config = StudyConfig.load(study, dataset=data, name=name)
     if extend is None:
         return config
     with store_if_any(storage) as there:
