@@ -17,6 +17,12 @@ ROOT = Path(__file__).parents[2]
 MODULE = Path("topformer") / "blocks.py"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine git takes longer than the two seconds after which contents are read instead."""
+    monkeypatch.setattr("topformer.version._PATIENCE_S", 300)
+
+
 def git(folder: Path, *words: str) -> str:
     who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
