@@ -16,6 +16,8 @@ import pytest
 import torch
 
 import topformer
+from tests.support.shell import Shell
+from topformer.cache import CACHE_VARIABLE
 
 STUDY = """
 name = "mine"
@@ -25,7 +27,7 @@ base = "tiny"
 [space.knobs]
 num_heads = [2, 4]
 [task]
-image_size = "512x512"
+image_size = "256x256"
 num_classes = 59
 [latency]
 table = "mine"
@@ -38,63 +40,54 @@ anchors = ["tiny"]
 """
 
 
-class Folder:
-    """A folder in which `topformer-nas` keeps all it writes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.environment = {
-            **os.environ,
-            "TOPFORMER_NAS_TABLES": str(path / "tables"),
-            "TOPFORMER_NAS_CACHE": os.environ.get("TOPFORMER_NAS_CACHE", str(path / "cache")),
-        }
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "experiments", *words]
-        return subprocess.Popen(
-            command, cwd=self.path, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def json(self, *words: str) -> Any:
-        with self.start(*words, "--json") as process:
-            out, err = process.communicate(timeout=900)
-        assert process.returncode == 0, err
-        return json.loads(out)
+@pytest.fixture
+def folder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shell:
+    """An empty one, in which `topformer-nas` keeps all it writes."""
+    if CACHE_VARIABLE not in os.environ:
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    shell = Shell(capsys, monkeypatch, tmp_path)
+    monkeypatch.delenv("TOPFORMER_NAS_STORAGE")
+    return shell
 
 
-@pytest.mark.slow
-def test_from_an_empty_folder_to_a_verified_onnx_file(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    (tmp_path / "mine.toml").write_text(STUDY)
-
-    table = folder.json("latency", "measure", "--device", "host", "--study", "mine.toml", "--out", "mine")
-    checked = [check["network"] for check in table["validation"]]
-    assert (table["kind"], checked[:3]) == ("measured", ["tiny", "small", "base"])
-    assert [name.split("-")[0] for name in checked[3:]] == ["heads"]  # the one member that is no anchor
-    report = folder.json("latency", "validate", "--table", "mine")
-    assert report["agreement"]["networks"] == 4
-    assert 0 < report["agreement"]["noise_floor_pct"] < 100
-    query = folder.json("latency", "query", "tiny", "--table", "mine", "--size", "512", "--classes", "59")
-    assert query["low_ms"] < query["total_ms"] < query["high_ms"]
-
-    with folder.start("search", "mine.toml", "--workers", "1") as search:
+def killed_in_its_second_trial(*words: str) -> None:
+    command = [sys.executable, "-m", "experiments", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as search:
         assert search.stderr is not None
         while "trial 0" not in (line := search.stderr.readline()):
             assert line, "the search ended before its first trial"
         search.send_signal(signal.SIGKILL)
         search.communicate(timeout=300)  # ends only when no worker is left that holds its pipes
-    resumed = folder.json("search", "mine.toml", "--workers", "2")
-    assert (resumed["trials"], resumed["trained"], resumed["failed"]) == (2, 1, 0)
-    assert folder.json("search", "mine.toml")["trained"] == 0
 
-    every = folder.json("front", "mine", "--all")
+
+@pytest.mark.slow
+def test_from_an_empty_folder_to_a_verified_onnx_file(folder: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(STUDY)
+
+    table: Any = folder.json("latency", "measure", "--device", "host", "--study", "mine.toml", "--out", "mine")
+    checked = [check["network"] for check in table["validation"]]
+    assert (table["kind"], checked[:3]) == ("measured", ["tiny", "small", "base"])
+    assert [name.split("-")[0] for name in checked[3:]] == ["heads"]  # the one member that is no anchor
+    report: Any = folder.json("latency", "validate", "--table", "mine")
+    assert report["agreement"]["networks"] == 4
+    assert 0 < report["agreement"]["noise_floor_pct"] < 100
+    query: Any = folder.json("latency", "query", "tiny", "--table", "mine", "--size", "256", "--classes", "59")
+    assert query["low_ms"] < query["total_ms"] < query["high_ms"]
+
+    killed_in_its_second_trial("search", "mine.toml", "--workers", "1")
+    resumed: Any = folder.json("search", "mine.toml", "--workers", "2")
+    assert (resumed["trials"], resumed["trained"], resumed["failed"]) == (2, 1, 0)
+    finished: Any = folder.json("search", "mine.toml")
+    assert finished["trained"] == 0
+
+    every: Any = folder.json("front", "mine", "--all")
     assert [row["anchor"] for row in every] == ["tiny", None]
     assert all(0 < row["miou_pct"] < 100 for row in every)
     assert every[0]["latency_ms"] == pytest.approx(query["total_ms"])
-    (best,) = folder.json("front", "mine", "--latency-max", "1000")
+    (best,) = folder.json("front", "mine", "--latency-max", "1000")  # type: ignore[misc]
     assert best["miou_pct"] == max(row["miou_pct"] for row in every)
 
-    exported = folder.json("export", "mine@1000ms", "--out", "out")
+    exported: Any = folder.json("export", "mine@1000ms", "--out", "out")
     card = json.loads((tmp_path / exported["card_path"]).read_text())
     assert (card["trial"], card["miou_pct"]) == (best["trial"], best["miou_pct"])
     assert exported["max_abs_error"] < 1e-4
@@ -103,7 +96,7 @@ def test_from_an_empty_folder_to_a_verified_onnx_file(tmp_path: Path) -> None:
         for path in (tmp_path / "topformer-nas.db.artefacts").iterdir()
         if topformer.saved_model(path).arch.key == best["arch_key"]
     )
-    image = torch.randn(1, 3, 512, 512, generator=torch.Generator().manual_seed(3))
+    image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(3))
     (logits,) = onnxruntime.InferenceSession(tmp_path / exported["onnx_path"]).run(None, {"image": image.numpy()})
     trained = topformer.saved_model(weights)
     with torch.inference_mode():
