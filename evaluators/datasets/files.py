@@ -6,6 +6,7 @@ One file per layout beside this one finds the pairs and says how a label map is 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from evaluators.datasets.photographs import Brightness, sort_of, upright
 from topformer.cache import CACHE_VARIABLE, cache_folder
 from topformer.config import MIN_IMAGE_PX, content_key
 from topformer.errors import UserError
-from topformer.reading import file_text
+from topformer.reading import MIB, file_text
 
 if TYPE_CHECKING:
     from evaluators.datasets import Image, Labels, Split
@@ -203,7 +204,8 @@ def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sheer size: the pixels are what counts
-            with PillowImage.open(path) as image:
+            with _Measured(io.FileIO(path)) as file, PillowImage.open(file) as image:
+                image.filename = str(path)  # type: ignore[attr-defined] # as where Pillow opens it itself
                 return read(_no_giant(image))
     except PillowImage.DecompressionBombError:
         raise DataError(f"{path} has over {MOST_PIXELS:,} pixels; cut it into pieces.") from None
@@ -212,6 +214,15 @@ def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
     except Exception as error:  # of a damaged file decoders raise anything
         what = sort_of(path) or "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise DataError(f"{path} cannot be read ({what}); replace or remove it with its partner.") from None
+
+
+class _Measured(io.BufferedReader):
+    """Reads no more than a file has, whatever it says of its parts: memory for that would be taken first."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MIB:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def _no_giant(image: PillowImage.Image) -> PillowImage.Image:

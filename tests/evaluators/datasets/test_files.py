@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -324,3 +326,19 @@ def test_numbers_beyond_a_byte_are_no_photograph(tmp_path: Path) -> None:
         read_image(tmp_path / "deep.tif")
     Image.fromarray(np.array([[0, 255]], np.float32)).save(tmp_path / "plain.tif")
     assert read_image(tmp_path / "plain.tif")[0, :, 0].tolist() == [0, 255]
+
+
+def test_a_file_that_claims_a_huge_part_takes_no_memory_for_it(tmp_path: Path) -> None:
+    """A changed length of a PNG's pixels had Pillow ask for 2 GiB."""
+    path = tmp_path / "huge.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT") - 4
+    path.write_bytes(content[:at] + (2**31 - 1).to_bytes(4, "big") + content[at + 4 :])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DataError):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
