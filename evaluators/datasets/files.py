@@ -205,7 +205,7 @@ def decoded(path: Path, read: Callable[[PillowImage.Image], Result]) -> Result:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sheer size: the pixels are what counts
             with _Measured(io.FileIO(path)) as file, PillowImage.open(file) as image:
-                image.filename = str(path)  # type: ignore[attr-defined] # as where Pillow opens it itself
+                image.filename = str(path)  # as where Pillow opens it itself
                 return read(_no_giant(image))
     except PillowImage.DecompressionBombError:
         raise DataError(f"{path} has over {MOST_PIXELS:,} pixels; cut it into pieces.") from None
