@@ -132,6 +132,9 @@ def export(
     Raises `UserError`, with nothing written, where a format cannot say what is asked for, where its runtime does not
     reproduce torch within its tolerance, and where something is in the place.
     """
+    if options.opset is not None and not any(one.name.startswith("onnx") for one in formats):
+        names = ", ".join(one.name for one in formats)
+        raise UserError(f"--opset is of ONNX; leave it out for {names}.")
     for one in formats:
         require_installed(one)
         require_sayable(one, network, options)

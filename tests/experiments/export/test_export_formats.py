@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.export.formats import HEAD_BYTES, Options, Written
+from experiments.export.formats import HEAD_BYTES, Network, Options, Written
 from experiments.export.formats.named import (
     FORMATS,
     files_of,
@@ -17,10 +19,12 @@ from experiments.export.formats.named import (
     formats_asked,
     require_installed,
 )
+from experiments.export.gates import parity
 from experiments.export.images import as_input, drawn_images
 from experiments.export.program import reference
-from tests.experiments.export.conftest import network
-from topformer import UserError
+from tests.experiments.export.conftest import NARROW, network
+from topformer import Task, UserError
+from topformer.model import TopFormer
 
 
 @pytest.mark.slow
@@ -83,6 +87,34 @@ def test_no_format_takes_noise_for_its_own(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.startswith("ncnn")])
 def test_ncnn_cannot_say_labels(name: str) -> None:
     assert "take --output resized" in str(format_named(name).why_not(network("labels"), Options()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"extractor": "attention", "token_stride": 32}, (65, 97)),
+        ({"extractor": "ppm", "head": "concat", "depthwise_head": False}, (70, 66)),
+        ({"extractor": "aspp", "head": "sum", "token_source": "last"}, (64, 81)),
+    ],
+)
+def test_trained_networks_agree_to_rounding(changes: dict[str, Any], size: tuple[int, int], tmp_path: Path) -> None:
+    """Batch statistics and weights are of some steps of training; `benchmarks/export_parity.py` has many more."""
+    one = format_named("ncnn")
+    try:
+        require_installed(one)
+    except UserError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    model = TopFormer(NARROW.replace(**changes), num_classes=7).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(torch.randn(2, 3, *size)).square().mean().backward()
+        optimiser.step()
+    asked = Network(model=model.eval(), task=Task(image_size=size, num_classes=7))
+    files = one.write(asked, tmp_path, "trained", Options()).files
+    assert parity(one, asked, files, drawn_images(asked.task, 1)).relative <= 1e-4
 
 
 @pytest.mark.parametrize(
