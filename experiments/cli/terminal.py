@@ -43,8 +43,8 @@ Accept = Annotated[
     typer.Option(
         "--accept",
         metavar="NAME",
-        help="Go on in spite of a warning about the data: split-overlap, empty-class, one-class, ignored or "
-        "class-order; may be given again.",
+        help="Go on in spite of a warning about the data: split-overlap, empty-class, one-class, ignored, brightness "
+        "or class-order; may be given again.",
     ),
 ]
 Size = Annotated[str | None, typer.Option("--size", help="Image size in px: 512, or 512x1024 (height x width).")]

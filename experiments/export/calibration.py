@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evaluators.datasets import SegmentationDataset, Split
 
 CALIBRATED = 32
-"""Training images that the ranges are measured on; from 16 on no more changed anything on photographs."""
+"""Training images that the ranges are measured on."""
 LEAST_CALIBRATED = 8
 JUDGED = 100
 """Validation images that the mIoU is measured on, before and after."""

@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from experiments.export.folding import fold_gates
 from experiments.export.formats import INPUT, Network, Options, Session, Written
 from experiments.export.program import example, program
 from topformer.errors import UserError, first_line
@@ -67,7 +68,9 @@ class Onnx:
 
     def write(self, network: Network, folder: Path, stem: str, options: Options) -> Written:
         wanted = options.opset or OPSET
-        graph = at_opset(onnx_graph(network, options.metadata), wanted)
+        proto = onnx.load_model_from_string(onnx_graph(network, options.metadata))
+        fold_gates(proto)
+        graph = at_opset(proto.SerializeToString(), wanted)
         opset = checked_opset(graph, wanted)
         path = folder / f"{stem}{self.suffixes[0]}"
         path.write_bytes(graph)
