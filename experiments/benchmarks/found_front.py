@@ -119,6 +119,7 @@ def judged(study: Study, groups: Mapping[str, Mapping[str, Trial]], mious: Mappi
             entry: dict[str, Any] = {
                 "trial": trial.number,
                 "architecture": trial.candidate.arch.as_dict(),
+                "image_size": list(trial.candidate.task.image_size),
                 "latency_ms": trial.latency.total_ms,
                 "miou_pct_by_seed": [round(value, 3) for value in mious[trial.candidate.key]],
                 "study_miou_pct": trial.miou_pct,

@@ -23,57 +23,71 @@ from matplotlib.figure import Figure
 from evaluators.proxy import REFERENCE
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.photographs import found_on_photographs, found_on_scenes
-from experiments.paper.accuracy import RESAMPLES, Training, resampled, training_of
+from experiments.paper.accuracy import RESAMPLES, Training, on_classes, resampled, training_of
 from experiments.store.ledger import read_records
 from latency_lut import tables
 from latency_lut.table import LatencyTable, find_table
-from topformer.blocks import decompose
-from topformer.config import ANCHORS, Task, TopFormerConfig
+from topformer.blocks import candidate_blocks
+from topformer.config import ANCHORS, Candidate, Task
 from topformer.writing import write_whole
 
-TASK = Task(num_classes=59)
+CLASSES = 59
 """What latencies are of: the shipped table has heads for this number of classes, not for the photographs' 11."""
+Identity = tuple[str, tuple[int, int]]
 MARKS = {"anchor": ("*", "tab:red"), "scenes": ("o", "tab:blue"), "photographs": ("s", "tab:green")}
 """How networks are drawn, by where they were found."""
 
 
-def networks(on_photographs: Mapping[str, TopFormerConfig]) -> list[dict[str, Any]]:
-    """Every network of the comparison: its name, where it was found, its anchor, its architecture."""
+def networks(on_photographs: Mapping[str, Candidate]) -> list[dict[str, Any]]:
+    """Every network of the comparison: its name, where it was found, its anchor, itself on its image size."""
     rows: list[dict[str, Any]] = [
-        {"name": name, "found_on": "anchor", "beside": name, "arch": arch} for name, arch in ANCHORS.items()
+        {"name": name, "found_on": "anchor", "beside": name, "candidate": anchor_of(name)} for name in ANCHORS
     ]
     for found_on, found in (("scenes", found_on_scenes()), ("photographs", on_photographs)):
-        for name, arch in found.items():
-            rows.append({"name": name, "found_on": found_on, "beside": name.split()[-1], "arch": arch})
+        for name, one in found.items():
+            rows.append({"name": name, "found_on": found_on, "beside": name.split()[-1], "candidate": one})
     return rows
 
 
-def judged_trainings(records: Path, keys: Collection[str]) -> dict[str, list[Training]]:
-    """Every training by the reference that was judged, by the architecture's key.
+def anchor_of(name: str) -> Candidate:
+    return Candidate(arch=ANCHORS[name], task=Task())
+
+
+def identity(candidate: Candidate) -> tuple[str, tuple[int, int]]:
+    """What tells networks apart whatever the data set: the architecture's key and the image size."""
+    return candidate.arch.key, candidate.task.image_size
+
+
+def judged_trainings(records: Path, keys: Collection[Identity]) -> dict[Identity, list[Training]]:
+    """Every training by the reference that was judged, by `identity`.
 
     Raises `SystemExit` where references of several data sets would be mixed.
     """
-    judged: dict[str, list[Training]] = defaultdict(list)
+    judged: dict[Identity, list[Training]] = defaultdict(list)
     evaluators = set()
     for one in read_records(records):
         training = training_of(one.record)
-        if one.record.fidelity == REFERENCE.name and training and training.judged and one.candidate.arch.key in keys:
-            judged[one.candidate.arch.key].append(training)
+        key = identity(one.candidate)
+        if one.record.fidelity == REFERENCE.name and training and training.judged and key in keys:
+            judged[key].append(training)
             evaluators.add(one.record.evaluator)
     if len(evaluators) > 1:
         raise SystemExit(f"{records} has references of several data sets: {', '.join(sorted(evaluators))}.")
     return judged
 
 
-def measured(row: Mapping[str, Any], judged: Mapping[str, Sequence[Training]], table: LatencyTable) -> dict[str, Any]:
+def measured(
+    row: Mapping[str, Any], judged: Mapping[Identity, Sequence[Training]], table: LatencyTable
+) -> dict[str, Any]:
     """What is known of a network, beside its anchor."""
-    arch, anchor = row["arch"], ANCHORS[row["beside"]]
-    blocks, beside = decompose(arch, TASK), decompose(anchor, TASK)
-    trainings = judged[arch.key]
+    own, anchor = row["candidate"], anchor_of(row["beside"])
+    blocks, beside = (candidate_blocks(on_classes(one, CLASSES)) for one in (own, anchor))
+    trainings, of_anchor = judged[identity(own)], judged.get(identity(anchor), ())
     mious = [one.miou_pct for one in trainings]
     found = {
         "name": row["name"],
         "found_on": row["found_on"],
+        "image_size": list(own.task.image_size),
         "latency_ms": round(table.estimate(blocks).total_ms, 2),
         "judge_miou_pct_by_seed": [round(one, 2) for one in mious],
         "judge_miou_pct": round(fmean(mious), 2),
@@ -81,11 +95,11 @@ def measured(row: Mapping[str, Any], judged: Mapping[str, Sequence[Training]], t
     if row["found_on"] != "anchor":
         slower = table.difference(blocks, beside)
         found["latency_difference_ms"] = [round(one, 2) for one in (slower.delta_ms, slower.low_ms, slower.high_ms)]
-        if min(len(trainings), len(judged.get(anchor.key, ()))) > 1:  # of one training each no interval is known
-            mean = fmean(mious) - fmean(one.miou_pct for one in judged[anchor.key])
-            ends = resampled(trainings, judged[anchor.key])
+        if min(len(trainings), len(of_anchor)) > 1:  # of one training each no interval is known
+            mean = fmean(mious) - fmean(one.miou_pct for one in of_anchor)
+            ends = resampled(trainings, of_anchor)
             found["judge_difference_pct"] = [round(one, 2) for one in (mean, *ends)]
-    return {**found, "architecture": arch.as_dict()}
+    return {**found, "architecture": own.arch.as_dict()}
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
@@ -142,10 +156,10 @@ def main() -> None:
         parser.error("--study and --storage go together")
     of_study = found_on_photographs(asked.storage, asked.study, asked.fidelity) if asked.study else {}
     every = networks(of_study)
-    judged = judged_trainings(asked.records, {row["arch"].key for row in every})
+    judged = judged_trainings(asked.records, {identity(row["candidate"]) for row in every})
     table = find_table(tables.SNAPDRAGON_865)
-    rows = [measured(row, judged, table) for row in every if row["arch"].key in judged]
-    untrained = [f"{row['name']} ({row['found_on']})" for row in every if row["arch"].key not in judged]
+    rows = [measured(row, judged, table) for row in every if identity(row["candidate"]) in judged]
+    untrained = [f"{row['name']} ({row['found_on']})" for row in every if identity(row["candidate"]) not in judged]
     evidence = {
         "records": str(asked.records),
         "study": asked.study,

@@ -24,6 +24,7 @@ from evaluators.named import scorers_named
 from evaluators.proxy import REFERENCE
 from experiments.benchmarks.found_front import chosen
 from experiments.front.lookup import at_rung
+from experiments.paper.accuracy import on_classes
 from experiments.store.store import Store
 from experiments.trust.standing import shipped_reports
 from experiments.workers.pool import worker_pool
@@ -63,7 +64,7 @@ def split(camvid: Path, out: Path) -> None:
     print(json.dumps({ours: len((out / f"{ours}.txt").read_text().split()) for ours in SPLITS}))
 
 
-def wants(step: str, data: str, found: Sequence[TopFormerConfig] = ()) -> Iterator[Want]:
+def wants(step: str, data: str, found: Sequence[Candidate] = ()) -> Iterator[Want]:
     """Evaluations of a step, the most telling ones first; `found` is what a study of photographs brought."""
     dataset = dataset_named(data)
     (reference,) = scorers_named("reference", REFERENCE, dataset)
@@ -83,8 +84,9 @@ def wants(step: str, data: str, found: Sequence[TopFormerConfig] = ()) -> Iterat
                     yield Want(scorer=reference, candidate=candidate(arch), replicate=seed)
         case "v":  # T, S, B and what searches found on `scenes` and on photographs, three seeds
             for seed in range(3):
-                for arch in dict.fromkeys((TINY, SMALL, BASE, *found_on_scenes().values(), *found)):
-                    one = candidate(arch)
+                anchors = (Candidate(arch=arch, task=Task()) for arch in (TINY, SMALL, BASE))
+                for network in (*anchors, *found_on_scenes().values(), *found):
+                    one = on_classes(network, dataset.num_classes)
                     yield Want(scorer=reference, candidate=one, replicate=seed, keeps_weights=seed == 0)
         case _:
             raise SystemExit(f"no step {step!r}; there are iii, iv and v.")
@@ -96,26 +98,33 @@ def shipped_architectures() -> tuple[TopFormerConfig, ...]:
     return tuple(TopFormerConfig.from_dict(one.architecture) for one in report.ranked)
 
 
-def found_on_scenes() -> dict[str, TopFormerConfig]:
-    """For each of T, S and B, what is better at its latency, and what is as good and faster; by both words."""
+def found_on_scenes() -> dict[str, Candidate]:
+    """For each of T, S and B, what is better at its latency, and what is as good and faster; by both words.
+
+    Each on the image size that it was found with, which its latency is of.
+    """
     anchors = json.loads(FOUND.read_text())["anchors"]
     entries = {
         f"{kind} than {anchor}": anchors[anchor].get(kind)
         for anchor in ("tiny", "small", "base")
         for kind in ("better", "faster")
     }
-    return {name: TopFormerConfig.from_dict(entry["architecture"]) for name, entry in entries.items() if entry}
+    return {
+        name: Candidate(
+            arch=TopFormerConfig.from_dict(entry["architecture"]), task=Task(image_size=tuple(entry["image_size"]))
+        )
+        for name, entry in entries.items()
+        if entry
+    }
 
 
-def found_on_photographs(storage: str, study: str, fidelity: str | None) -> dict[str, TopFormerConfig]:
+def found_on_photographs(storage: str, study: str, fidelity: str | None) -> dict[str, Candidate]:
     """For each of T, S and B, the best no slower, as the study's last confirmation has it, or `fidelity`."""
     with Store.open(storage, read_only=True) as store:
         rungs = store.study(study).rungs
         known, members = at_rung(store, study, fidelity or (rungs[-1].label if rungs else None))
     groups = chosen(members, fidelity=known.fidelity)
-    found = {
-        f"better than {name}": group["better"].candidate.arch for name, group in groups.items() if "better" in group
-    }
+    found = {f"better than {name}": group["better"].candidate for name, group in groups.items() if "better" in group}
     if not found:
         raise SystemExit(f"study {study!r} has nothing beside T, S and B by {known.fidelity}; name another --fidelity.")
     return found
