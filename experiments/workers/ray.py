@@ -96,6 +96,8 @@ class RayPool:
 
     def next(self, beat: Callable[[], None]) -> tuple[int, Outcome]:
         number, outcome, weights = self._next(beat)
+        while number not in self._weights:  # told again by what took the place of a trial whose node was lost
+            number, outcome, weights = self._next(beat)
         path = self._weights.pop(number)
         if weights is not None and path is not None:
             write_whole(path, weights)

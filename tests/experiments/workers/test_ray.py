@@ -13,8 +13,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from experiments.search.study import Event
-from experiments.workers.ray import LOCAL, Resources, ray_pool
-from tests.support.toys import ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config
+from experiments.workers.pool import Outcome
+from experiments.workers.ray import LOCAL, RayPool, Resources, ray_pool
+from tests.support.toys import TASK, ToyEvaluator, always, is_unlucky, outline, run_toy, toy_config
+from topformer.config import TINY, Candidate
 from topformer.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -146,3 +148,16 @@ def test_an_address_of_rays_client_or_dashboard_is_told_what_to_give(address: st
         ray_pool(address, 1, Resources()),
     ):
         pass
+
+
+def test_what_is_told_twice_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that takes the place of one whose node was lost may tell an outcome that came through before."""
+    monkeypatch.setattr(RayPool, "_run", lambda *_: None)
+    pool = RayPool(1, Resources())
+    outcome = Outcome(metrics=None, reason="it is barred")
+    for number in (1, 2):
+        pool.submit(number, (ToyEvaluator(), Candidate(arch=TINY, task=TASK), 0, None))
+    for number in (1, 1, 2):
+        pool._hands.done.put((number, outcome, None))
+    assert [pool.next(lambda: None)[0] for _ in range(2)] == [1, 2]
+    pool.stop()
