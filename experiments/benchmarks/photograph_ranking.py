@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from evaluators.base import ClassCounts
 from evaluators.baselines import MACS, SCALES_THEN_MACS, rules
 from experiments.benchmarks.evidence import keep
 from experiments.benchmarks.ranking_baselines import RESAMPLES, Floats, predictors
+from experiments.paper.accuracy import miou_of_blocks, pixel_counts
 from experiments.store.ledger import read_records
 from experiments.store.records import Record
 from experiments.trust.standing import shipped_reports
@@ -30,29 +30,16 @@ RULE = "injected scales, then MACs"
 SIZE = (512, 512)
 
 
-def miou_pct(blocks: np.ndarray) -> float:
-    """Per cent, from (blocks, classes, 3) counts of pixels: rightly predicted, labelled, predicted."""
-    right, labelled, predicted = blocks.sum(axis=0).T
-    union = labelled + predicted - right
-    there = union > 0
-    return float(100 * np.mean(right[there] / union[there]))
-
-
-def counts(blocks: tuple[ClassCounts, ...] | None) -> np.ndarray:
-    assert blocks is not None, "evaluations on photographs are scored in blocks"
-    return np.array(blocks, dtype=np.float64)
-
-
 def agreement(columns: Mapping[str, Floats], judged: list[np.ndarray], chosen: np.ndarray) -> dict[str, object]:
     """Of the chosen architectures: a row for each column."""
     rng = np.random.default_rng(0)
     members = np.flatnonzero(chosen)
-    reference = np.array([miou_pct(judged[one]) for one in members])
+    reference = np.array([miou_of_blocks(judged[one]) for one in members])
     drawn = []
     for _ in range(RESAMPLES):
         some = rng.integers(0, len(members), len(members))
         parts = rng.integers(0, len(judged[0]), len(judged[0]))
-        drawn.append((some, np.array([miou_pct(judged[one][parts]) for one in members])[some]))
+        drawn.append((some, np.array([miou_of_blocks(judged[one][parts]) for one in members])[some]))
     rows = predictors({name: column[members] for name, column in columns.items()}, reference, RULE, drawn)
     return {"architectures": len(members), "spread_pct": round(float(np.std(reference, ddof=1)), 2), "predictors": rows}
 
@@ -93,9 +80,11 @@ def main() -> None:
         columns[f"scenes, {name}"] = np.array([np.mean(one.values[name]) for one in ranked])
     references = [found[one.key]["reference"].accuracy for one in ranked]
     columns["photographs, reference by pick"] = np.array([one.miou_pct for one in references if one])
-    judged = [counts(one.judge_blocks) for one in references if one]
+    blocks_of_each = [one.judge_blocks for one in references if one]
+    assert all(blocks_of_each), "evaluations on photographs are scored in blocks"
+    judged = [pixel_counts(blocks) for blocks in blocks_of_each if blocks]
     if asked.plot is not None:
-        drawn, real = columns[f"scenes, {report.reference}"], np.array([miou_pct(blocks) for blocks in judged])
+        drawn, real = columns[f"scenes, {report.reference}"], np.array([miou_of_blocks(blocks) for blocks in judged])
         draw(drawn, real, scales, asked.plot)
     of_tiny = np.array([arch.injected_strides == TINY.injected_strides for arch in archs])
     in_band = np.array([report.in_band(one) for one in ranked])

@@ -138,8 +138,7 @@ class Law:
         if scatter:
             centred = self.residuals - self.residuals.mean()
             drawn = drawn + rng.choice(centred, (len(drawn), len(size))).mean(1)
-        low, high = np.percentile(drawn, [50 - LEVEL_PCT / 2, 50 + LEVEL_PCT / 2])
-        return float(low), float(high)
+        return ends_of(drawn)
 
     @cached_property
     def ceiling(self) -> tuple[float, float, float] | None:
@@ -148,16 +147,13 @@ class Law:
             return None
         far = np.array([self.reference * 1e9])
         group = np.array([0])
-        low, high = np.percentile(
-            self.bootstraps[self.form].at(self._shapes(self.form, far), group)[:, 0],
-            [50 - LEVEL_PCT / 2, 50 + LEVEL_PCT / 2],
-        )
-        return float(self.mean(far, group)[0]), float(low), float(high)
+        drawn = self.bootstraps[self.form].at(self._shapes(self.form, far), group)[:, 0]
+        return float(self.mean(far, group)[0]), *ends_of(drawn)
 
     @property
     def grows(self) -> bool:
         """Whether more size surely buys something: a straight line has a slope above 0 in 95 % of bootstraps."""
-        return float(np.percentile(self.bootstraps["line"].factor, 50 - LEVEL_PCT / 2)) > 0
+        return ends_of(self.bootstraps["line"].factor)[0] > 0
 
     def formula(self, unit: str) -> str:
         """The law of the first group, as a paper would quote it."""
@@ -185,6 +181,12 @@ class Law:
 
     def _shapes(self, form: Form, size: Floats) -> Floats:
         return shapes(form, np.log(size / self.reference))
+
+
+def ends_of(drawn: Floats) -> tuple[float, float]:
+    """Of the 90 % interval of what was drawn."""
+    low, high = np.percentile(drawn, [50 - LEVEL_PCT / 2, 50 + LEVEL_PCT / 2])
+    return float(low), float(high)
 
 
 def fit(points: Points, *, form: str = AUTO, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> Law:

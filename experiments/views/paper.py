@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.paper.accuracy import Decided, Scores
+from experiments.paper.accuracy import Decided, Scores, Training
 from experiments.paper.counting import Counted, counted
-from experiments.paper.tables import PaperTable, paper_tables
+from experiments.paper.tables import PaperTable, Row, paper_tables
 from latency_lut.table import LatencyTable
 from topformer.blocks import MODULES, Block, MBConvSpec, StemSpec, candidate_blocks, total
 from topformer.config import Candidate
@@ -108,16 +108,17 @@ class PaperView:
         )
 
     def _with_columns_that_say_something(self) -> tuple[Cells, ...]:
-        rows = [self._cost_cells(row.name) for row in self.table.rows]
+        rows = [self._cost_cells(row) for row in self.table.rows]
         kept = [column for column in rows[0] if any(row[column] for row in rows)]
         return tuple({column: row[column] for column in kept} for row in rows)
 
-    def _cost_cells(self, name: str) -> Cells:
-        row = next(row for row in self.table.rows if row.name == name)
-        one, said = self.counted.get(name), row.published
-        trained = self.scores.by_row.get(name, ()) if self.scores else ()
+    def _trained(self, row: Row) -> Sequence[Training]:
+        return self.scores.by_row.get(row.name, ()) if self.scores else ()
+
+    def _cost_cells(self, row: Row) -> Cells:
+        one, said = self.counted.get(row.name), row.published
         return {
-            "network": name,
+            "network": row.name,
             "M": None if one is None else f"{one.params / 1e6:.3f}",
             "paper's M": said.params_m,
             "G": None if one is None else f"{one.fvcore_g:.3f}",
@@ -125,7 +126,7 @@ class PaperView:
             "ms": None if one is None or one.latency is None else _latency_text(one),
             "paper's ms": said.latency_ms,
             "paper's score": said.score,
-            "mIoU here": _mean_text([found.miou_pct for found in trained]),
+            "mIoU here": _mean_text([found.miou_pct for found in self._trained(row)]),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,7 +138,7 @@ class PaperView:
             "measure": self.table.measure,
             "note": self.table.note,
             "latency_table": self.prices.name,
-            "rows": [self._row_dict(row.name) for row in self.table.rows],
+            "rows": [self._row_dict(row) for row in self.table.rows],
             "data": self.scores.dataset if self.scores else None,
             "fidelity": self.scores.fidelity if self.scores else None,
             "judged": self.scores.judged if self.scores else None,
@@ -146,10 +147,8 @@ class PaperView:
             "shown": [dict(cells) for cells in self.cells],
         }
 
-    def _row_dict(self, name: str) -> dict[str, Any]:
-        row = next(row for row in self.table.rows if row.name == name)
-        one = self.counted.get(name)
-        trained = self.scores.by_row.get(name, ()) if self.scores else ()
+    def _row_dict(self, row: Row) -> dict[str, Any]:
+        one = self.counted.get(row.name)
         own = None
         if one is not None and row.candidate is not None:
             own = {
@@ -166,10 +165,10 @@ class PaperView:
                 "readings": list(one.readings),
             }
         return {
-            "name": name,
+            "name": row.name,
             "published": row.published.model_dump(exclude_none=True),
             "own": own,
-            "miou_pct": [found.miou_pct for found in trained],
+            "miou_pct": [found.miou_pct for found in self._trained(row)],
         }
 
 

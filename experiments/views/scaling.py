@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.scaling.design import Plan, halving
-from experiments.scaling.laws import LEVEL_PCT, Law
+from experiments.scaling.laws import LEVEL_PCT, Law, ends_of
 from experiments.scaling.points import UNITS, Source
 from topformer.errors import UserError
 
@@ -170,8 +170,7 @@ def _foretold(law: Law, size: float, step: float | None) -> Foretold:
     if step is not None and size + step <= law.points.size.max():
         first, second = np.array([size]), np.array([size + step])
         drawn = law.draws(second, group) - law.draws(first, group)
-        limits = np.percentile(drawn, [50 - LEVEL_PCT / 2, 50 + LEVEL_PCT / 2])
-        gained = float((law.mean(second, group) - law.mean(first, group))[0]), float(limits[0]), float(limits[1])
+        gained = float((law.mean(second, group) - law.mean(first, group))[0]), *ends_of(drawn)
     return Foretold(
         size=float(size),
         mean_pct=float(law.mean(np.array([size]), group)[0]),

@@ -6,13 +6,11 @@ comes with the package would send what it converted to its makers.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.export.formats import INPUT, Network, Options, Session, Written, in_order
+from experiments.export.verify import quiet
 from topformer.errors import UserError
 
 _CONVERT = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
@@ -82,21 +81,6 @@ def _convert(*words: str | Path) -> None:
     if done.returncode or not target.is_file() or not target.stat().st_size:
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise UserError(f"MNN's converter failed ({said[-1] if said else f'exit code {done.returncode}'}).")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """MNN prints from C++ to standard output, where `--json` has the only word."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 class _Session:
